@@ -1,0 +1,1 @@
+"""Open-vocabulary semantic segmentation with EBSeg."""

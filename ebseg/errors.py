@@ -1,0 +1,33 @@
+"""Errors that a user can cause and can mend. Each message names the input and the remedy."""
+
+
+class EBSegError(Exception):
+    """Base of every error this project raises on purpose; the command line prints it as one line."""
+
+
+class ConfigError(EBSegError):
+    """A setting, a variant or a model name is unknown or inconsistent."""
+
+
+class CheckpointError(EBSegError):
+    """A checkpoint is missing, of another model, damaged, or could not be downloaded."""
+
+
+class VocabularyError(EBSegError):
+    """A label set is empty, has an empty name or a duplicate, or is too large."""
+
+
+class ImageError(EBSegError):
+    """A photo cannot be read, is too large, or is not an image."""
+
+
+class LabelConfigError(EBSegError):
+    """A Label Studio label config has no image, no mask control, or cannot be parsed."""
+
+
+class FetchError(EBSegError):
+    """A photo or a Label Studio answer could not be fetched: address, token, size, time."""
+
+
+class TrainingError(EBSegError):
+    """A training run cannot start or go on: bad data, or a loss that is not finite."""
