@@ -2,11 +2,10 @@
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Self
 
 from ebseg.errors import VocabularyError
 
@@ -96,30 +95,35 @@ class Vocabulary:
         return _packaged(name)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
+    def from_json(cls, text: str) -> "Vocabulary":
         """Read what ``to_json`` wrote. Raises VocabularyError where it is damaged."""
         try:
-            dataset = content["dataset"]
-            labels = [[str(text) for text in label] for label in content["labels"]]
+            content = json.loads(text)
+            dataset, labels = content["dataset"], content["labels"]
             if dataset is None:
                 return cls(labels)
-            prompts = tuple((label[0],) for label in labels)
-        except (KeyError, TypeError, IndexError) as error:
+            return cls._of_dataset(str(dataset), labels)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise VocabularyError(f"a saved vocabulary cannot be read: {error!r}") from error
+
+    @classmethod
+    def _of_dataset(cls, name: str, labels: Sequence[Sequence[str]]) -> "Vocabulary":
+        """Take a benchmark's labels, each its prompt and then its synonyms, without any check."""
         vocabulary = cls.__new__(cls)
-        vocabulary._fill(dataset, prompts, tuple(tuple(label[1:]) for label in labels))
+        prompts = tuple((label[0],) for label in labels)
+        vocabulary._fill(name, prompts, tuple(tuple(label[1:]) for label in labels))
         return vocabulary
 
-    def to_json(self) -> dict[str, Any]:
-        """Give plain JSON: ``{"dataset": name or None, "labels": [[name, synonym, ...], ...]}``.
+    def to_json(self) -> str:
+        """Write JSON: ``{"dataset": name or null, "labels": [[name, synonym, ...], ...]}``.
 
         A benchmark's labels list the prompt and then all synonyms, of which the prompt need not be one.
         """
         if self.dataset is None:
-            labels = [list(label) for label in self.prompts]
+            labels = self.prompts
         else:
-            labels = [[*prompt, *rest] for prompt, rest in zip(self.prompts, self.synonyms, strict=True)]
-        return {"dataset": self.dataset, "labels": labels}
+            labels = tuple((*prompt, *rest) for prompt, rest in zip(self.prompts, self.synonyms, strict=True))
+        return json.dumps({"dataset": self.dataset, "labels": labels}, ensure_ascii=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -152,13 +156,13 @@ class Vocabulary:
 @cache
 def _packaged(name: str) -> Vocabulary:
     content = json.loads(files("ebseg").joinpath("classes", f"{name}.json").read_text(encoding="utf-8"))
-    return Vocabulary.from_json({"dataset": name, "labels": content["classes"]})
+    return Vocabulary._of_dataset(name, content["classes"])
 
 
 def _prompts(label: str | Sequence[str], position: int) -> tuple[str, ...]:
     """Give a label's strings without white space around them."""
-    texts = [label] if isinstance(label, str) else list(label)
-    if not all(isinstance(text, str) for text in texts):
+    texts = [label] if isinstance(label, str) else label
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise VocabularyError(f"label {position} is not a name or a list of names: {label!r}")
     return tuple(text.strip() for text in texts)
 
@@ -198,7 +202,7 @@ def _folded(text: str) -> str:
     return " ".join(text.casefold().replace("-", " ").replace("_", " ").split())
 
 
-def _plurals(name: str) -> Iterable[str]:
+def _plurals(name: str) -> set[str]:
     """Make the plurals that a singular name may have, its last word inflected.
 
     Only plurals are made, never singulars: a wrong plural ("mans") is no word that anybody types, while

@@ -1,0 +1,99 @@
+"""Text embeddings kept in memory and on disk: one more label costs one label, not a vocabulary."""
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+import torch
+from torch import Tensor
+
+from ebseg.vocabulary import TEMPLATES
+
+_log = logging.getLogger(__name__)
+
+NAMES_PER_CALL = 64
+"""Names encoded between two writes: what an interrupted run of a large vocabulary loses at most."""
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_ON_DISK = np.dtype("<f4")
+_Embedding = npt.NDArray[np.float32]
+
+
+def default_folder() -> Path:
+    """Where text embeddings are kept: ``$EBSEG_CACHE_DIR/text``, else below the user's cache folder."""
+    root = os.environ.get("EBSEG_CACHE_DIR") or platformdirs.user_cache_dir("ebseg", appauthor=False)
+    return Path(root).expanduser() / "text"
+
+
+class TextCache:
+    """A cache in front of a text tower, shared by threads, processes and models.
+
+    An embedding is found by the text tower's fingerprint, the prompt templates and the name. ``folder``
+    holds one small file a name (SHA-256 of the values, then the values, little-endian float32); None keeps
+    to memory. Files are replaced whole, so processes may share a folder; a damaged file counts as absent.
+    Where nothing can be written, the cache says so once and goes on in memory.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._memory: dict[str, _Embedding] = {}
+
+    def embed(self, names: Sequence[str], encode: Callable[[list[str]], Tensor], fingerprint: str) -> Tensor:
+        """Give the embeddings (len(names), E), float32 on the CPU, of names.
+
+        ``encode`` turns names into embeddings (N, E) on any device and is called only for names that
+        are neither in memory nor on disk. ``fingerprint`` names the weights behind ``encode``.
+        """
+        keys = {name: _key(fingerprint, name) for name in names}
+        missing = [name for name, key in keys.items() if key not in self._memory and not self._load(key)]
+        for start in range(0, len(missing), NAMES_PER_CALL):
+            chunk = missing[start : start + NAMES_PER_CALL]
+            for name, row in zip(chunk, encode(chunk).detach().float().cpu().numpy(), strict=True):
+                self._memory[keys[name]] = row.copy()
+                self._save(keys[name], row)
+        return torch.from_numpy(np.stack([self._memory[keys[name]] for name in names]))
+
+    def _load(self, key: str) -> bool:
+        """Bring one embedding from disk into memory; False where it is absent or damaged."""
+        if self._folder is None:
+            return False
+        try:
+            content = self._path(self._folder, key).read_bytes()
+        except OSError:
+            return False
+        digest, values = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if not values or hashlib.sha256(values).digest() != digest:
+            _log.warning("Ignored a damaged text embedding: %s", self._path(self._folder, key))
+            return False
+        self._memory[key] = np.frombuffer(values, _ON_DISK).astype(np.float32)
+        return True
+
+    def _save(self, key: str, embedding: _Embedding) -> None:
+        folder = self._folder
+        if folder is None:
+            return
+        path = self._path(folder, key)
+        values = embedding.astype(_ON_DISK).tobytes()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+                file.write(hashlib.sha256(values).digest() + values)
+            os.replace(file.name, path)
+        except OSError as error:
+            _log.warning("Text embeddings are kept in memory only: cannot write %s: %s", folder, error)
+            self._folder = None
+
+    @staticmethod
+    def _path(folder: Path, key: str) -> Path:
+        return folder / key[:2] / f"{key}.f32"
+
+
+def _key(fingerprint: str, name: str) -> str:
+    """Hash what an embedding depends on; the parts are joined by a character that none of them has."""
+    return hashlib.sha256("\0".join((fingerprint, *TEMPLATES, name)).encode()).hexdigest()
