@@ -1,8 +1,23 @@
-"""The spatial encoder: segment-anything's image encoder, read at four depths."""
+"""The spatial encoder: segment-anything's image encoder, frozen, read at four depths.
 
+Paper, section 3.2. Kirillov et al., "Segment Anything", 2023; the blocks are ViTDet's.
+
+B batch, h x w patches, C width, H heads, D = C / H.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.image_encoder import get_rel_pos, window_partition, window_unpartition
+from torch import Tensor, nn
 
 from ebseg.config import SamConfig
+
+STRIDES = (4, 8, 16, 32)
+"""Pixels a cell of the four outputs, shallow to deep."""
 
 
 def build_image_encoder(config: SamConfig) -> ImageEncoderViT:
@@ -13,6 +28,7 @@ def build_image_encoder(config: SamConfig) -> ImageEncoderViT:
         embed_dim=config.width,
         depth=config.depth,
         num_heads=config.heads,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
         use_rel_pos=True,
         rel_pos_zero_init=True,
         window_size=config.window,
@@ -20,3 +36,76 @@ def build_image_encoder(config: SamConfig) -> ImageEncoderViT:
     )
     del encoder.neck
     return encoder
+
+
+class SpatialEncoder(nn.Module):
+    """Four feature maps of a photo, at strides 4, 8, 16 and 32."""
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build_image_encoder(config)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Encode.
+
+        ``images``: (B, 3, height, width), normalised, sides multiples of 32. Returns four
+        (B, C, height / stride, width / stride) maps, stride 4 first.
+        """
+        x = self.encoder.patch_embed(images)  # (B, h, w, C)
+        x = x + self._positions(x.shape[1], x.shape[2])
+        outputs = []
+        for depth, block in enumerate(self.encoder.blocks):
+            x = _block(block, x)
+            if depth in self.config.global_blocks:
+                scale = self.config.patch_size / STRIDES[len(outputs)]
+                outputs.append(_rescale(x.permute(0, 3, 1, 2), scale))
+        return outputs
+
+    def _positions(self, h: int, w: int) -> Tensor:
+        """Positional embedding (1, h, w, C)."""
+        grid = self.encoder.pos_embed.permute(0, 3, 1, 2)
+        grid = F.interpolate(grid, size=(h, w), mode="bicubic", align_corners=False)
+        return grid.permute(0, 2, 3, 1)
+
+
+def _rescale(x: Tensor, scale: float) -> Tensor:
+    if scale == 1:
+        return x
+    return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+def _block(block: Any, x: Tensor) -> Tensor:
+    """Run one of segment-anything's blocks on (B, h, w, C) with fused attention."""
+    h, w = x.shape[1:3]
+    y = block.norm1(x)
+    if block.window_size:
+        # Windows are zero-padded after the norm and the padding is not masked, as in the original.
+        y, padded = window_partition(y, block.window_size)
+        y = window_unpartition(_attend(block.attn, y), block.window_size, padded, (h, w))
+    else:
+        y = _attend(block.attn, y)
+    x = x + y
+    x = x + block.mlp(block.norm2(x))
+    return x
+
+
+def _attend(attention: Any, x: Tensor) -> Tensor:
+    """Self-attention of (B, h, w, C) with decomposed relative positions."""
+    batch, h, w, _ = x.shape
+    qkv = attention.qkv(x).reshape(batch, h * w, 3, attention.num_heads, -1)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, hw, D)
+    bias = _relative_positions(attention, q, h, w)
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=attention.scale)
+    merged: Tensor = attention.proj(x.transpose(1, 2).reshape(batch, h, w, -1))
+    return merged
+
+
+def _relative_positions(attention: Any, q: Tensor, h: int, w: int) -> Tensor:
+    """Attention bias (B, H, hw, hw): the query's product with row and column offset embeddings."""
+    rows = get_rel_pos(h, h, attention.rel_pos_h)  # (h, h, D)
+    columns = get_rel_pos(w, w, attention.rel_pos_w)  # (w, w, D)
+    grid = q.unflatten(2, (h, w))  # (B, H, h, w, D)
+    by_row = torch.einsum("bnhwd,hkd->bnhwk", grid, rows)
+    by_column = torch.einsum("bnhwd,wkd->bnhwk", grid, columns)
+    return (by_row[..., :, None] + by_column[..., None, :]).reshape(*q.shape[:3], h * w)
