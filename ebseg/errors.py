@@ -31,3 +31,7 @@ class FetchError(EBSegError):
 
 class TrainingError(EBSegError):
     """A training run cannot start or go on: bad data, or a loss that is not finite."""
+
+
+class AnnotationError(EBSegError):
+    """An annotation or prediction cannot be read or made: damaged brush RLE, wrong size, unknown label."""

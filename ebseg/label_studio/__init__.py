@@ -1,1 +1,1 @@
-
+"""Label Studio: label configs, brush masks, regions, and safe fetching of photos."""

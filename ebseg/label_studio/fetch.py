@@ -1,0 +1,236 @@
+"""Fetch photos by the addresses that tasks carry: from Label Studio, its storages, or the web."""
+
+import base64
+import threading
+import time
+from collections.abc import Collection
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx
+from label_studio_sdk.core.api_error import ApiError
+from label_studio_sdk.core.client_wrapper import SyncClientWrapper
+from pydantic import SecretStr
+
+from ebseg.errors import FetchError
+from ebseg.label_studio.transport import GuardedTransport
+
+DEFAULT_TIMEOUT_S = 20.0
+"""Seconds for one photo, redirects included; Label Studio waits 100 s for a whole /predict call."""
+
+DEFAULT_MAX_BYTES = 100_000_000
+
+MAX_REDIRECTS = 5
+
+_CLOUD = ("s3", "gs", "azure-blob")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_TOKEN_HELP = (
+    "create a personal access token in Label Studio (Account & Settings, Personal Access Token) and set "
+    "LABEL_STUDIO_API_KEY to it"
+)
+
+
+class ImageFetcher:
+    """Fetches photos; safe to share between threads.
+
+    ``label_studio_url``: the server's address, path prefix included. ``api_key``: a personal access
+    token, exchanged for short-lived ones as needed, or a legacy token. It is sent to that server only.
+    ``allowed_hosts``: "host:port", or "host" for ports 80 and 443, of further servers that may have a
+    private address. ``timeout_s``: seconds for one photo (exchanging the token has as long again).
+    ``max_bytes``: size of the largest file.
+    """
+
+    def __init__(
+        self,
+        *,
+        label_studio_url: str | None = None,
+        api_key: SecretStr | None = None,
+        allowed_hosts: Collection[str] = (),
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:
+        self._server = _server(label_studio_url) if label_studio_url else None
+        self._api_key = api_key
+        self._timeout_s = timeout_s
+        self._max_bytes = max_bytes
+        allowed = {pair for host in allowed_hosts for pair in _host_ports(host)}
+        if self._server is not None:
+            allowed.add(_origin(self._server)[1:])
+        self._client = httpx.Client(
+            transport=GuardedTransport(allowed, timeout_s),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # one host's never reach another
+            trust_env=False,
+        )
+        self._lock = threading.Lock()
+        self._tokens: SyncClientWrapper | None = None
+
+    def __repr__(self) -> str:
+        return f"ImageFetcher(label_studio_url={str(self._server or '')!r}, api_key={self._api_key!r})"
+
+    def fetch(self, url: str, *, task_id: int | None = None) -> bytes:
+        """Fetch a photo's file.
+
+        ``url``: a path on Label Studio ("/data/..."), an http(s) address, or an object in a cloud storage
+        (s3://, gs://, azure-blob://), which Label Studio signs for the task ``task_id``.
+        Raises FetchError, naming the address without its query, which may hold secrets.
+        """
+        target = self._target(url, task_id)
+        deadline = time.monotonic() + self._timeout_s
+        trusted = True  # until a hop leaves Label Studio: a stranger's redirect must not spend the token
+        for _ in range(MAX_REDIRECTS + 1):
+            trusted = trusted and self._is_server(target)
+            redirect, body = self._get(target, trusted, deadline)
+            if redirect is None:
+                return body
+            target = redirect
+        raise FetchError(f"{_shown(target)}: more than {MAX_REDIRECTS} redirects; use the final address")
+
+    def _target(self, url: str, task_id: int | None) -> httpx.URL:
+        """Return the address to ask first."""
+        if not isinstance(url, str) or not url.strip():
+            raise FetchError(f"the task has no photo's address, but {url!r}; check its data")
+        url = url.strip()
+        scheme = url.partition(":")[0].lower()
+        if url.startswith("/") and not url.startswith("//"):
+            prefix = self._needed_server(url).path
+            path = url if prefix == "/" or url.startswith(prefix) else prefix + url[1:]
+            return _parse(f"{_base(self._needed_server(url))}{path}")
+        if scheme in _CLOUD:
+            server = self._needed_server(url)
+            if task_id is None:
+                raise FetchError(f"{url}: Label Studio signs cloud storage by task, but the task has no id")
+            signed = base64.urlsafe_b64encode(url.encode()).decode()
+            return _parse(f"{server}tasks/{task_id}/presign/").copy_set_param("fileuri", signed)
+        if scheme in _DEFAULT_PORTS:
+            return _parse(url)
+        raise FetchError(
+            f"{url[:80]}: cannot be fetched; use an upload, http(s)://, or a cloud storage "
+            f"({', '.join(f'{name}://' for name in _CLOUD)}) connected to Label Studio"
+        )
+
+    def _needed_server(self, url: str) -> httpx.URL:
+        if self._server is None:
+            raise FetchError(f"{url}: is kept by Label Studio; set LABEL_STUDIO_URL to its address")
+        return self._server
+
+    def _is_server(self, url: httpx.URL) -> bool:
+        return self._server is not None and _origin(url) == _origin(self._server)
+
+    def _get(self, url: httpx.URL, trusted: bool, deadline: float) -> tuple[httpx.URL | None, bytes]:
+        """One hop: where it redirects to, or the body."""
+        authorization = self._authorization() if trusted else None
+        try:
+            response = self._send(url, authorization, deadline)
+            if response.status_code == 401 and authorization and authorization.startswith("Bearer"):
+                # the access token was revoked, or our clock is behind the server's: exchange once more
+                response.close()
+                response = self._send(url, self._authorization(renew=True), deadline)
+            try:
+                return self._answer(response, url, trusted)
+            finally:
+                response.close()
+        except httpx.TimeoutException as error:
+            raise FetchError(f"{_shown(url)}: no complete answer within {self._timeout_s:g} s") from error
+        except httpx.ConnectError as error:
+            hint = f"; is Label Studio running at {self._server}?" if trusted else ""
+            raise FetchError(f"{_shown(url)}: cannot connect ({error}){hint}") from error
+        except httpx.HTTPError as error:
+            raise FetchError(f"{_shown(url)}: the connection failed ({error}); try again") from error
+
+    def _send(self, url: httpx.URL, authorization: str | None, deadline: float) -> httpx.Response:
+        headers = {"Authorization": authorization} if authorization else {}
+        request = self._client.build_request("GET", url, headers=headers, extensions={"deadline": deadline})
+        return self._client.send(request, auth=None, stream=True, follow_redirects=False)
+
+    def _answer(
+        self, response: httpx.Response, url: httpx.URL, trusted: bool
+    ) -> tuple[httpx.URL | None, bytes]:
+        if response.has_redirect_location:
+            target = _parse(response.headers["Location"], base=url)
+            if target.scheme not in _DEFAULT_PORTS:
+                raise FetchError(f"{_shown(url)}: redirects to {target.scheme}://, which is not followed")
+            return target, b""
+        if response.status_code in (401, 403):
+            raise FetchError(self._refusal(response.status_code, url, trusted))
+        if response.status_code == 404:
+            raise FetchError(f"{_shown(url)}: not found (404); was the photo deleted or moved?")
+        if response.status_code != 200:
+            raise FetchError(f"{_shown(url)}: answered {response.status_code}, not a photo")
+        return None, self._body(response, url)
+
+    def _body(self, response: httpx.Response, url: httpx.URL) -> bytes:
+        body = bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > self._max_bytes:
+                raise FetchError(
+                    f"{_shown(url)}: larger than the limit of {self._max_bytes / 1e6:g} MB; "
+                    "make it smaller or raise the limit"
+                )
+        return bytes(body)
+
+    def _refusal(self, status: int, url: httpx.URL, trusted: bool) -> str:
+        if not trusted:
+            return (
+                f"{_shown(url)}: access denied ({status}); only public photos and Label Studio's are served"
+            )
+        if self._api_key is None:
+            return f"{_shown(url)}: Label Studio needs a token ({status}); {_TOKEN_HELP}"
+        return (
+            f"{_shown(url)}: Label Studio refused the token ({status}); it is expired or revoked, or may "
+            f"not see this project, or is a legacy token, which new servers refuse; {_TOKEN_HELP}"
+        )
+
+    def _authorization(self, *, renew: bool = False) -> str | None:
+        """Make the Authorization header for Label Studio; the SDK exchanges and keeps the access token."""
+        if self._api_key is None:
+            return None
+        try:
+            with self._lock:
+                if self._tokens is None or renew:
+                    self._tokens = SyncClientWrapper(
+                        base_url=str(self._server),
+                        api_key=self._api_key.get_secret_value(),
+                        httpx_client=self._client,
+                    )
+                tokens = self._tokens
+            return tokens.get_headers()["Authorization"]
+        except (ApiError, ValueError) as error:
+            detail = error.body if isinstance(error, ApiError) else "no readable answer"
+            raise FetchError(
+                f"{self._server}: the token was not accepted ({detail}); {_TOKEN_HELP}"
+            ) from error
+
+
+def _server(url: str) -> httpx.URL:
+    """Label Studio's address, its path ending in a slash."""
+    server = _parse(url.strip())
+    if server.scheme not in _DEFAULT_PORTS or not server.host:
+        raise FetchError(f"LABEL_STUDIO_URL is {url!r}; it must look like http://localhost:8080")
+    return _parse(f"{_base(server)}{server.path.rstrip('/')}/")
+
+
+def _parse(url: str, base: httpx.URL | None = None) -> httpx.URL:
+    try:
+        return base.join(url) if base else httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise FetchError(f"{url[:80]!r} is not a valid address ({error}); check the task's data") from error
+
+
+def _base(url: httpx.URL) -> str:
+    return f"{url.scheme}://{url.netloc.decode()}"
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int]:
+    return url.scheme, url.host.lower(), url.port or _DEFAULT_PORTS.get(url.scheme, 0)
+
+
+def _host_ports(host: str) -> list[tuple[str, int]]:
+    url = _parse(f"//{host.strip()}")
+    if not url.host or url.path not in ("", "/"):
+        raise FetchError(f"allowed host {host!r} must be a host or host:port")
+    return [(url.host.lower(), port) for port in ([url.port] if url.port else _DEFAULT_PORTS.values())]
+
+
+def _shown(url: httpx.URL) -> str:
+    """Write an address for messages, without password and query, which may hold secrets."""
+    return f"{url.scheme}://{url.host}{f':{url.port}' if url.port else ''}{url.path}"
