@@ -1,0 +1,64 @@
+# make setup | demo | test | check | screenshot | clean; each creates the virtual environment that it needs.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := setup
+.PHONY: setup demo test check screenshot browser clean
+
+BIN := .venv/bin
+READY := .venv/.ready
+LABEL_STUDIO := .venv-label-studio/bin/label-studio
+LABEL_STUDIO_READY := .venv-label-studio/.ready
+
+# The first interpreter of a supported version that can make a virtual environment.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3 python; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		2>/dev/null && echo $$python && break; done)
+
+define create_environment
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed: install it" \
+		"(Debian: apt-get install python3 python3-venv) or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+endef
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(call create_environment,.venv)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@# Its pins are broken (see docs), so it cannot be a dependency like the others.
+	$(BIN)/python -m pip install --quiet --no-deps label-studio-ml==1.0.9
+	@touch $@
+
+# Label Studio's pins clash with ours, so it has an environment of its own.
+$(LABEL_STUDIO_READY): constraints-label-studio.txt
+	$(call create_environment,.venv-label-studio)
+	.venv-label-studio/bin/python -m pip install --quiet --constraint constraints-label-studio.txt label-studio
+	@touch $@
+
+# ONCE=1 ends by itself; PHOTOS=folder LABELS="sky,road,car" MODEL=ebseg-base use your own photos.
+demo: $(READY) $(LABEL_STUDIO_READY)
+	@exec $(BIN)/ebseg demo $(if $(filter-out 0,$(ONCE)),--once) $${PHOTOS:+--photos "$$PHOTOS"} \
+		$${LABELS:+--labels "$$LABELS"} $${MODEL:+--model "$$MODEL"}
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy ebseg training backend
+	$(BIN)/lint-imports
+	$(BIN)/pylint ebseg training backend
+
+# All that CI runs. For the suite of about a minute: .venv/bin/pytest
+test: check browser $(LABEL_STUDIO_READY)
+	$(BIN)/pytest tests
+
+# The README's picture, taken by the browser test.
+screenshot: $(READY) $(LABEL_STUDIO_READY) browser
+	EBSEG_SCREENSHOT=docs/images/label-studio.png $(BIN)/pytest tests/e2e/test_browser.py
+
+browser:
+	@.ci/install-browser
+
+# The demo's data in .demo, which may hold your annotations, stays.
+clean:
+	rm -rf .venv .venv-label-studio build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
