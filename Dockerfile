@@ -8,7 +8,7 @@ ENV PIP_NO_CACHE_DIR=1 \
     EBSEG_HOST=0.0.0.0 \
     EBSEG_PORT=9090
 
-RUN useradd --create-home ebseg
+RUN useradd --create-home --uid 1000 ebseg
 WORKDIR /opt/ebseg
 
 # First what changes seldom: PyTorch without CUDA is a tenth of the size.
@@ -21,7 +21,7 @@ COPY training training
 COPY backend backend
 RUN pip install --constraint constraints.txt .
 
-USER ebseg
+USER 1000
 EXPOSE 9090
 HEALTHCHECK --interval=30s --timeout=3s --start-period=30s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9090/health', timeout=2)"]
