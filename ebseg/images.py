@@ -2,14 +2,17 @@
 
 import io
 import struct
+import threading
+import warnings
 import zlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -25,8 +28,8 @@ DEFAULT_MAX_PIXELS = 50_000_000
 
 _FORMATS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
 
-# Pillow's readers are called directly, and only these six: Image.open would try every format it knows
-# and warn about decompression bombs, process-wide, before our own limit could speak.
+# Pillow's readers are called directly, and only these six: Image.open would try every format it knows,
+# and warn of decompression bombs before our own limit could speak.
 _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
@@ -37,6 +40,17 @@ _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"II+\x00", TiffImageFile),
     (b"MM\x00+", TiffImageFile),
 )
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How to undo each EXIF orientation. (Pillow's exif_transpose fails where the EXIF data are damaged.)"""
 
 # What Pillow's readers were seen to raise on damaged files.
 _DAMAGE = (
@@ -52,6 +66,8 @@ _DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+
+_warning_filters = threading.Lock()  # they belong to the process, and photos are read in parallel
 
 
 def read_image(
@@ -77,7 +93,8 @@ def read_image(
     with _open(source, name) as stream:
         reader = _reader(stream, name)
         try:
-            image = reader(stream)
+            with _quiet():
+                image = reader(stream)
         except _DAMAGE as error:
             raise _damaged(name, error) from error
         width, height = image.size
@@ -122,7 +139,10 @@ def _reader(stream: BinaryIO, name: str) -> type[ImageFile]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    turn = _TURNS.get(_orientation(image))
+    image.load()
+    if turn is not None and not isinstance(image, TiffImageFile):  # Pillow turns these while loading
+        image = image.transpose(turn)
     if image.mode.startswith("I;16"):
         # 65535 = 255 * 257, so this is exact rounding; Pillow's own conversion would clip at 255
         samples = np.asarray(image).astype(np.uint32)
@@ -131,6 +151,23 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         overlay = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", overlay.size, "white"), overlay)
     return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Read the EXIF orientation; damaged EXIF data count as none, as in browsers."""
+    try:
+        with _quiet():
+            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DAMAGE:
+        return 1
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop Pillow's warnings about damaged metadata: a photo is read or an ImageError says why not."""
+    with _warning_filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _damaged(name: str, error: BaseException) -> ImageError:

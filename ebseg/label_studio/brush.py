@@ -6,8 +6,9 @@ blocks of 1 bit run flag, 2 bits choice of a length size, length - 1 in so many 
 run) or ``length`` words (literals). Label Studio reads a mask from the alpha channel.
 
 ``label_studio_sdk.converter.brush`` is the reference, and the tests compare with it. It is not used
-here because importing it takes 1.5 s and brings nltk and scipy, it holds the bits as text (an
-antialiased 1024x1024 mask takes it seconds, here a fraction of one), and it does not notice damage.
+here because importing it takes 1.5 s (it brings nltk and scipy), it holds the bits as text (a disk in
+1024x1024 takes 13 ms to encode and 22 ms to decode, here 0.5 and 6; noise 3.8 s to encode, here 0.6),
+and it does not notice damage.
 """
 
 from collections.abc import Sequence
@@ -37,8 +38,7 @@ def encode(mask: NDArray[np.uint8]) -> list[int]:
         raise AnnotationError(
             f"a brush mask must be a non-empty uint8 array (H, W), got {mask.dtype} {mask.shape}"
         )
-    lengths, values = _runs(mask.ravel())
-    choice = np.searchsorted([1 << size for size in LENGTH_SIZES], lengths)
+    lengths, values, choice = _blocks(mask.ravel())
     size = np.array(LENGTH_SIZES)[choice]
     code = ((((4 | choice) << size) | (lengths - 1)) << WORD_SIZE) | values  # run flag, choice, length, word
     bits = 3 + size + WORD_SIZE
@@ -73,16 +73,18 @@ def decode(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]:
     return _unpack(data, count, sizes).reshape(height, width, CHANNELS)[..., -1].copy()
 
 
-def _runs(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lengths and values of the runs in RGBA elements, split where a length field would overflow."""
+def _blocks(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Lengths in RGBA elements, values and choices of a length size of the runs.
+
+    A run too long for any length field becomes several blocks, all with the longest field, as in the SDK.
+    """
     ends = np.append(np.flatnonzero(pixels[1:] != pixels[:-1]) + 1, pixels.size)
     lengths = np.diff(ends, prepend=0) * CHANNELS
+    choice = np.searchsorted([1 << size for size in LENGTH_SIZES[:-1]], lengths)
     pieces = -(-lengths // _MAX_RUN)
-    values = np.repeat(pixels[ends - 1], pieces).astype(np.int64)
-    split = np.full(values.size, _MAX_RUN, dtype=np.int64)
-    last = np.cumsum(pieces) - 1
-    split[last] = lengths - (pieces - 1) * _MAX_RUN
-    return split, values
+    split = np.full(pieces.sum(), _MAX_RUN, dtype=np.int64)
+    split[np.cumsum(pieces) - 1] = lengths - (pieces - 1) * _MAX_RUN
+    return split, np.repeat(pixels[ends - 1], pieces).astype(np.int64), np.repeat(choice, pieces)
 
 
 def _pack(count: int, code: NDArray[np.int64], bits: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -15,7 +15,6 @@ MASK_KIND = "brushlabels"
 
 _EXAMPLE = '<BrushLabels name="mask" toName="image"><Label value="sky"/></BrushLabels>'
 _DATA_KEY = re.compile(r"\$([^$\[\]{}]+)")
-_SPATIAL = re.compile(r"(brush|bitmask|polygon|rectangle|ellipse|keypoint|vector|magicwand)(labels)?|labels")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Label:
     """More names of the same thing, from our attribute ``synonyms="automobile|auto"``."""
     predicted_values: tuple[str, ...] = ()
     """What a model calls this label, from Label Studio's attribute (comma separated)."""
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def key(self) -> str:
@@ -52,7 +51,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Control:
-    """A tag that makes regions on an object, such as ``<BrushLabels>``."""
+    """A tag that annotates an object, such as ``<BrushLabels>`` on an image."""
 
     kind: str
     """The tag in lower case; the ``type`` of its regions."""
@@ -61,7 +60,10 @@ class Control:
     labels: tuple[Label, ...] = ()
     dynamic: bool = False
     """Whether the labels are in each task's data (``value="$labels"``)."""
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    tag: str = ""
+    """The tag as the label config has it, for messages."""
 
     def setting(self, attribute: str) -> float | None:
         """Read a number from 0 to 1 that the tag carries: ``model_score_threshold``, ``model_min_area``.
@@ -103,7 +105,7 @@ class LabelConfig:
         """
         candidates = [control for control in self.controls if control.kind == MASK_KIND]
         if not candidates:
-            found = ", ".join(sorted({f"<{control.kind}>" for control in self.controls})) or "no control"
+            found = ", ".join(sorted({f"<{control.tag}>" for control in self.controls})) or "no control"
             raise LabelConfigError(
                 f"the label config has {found}, which hold no labelled masks; add <BrushLabels>, for example "
                 f"{_EXAMPLE}"
@@ -165,7 +167,7 @@ def parse(xml: str) -> LabelConfig:
         kind = _kind(element)
         if kind == "image":
             images.append(_image(element))
-        elif _SPATIAL.fullmatch(kind):
+        elif kind == MASK_KIND or _get(element, "toname"):
             controls.append(_control(element))
     return LabelConfig(tuple(images), tuple(controls))
 
@@ -192,6 +194,7 @@ def _control(element: Element) -> Control:
         labels=tuple(_label(child) for child in element.iter() if _kind(child) == "label"),
         dynamic=_get(element, "value") is not None,
         attributes=dict(element.items()),
+        tag=element.tag,
     )
 
 
