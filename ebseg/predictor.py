@@ -1,0 +1,184 @@
+"""A photo in, a Segmentation out: resize, score in strips, decide, leave unsure pixels unlabelled.
+
+Q masks, K labels; H x W: the photo's own size; h x w: the masks', which is the photo's at test size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+
+from ebseg.config import ModelConfig
+from ebseg.errors import ConfigError, ImageError
+from ebseg.images import read_image
+from ebseg.model import EBSeg
+from ebseg.scores import score_strips
+from ebseg.text_cache import TextCache
+from ebseg.vocabulary import Vocabulary
+
+DEFAULT_THRESHOLD = 0.3
+"""Share of the scores under which a pixel stays unlabelled."""
+
+
+@dataclass(frozen=True)
+class LabelShare:
+    """One label's part in a photo.
+
+    ``area``: share of the photo's pixels, 0..1. ``confidence``: mean score of these pixels, 0..1, None where
+    the label has none.
+    """
+
+    label: str
+    area: float
+    confidence: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A label for every pixel of a photo.
+
+    ``label_map``: (H, W) int16, index into ``labels``, -1 where unsure. ``scores``: (H, W) float32, 0..1, the
+    share of the best label at each pixel, also where it was not enough to label the pixel.
+    """
+
+    label_map: npt.NDArray[np.int16]
+    scores: npt.NDArray[np.float32]
+    labels: tuple[str, ...]
+
+    def table(self) -> list[LabelShare]:
+        """List all labels, the largest area first."""
+        counts, sums = (
+            np.bincount(self.label_map.ravel() + 1, weights=weights, minlength=len(self.labels) + 1)[1:]
+            for weights in (None, self.scores.ravel())
+        )
+        order = np.argsort(-counts, kind="stable")
+        return [
+            LabelShare(
+                label=self.labels[index],
+                area=float(counts[index] / self.label_map.size),
+                confidence=float(sums[index] / counts[index]) if counts[index] else None,
+            )
+            for index in order
+        ]
+
+    @property
+    def unlabelled(self) -> float:
+        """Share of the photo's pixels without a label, 0..1."""
+        return float((self.label_map < 0).mean())
+
+
+class Predictor:
+    """A model ready to label photos; one call at a time uses all cores.
+
+    ``version`` names the weights. ``device`` is where the model runs (see ``choose_device``). ``threshold``
+    is the share, 0..1, under which a pixel stays unlabelled. ``text_cache`` keeps text embeddings between
+    calls; without one they are kept as long as the predictor lives. Puts ``net`` into evaluation mode.
+    """
+
+    def __init__(
+        self,
+        net: EBSeg,
+        *,
+        version: str,
+        device: str | torch.device | None = None,
+        threshold: float = DEFAULT_THRESHOLD,
+        text_cache: TextCache | None = None,
+    ) -> None:
+        self.version = version
+        self.device = choose_device(device)
+        self.threshold = _checked_threshold(threshold)
+        self.net = net.to(self.device).eval()
+        text_cache = text_cache or TextCache(None)
+        self.net.encode_names = partial(
+            text_cache.embed, encode=net.text.encode_names, fingerprint=net.text.fingerprint()
+        )
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        return self.net.config
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        image: npt.NDArray[np.uint8] | Image.Image | str | Path,
+        labels: Sequence[str | Sequence[str]] | Vocabulary,
+        threshold: float | None = None,
+    ) -> Segmentation:
+        """Label every pixel of a photo.
+
+        ``image``: (H, W, 3) uint8 RGB, a PIL image, or a file's path. ``labels``: names, or lists of
+        synonyms; see Vocabulary. ``threshold`` replaces the predictor's own for this call.
+
+        Raises ImageError for a photo that cannot be read and VocabularyError for faulty labels.
+        """
+        vocabulary = labels if isinstance(labels, Vocabulary) else Vocabulary(labels)
+        threshold = self.threshold if threshold is None else _checked_threshold(threshold)
+        photo = _as_array(image)
+        resized = resize_shortest_edge(photo, self.config.test_size, self.config.test_max_size)
+        pixels = torch.from_numpy(resized).to(self.device).permute(2, 0, 1).float()  # (3, h, w)
+        masks, classes = self.net.masks_and_classes(pixels, vocabulary)
+        label_map, shares = [], []
+        for scores in score_strips(masks, classes, (photo.shape[0], photo.shape[1])):  # (K, rows, W)
+            best, chosen = scores.max(dim=0)
+            share = best / scores.sum(dim=0).clamp(min=1.0)
+            label_map.append(chosen.masked_fill(share < threshold, -1).short().cpu())
+            shares.append(share.cpu())
+        return Segmentation(torch.cat(label_map).numpy(), torch.cat(shares).numpy(), vocabulary.names)
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """Give the device asked for; None means a GPU where there is one.
+
+    Raises ConfigError where the device is not here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # an assertion is how PyTorch says "built without CUDA"
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {str(device)!r} cannot be used ({reason}); try 'cpu' or 'cuda'") from error
+    return chosen
+
+
+def resize_shortest_edge(photo: npt.NDArray[np.uint8], size: int, max_size: int) -> npt.NDArray[np.uint8]:
+    """Resize (H, W, 3) to a shorter edge of ``size``, or less where the longer would pass ``max_size``.
+
+    Bilinear as in Pillow; sizes are rounded as in detectron2's ResizeShortestEdge, which the published
+    results were measured with.
+    """
+    height, width = photo.shape[:2]
+    scale = size / min(height, width)
+    new_height, new_width = (size, scale * width) if height < width else (scale * height, size)
+    excess = max(new_height, new_width) / max_size
+    if excess > 1:
+        new_height, new_width = new_height / excess, new_width / excess
+    target = max(1, int(new_width + 0.5)), max(1, int(new_height + 0.5))
+    return np.array(Image.fromarray(photo).resize(target, Image.Resampling.BILINEAR))
+
+
+def _as_array(image: npt.NDArray[np.uint8] | Image.Image | str | Path) -> npt.NDArray[np.uint8]:
+    """Read a photo as (H, W, 3) uint8 RGB."""
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ImageError(
+            "a photo must be an array (height, width, 3) of uint8 RGB, "
+            f"not {image.dtype} of shape {image.shape}"
+        )
+    return image
+
+
+def _checked_threshold(threshold: float) -> float:
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"threshold {threshold} is not between 0 and 1")
+    return threshold
