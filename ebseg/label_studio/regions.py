@@ -107,7 +107,7 @@ class Box:
     positive: bool
 
     def draw(self, height: int, width: int) -> NDArray[np.bool_]:
-        """Draw the filled rectangle in a photo of this size: (height, width) bool."""
+        """Draw the rectangle and its outline in a photo of this size: (height, width) bool."""
         canvas = Image.new("1", (width, height))
         ImageDraw.Draw(canvas).polygon([(x * width, y * height) for x, y in self.corners], fill=1, outline=1)
         return np.array(canvas)

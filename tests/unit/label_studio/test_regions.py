@@ -1,0 +1,272 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from ebseg.errors import AnnotationError
+from ebseg.label_studio import brush
+from ebseg.label_studio.label_config import Control, Label
+from ebseg.label_studio.regions import (
+    Box,
+    InteractiveRequest,
+    Point,
+    Stroke,
+    mask_region,
+    masks_to_regions,
+    parse_context,
+    prediction,
+    select_region,
+)
+
+CONTROL = Control("brushlabels", "mask", "image", (Label("sky"), Label("Auto", alias="car"), Label("sea")))
+
+LABEL_MAP = np.array(
+    [
+        [0, 0, 0, 0, -1],
+        [0, 0, 0, 1, 1],
+        [-1, 0, 0, 1, 1],
+        [-1, -1, -1, -1, 1],
+    ],
+    dtype=np.int16,
+)
+SCORES = np.where(LABEL_MAP == 1, 0.25, 0.75).astype(np.float32)
+
+
+def test_one_region_a_label_as_label_studio_stores_it():
+    sky, car = masks_to_regions(LABEL_MAP, SCORES, CONTROL)
+    assert car.result == {
+        "id": car.result["id"],
+        "from_name": "mask",
+        "to_name": "image",
+        "type": "brushlabels",
+        "value": {"format": "rle", "rle": car.result["value"]["rle"], "brushlabels": ["car"]},
+        "original_width": 5,
+        "original_height": 4,
+        "image_rotation": 0,
+        "score": 0.25,
+    }
+    assert (sky.area, car.area) == (9, 5)
+    assert sky.result["value"]["brushlabels"] == ["sky"]
+    for index, region in enumerate((sky, car)):
+        alpha = brush.decode(region.result["value"]["rle"], 4, 5)
+        np.testing.assert_array_equal(alpha, np.where(LABEL_MAP == index, 255, 0))
+    assert json.loads(json.dumps(car.result)) == car.result
+
+
+@pytest.mark.parametrize(
+    ("min_area", "kept"),
+    [(0.0, ["sky", "car"]), (0.25, ["sky", "car"]), (0.26, ["sky"]), (0.45, ["sky"]), (0.46, []), (1.0, [])],
+)
+def test_small_labels_are_dropped(min_area, kept):
+    regions = masks_to_regions(LABEL_MAP, SCORES, CONTROL, min_area=min_area)
+    assert [region.result["value"]["brushlabels"][0] for region in regions] == kept
+
+
+def test_nothing_recognised_gives_no_regions():
+    assert masks_to_regions(np.full((4, 5), -1, np.int16), SCORES, CONTROL) == []
+
+
+def test_ids_follow_the_content():
+    def ids(label_map: np.ndarray, control: Control = CONTROL) -> list[str]:
+        regions = masks_to_regions(label_map, SCORES, control)
+        return [region.result["id"] for region in regions]
+
+    other_control = Control("brushlabels", "other", "image", CONTROL.labels)
+    swapped = np.where(LABEL_MAP == 0, 2, LABEL_MAP).astype(np.int16)
+    assert ids(LABEL_MAP) == ids(LABEL_MAP.copy())
+    every = [*ids(LABEL_MAP), *ids(LABEL_MAP, other_control), ids(swapped)[1], *ids(LABEL_MAP[::-1])]
+    assert len(set(every)) == len(every)
+    assert all(len(identifier) == 10 for identifier in every)
+
+
+def test_scores_outside_the_regions_do_not_matter():
+    scores = np.where(LABEL_MAP < 0, np.nan, SCORES).astype(np.float32)
+    assert [region.result["score"] for region in masks_to_regions(LABEL_MAP, scores, CONTROL)] == [0.75, 0.25]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_an_error(bad):
+    scores = SCORES.copy()
+    scores[1, 4] = bad
+    with pytest.raises(AnnotationError, match='scores of "Auto" are not finite'):
+        masks_to_regions(LABEL_MAP, scores, CONTROL)
+
+
+def test_prediction_scores_weigh_by_area():
+    regions = masks_to_regions(LABEL_MAP, SCORES, CONTROL)
+    made = prediction(regions, "ebseg-tiny-1")
+    assert made["result"] == [region.result for region in regions]
+    assert made["model_version"] == "ebseg-tiny-1"
+    assert made["score"] == pytest.approx((9 * 0.75 + 5 * 0.25) / 14)
+
+
+def test_an_empty_prediction_has_a_score():
+    made = prediction([], "v")
+    assert made == {"result": [], "score": 0.0, "model_version": "v"}
+    assert type(made["score"]) is float
+
+
+# Interactive requests on a picture 20 wide and 10 high with three parts of one label:
+PARTS = np.zeros((10, 20), bool)
+PARTS[1:4, 1:6] = True  # "a", top left
+PARTS[1:4, 12:19] = True  # "b", top right
+PARTS[7:9, 1:19] = True  # "c", bottom
+A, B, C = PARTS.copy(), PARTS.copy(), PARTS.copy()
+A[:, 8:] = False
+A[5:] = False
+B[:, :8] = False
+B[5:] = False
+C[:5] = False
+NOTHING = np.zeros_like(PARTS)
+
+
+def keypoint(x: float, y: float, positive: object = None, width: float = 1.0, label: str = "sky") -> dict:
+    region = {
+        "type": "keypointlabels",
+        "value": {"x": x, "y": y, "width": width, "keypointlabels": [label]},
+        "original_width": 20,
+        "original_height": 10,
+    }
+    return region if positive is None else {**region, "is_positive": positive}
+
+
+def rectangle(x: float, y: float, width: float, height: float, rotation: float = 0) -> dict:
+    value = {
+        "x": x,
+        "y": y,
+        "width": width,
+        "height": height,
+        "rotation": rotation,
+        "rectanglelabels": ["sky"],
+    }
+    return {"type": "rectanglelabels", "value": value, "original_width": 20, "original_height": 10}
+
+
+def stroke(mask: np.ndarray, alpha: int = 255) -> dict:
+    rle = brush.encode(mask.astype(np.uint8) * alpha)
+    return {
+        "type": "brushlabels",
+        "value": {"format": "rle", "rle": rle, "brushlabels": ["sky"]},
+        "original_width": mask.shape[1],
+        "original_height": mask.shape[0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("regions", "expected"),
+    [
+        ([keypoint(15, 20)], A),
+        ([keypoint(15, 20, positive=1)], A),
+        ([keypoint(75, 20, positive=True)], B),
+        ([keypoint(15, 20), keypoint(75, 20)], A | B),
+        ([keypoint(15, 20), keypoint(50, 80, positive=0)], A),
+        ([keypoint(15, 20, positive=0)], B | C),
+        ([keypoint(15, 20), keypoint(16, 20, positive=0)], NOTHING),
+        ([keypoint(45, 50)], NOTHING),
+        ([keypoint(45, 20)], NOTHING),
+        ([keypoint(45, 20, width=40)], A | B),
+        ([keypoint(100, 100)], NOTHING),
+        ([keypoint(-5, 120)], NOTHING),
+        ([rectangle(0, 0, 40, 45)], A),
+        ([rectangle(0, 0, 100, 45)], A | B),
+        ([rectangle(0, 0, 100, 100)], PARTS),
+        ([rectangle(10, 15, 0, 0)], A),
+        ([rectangle(40, 0, 10, 60)], NOTHING),
+        ([rectangle(40, 0, 10, 60), keypoint(75, 20)], B),
+        # turned around the top left corner: half a turn leads to the left, three quarters upwards
+        ([rectangle(50, 45, 45, 20)], NOTHING),
+        ([rectangle(50, 45, 45, 20, rotation=180)], A),
+        ([rectangle(65, 60, 20, 10, rotation=270)], B),
+        ([stroke(A)], A),
+        ([stroke(A | C)], A | C),
+        ([stroke(A, alpha=127)], NOTHING),
+        ([stroke(A, alpha=128)], A),
+        ([stroke(A), keypoint(15, 20, positive=0)], NOTHING),
+    ],
+)
+def test_parts_that_the_prompts_touch(regions, expected):
+    request = parse_context({"result": regions}, CONTROL)
+    np.testing.assert_array_equal(select_region(PARTS, request), expected)
+
+
+def test_parts_are_connected_across_corners():
+    mask = np.eye(6, dtype=bool)
+    request = InteractiveRequest(CONTROL.labels[0], (Point(0.0, 0.0, 0.0, True),))
+    np.testing.assert_array_equal(select_region(mask, request), mask)
+
+
+def test_without_prompts_the_whole_mask_stays():
+    np.testing.assert_array_equal(select_region(PARTS, InteractiveRequest(CONTROL.labels[0], ())), PARTS)
+
+
+@pytest.mark.parametrize("context", [None, {}, {"result": []}, {"result": None}, {"user": 1}])
+def test_contexts_that_ask_nothing(context):
+    assert parse_context(context, CONTROL) is None
+
+
+@pytest.mark.parametrize(("name", "value"), [("car", "Auto"), ("Auto", "Auto"), ("sea", "sea")])
+def test_labels_are_found_by_key_or_value(name, value):
+    request = parse_context({"result": [keypoint(1, 1, label=name)]}, CONTROL)
+    assert request is not None
+    assert request.label.value == value
+
+
+def test_geometry_is_relative_to_the_photo():
+    regions = [keypoint(50, 25, width=10, positive=0), rectangle(10, 20, 30, 40), stroke(A)]
+    point, box, drawn = parse_context({"result": regions}, CONTROL).prompts
+    assert point == Point(x=0.5, y=0.25, radius=0.05, positive=False)
+    assert isinstance(box, Box)
+    np.testing.assert_allclose(box.corners, [(0.1, 0.2), (0.4, 0.2), (0.4, 0.6), (0.1, 0.6)])
+    assert isinstance(drawn, Stroke)
+    np.testing.assert_array_equal(drawn.mask, A)
+
+
+def without(region: dict, key: str) -> dict:
+    return {name: value for name, value in region.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        (
+            {"result": [keypoint(1, 1, label="dog")]},
+            'asks for "dog".* has "sky", "car", "sea"; give both tags',
+        ),
+        ({"result": [keypoint(1, 1), keypoint(1, 1, label="sea")]}, r"one label, got \['sea', 'sky'\]"),
+        ({"result": [keypoint(math.nan, 1)]}, "cannot be read"),
+        ({"result": [keypoint("left", 1)]}, "cannot be read"),
+        ({"result": [{**rectangle(1, 1, 1, 1), "original_width": 0}]}, "cannot be read"),
+        ({"result": [without(rectangle(1, 1, 1, 1), "original_width")]}, "cannot be read"),
+        ({"result": [without(keypoint(1, 1), "value")]}, "cannot be read"),
+        ({"result": [without(keypoint(1, 1), "type")]}, "cannot be read"),
+        ({"result": ["x"]}, "cannot be read"),
+        ({"result": 5}, "cannot be read"),
+        (["x"], "cannot be read"),
+        ({"result": [{**stroke(A), "original_width": 19}]}, "another size"),
+        (
+            {"result": [{"type": "ellipselabels", "value": {"x": 1, "ellipselabels": ["sky"]}}]},
+            '"ellipselabels" cannot guide a mask; use a smart KeyPointLabels',
+        ),
+        (
+            {"result": [{"type": "keypointlabels", "value": {"x": 1, "y": 1, "keypointlabels": []}}]},
+            "cannot be read|one label",
+        ),
+    ],
+)
+def test_contexts_that_cannot_be_served(context, message):
+    with pytest.raises(AnnotationError, match=message):
+        parse_context(context, CONTROL)
+
+
+def test_a_stroke_of_another_size_is_refused():
+    request = parse_context({"result": [stroke(A)]}, CONTROL)
+    with pytest.raises(AnnotationError, match="20 x 10 pixels but the photo is 8 x 6; reload"):
+        select_region(np.zeros((6, 8), bool), request)
+
+
+def test_a_region_of_one_mask():
+    region = mask_region(A, CONTROL.labels[1], 0.5, CONTROL)
+    assert region.area == A.sum()
+    assert region.result["value"]["brushlabels"] == ["car"]
+    assert region.result["score"] == 0.5
