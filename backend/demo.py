@@ -67,13 +67,13 @@ def demo(
     complete = False
     try:
         with ExitStack() as stack:
-            stack.enter_context(_only_demo_in(folder))
+            stack.enter_context(only_demo_in(folder))
             pictures, names = choose_pictures(photos, labels, folder / "scenes")
             _interrupt_on_signals()
             reach_this_machine_directly()
             with console.status("Starting Label Studio ..."):
                 server = stack.enter_context(LabelStudioServer(label_studio, folder).running())
-            backend = stack.enter_context(_backend(server, model, folder))
+            backend = stack.enter_context(serve_backend(server, model, folder))
             project = _pre_annotated_project(server, backend, pictures, names, every_one=once)
             complete = True
             print(
@@ -195,7 +195,7 @@ def _pre_annotated_project(
 
 
 @contextmanager
-def _backend(server: LabelStudioServer, model: str, folder: Path) -> Iterator[ServerProcess]:
+def serve_backend(server: LabelStudioServer, model: str, folder: Path) -> Iterator[ServerProcess]:
     """Run ``ebseg serve`` for a Label Studio until the model is loaded; end it afterwards."""
     port = free_port(BACKEND_PORT)
     process = ServerProcess("The EBSeg backend", f"http://127.0.0.1:{port}", folder / "backend.log")
@@ -214,7 +214,7 @@ def _backend(server: LabelStudioServer, model: str, folder: Path) -> Iterator[Se
 
 
 @contextmanager
-def _only_demo_in(folder: Path) -> Iterator[None]:
+def only_demo_in(folder: Path) -> Iterator[None]:
     """Hold the folder alone: two servers on one database would damage it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
