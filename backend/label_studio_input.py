@@ -1,0 +1,83 @@
+"""Reading what Label Studio sends: label configs and tasks, whose content is other people's."""
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from ebseg.errors import EBSegError
+from ebseg.label_studio.label_config import Control, parse
+from ebseg.vocabulary import Vocabulary
+
+
+class TaskError(EBSegError):
+    """A task is not one that the label config describes."""
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What a label config asks of the model.
+
+    ``data_key``: where a task's data has the photo's address. ``threshold`` and ``min_area``: the control's
+    own settings, shares 0..1, None where it has none.
+    """
+
+    control: Control
+    data_key: str
+    vocabulary: Vocabulary
+    threshold: float | None
+    min_area: float | None
+
+
+def read_label_config(xml: str) -> Labelling:
+    """Read a label config. Raises LabelConfigError or VocabularyError for one that cannot be served."""
+    config = parse(xml)
+    control = config.mask_control()
+    return Labelling(
+        control=control,
+        data_key=config.image.data_key,
+        vocabulary=Vocabulary(config.prompts(control)),
+        threshold=control.setting("model_score_threshold"),
+        min_area=control.setting("model_min_area"),
+    )
+
+
+def photo_url(task: Any, data_key: str) -> str:
+    """Give the address of a task's photo, ``task["data"][data_key]``. Raises TaskError if it has none."""
+    data = task.get("data") if isinstance(task, dict) else None
+    if not isinstance(data, dict):
+        raise TaskError('it is no task: it has no "data"; import it again')
+    url = data.get(data_key)
+    if url is None:
+        known = ", ".join(f'"{key}"' for key in data) or "nothing"
+        raise TaskError(f'its data has {known}, but the label config takes the photo from "{data_key}"')
+    if not isinstance(url, str) or not url:
+        raise TaskError(f'its "{data_key}" must be the address of one photo, not {type(url).__name__}')
+    return url
+
+
+def task_id(task: Any) -> int | None:
+    """Give a task's id, if it is one: it becomes part of an address on Label Studio."""
+    found = task.get("id")
+    return found if isinstance(found, int) else None
+
+
+def describe(task: Any, data_key: str) -> str:
+    """Name a task for the log: its id and its photo's address without credentials or signatures."""
+    if not isinstance(task, dict):
+        return "task ?"
+    data = task.get("data")
+    url = data.get(data_key) if isinstance(data, dict) else None
+    where = f" ({without_secrets(url)})" if isinstance(url, str) else ""
+    return f"task {task.get('id', '?')}{where}"
+
+
+def without_secrets(url: str) -> str:
+    """Leave out what may be secret in an address: user and password, the query, the content of a data URL."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an unreadable address"
+    if parts.scheme == "data":
+        return "data:..."
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host, query="..." if parts.query else "", fragment="").geturl()
