@@ -1,0 +1,75 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ebseg
+from backend.demo import serve_backend
+from backend.label_studio_server import LabelStudioServer
+from backend.processes import ServerProcess, free_port, reach_this_machine_directly
+from ebseg.data.synthetic import PHRASES, Scene, draw_scene
+from ebseg.predictor import Predictor
+from tests.e2e.projects import ROOT, Annotated, annotate
+
+MODEL = "ebseg-tiny"
+SCENES = 6
+SCENE_SEED = 71  # neither the demo's nor the training's
+CAMVID_LABELS = (
+    "sky", "building", "pole", "road", "pavement", "tree",
+    "sign symbol", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+CAMVID_PHOTOS = 3
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
+    reach_this_machine_directly()
+    executable = ROOT / ".venv-label-studio" / "bin" / "label-studio"
+    folder = tmp_path_factory.mktemp("label-studio")
+    with LabelStudioServer(executable, folder, free_port()).running() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def backend(server: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with serve_backend(server, MODEL, tmp_path_factory.mktemp("backend")) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def model() -> Predictor:
+    return ebseg.load(MODEL)
+
+
+@pytest.fixture(scope="session")
+def scenes() -> list[Scene]:
+    return [draw_scene(SCENE_SEED, index, size=(384, 512)) for index in range(SCENES)]
+
+
+@pytest.fixture(scope="session")
+def drawn(
+    server: LabelStudioServer,
+    backend: ServerProcess,
+    scenes: list[Scene],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Annotated:
+    """Drawn scenes, with the labels that occur in them."""
+    folder = tmp_path_factory.mktemp("scenes")
+    files = [folder / f"scene {number}.png" for number in range(len(scenes))]
+    for file, scene in zip(files, scenes, strict=True):
+        Image.fromarray(scene.image).save(file)
+    present = np.unique([scene.label_map for scene in scenes]).tolist()
+    return annotate(server, backend.url, "Drawn scenes", files, [[PHRASES[index]] for index in present])
+
+
+@pytest.fixture(scope="session")
+def street(server: LabelStudioServer, backend: ServerProcess) -> Annotated:
+    """CamVid's street photos with its classes."""
+    folder = Path(os.environ.get("EBSEG_CAMVID") or ROOT.parent / "shared" / "camvid")
+    files = sorted((folder / "images" / "val").glob("*.jpg"))[:CAMVID_PHOTOS]
+    if not files:
+        pytest.skip(f"no CamVid photos at {folder}: set EBSEG_CAMVID to where they are")
+    return annotate(server, backend.url, "Street photos", files, [[label] for label in CAMVID_LABELS])

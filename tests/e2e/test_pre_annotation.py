@@ -1,0 +1,55 @@
+"""What Label Studio stores is what the model said, and on drawn scenes it is right."""
+
+import numpy as np
+import pytest
+
+from ebseg.data.synthetic import PHRASES, Scene
+from ebseg.images import read_image
+from ebseg.predictor import Predictor
+from tests.e2e.projects import Annotated
+from training.settings import Settings
+
+
+@pytest.fixture(params=["drawn", "street"])
+def annotated(request: pytest.FixtureRequest) -> Annotated:
+    project: Annotated = request.getfixturevalue(request.param)
+    return project
+
+
+def test_stored_regions_are_the_models_own_masks(annotated: Annotated, model: Predictor) -> None:
+    for task_id in annotated.task_ids:
+        expected = model.predict(read_image(annotated.photo(task_id)), annotated.labels)
+        label_map = expected.label_map.copy()
+        for index in range(len(annotated.labels)):
+            mask = label_map == index
+            if mask.sum() < Settings().min_area * mask.size:
+                label_map[mask] = -1
+        np.testing.assert_array_equal(annotated.label_map(task_id), label_map)
+
+        prediction = annotated.prediction(task_id)
+        assert prediction.model_version == model.version
+        names = [names[0] for names in annotated.labels]
+        for region in prediction.result:
+            mask = label_map == names.index(region["value"]["brushlabels"][0])
+            assert region["score"] == pytest.approx(expected.scores[mask].mean(), abs=1e-4)
+
+
+def test_drawn_scenes_are_labelled_well(drawn: Annotated, scenes: list[Scene]) -> None:
+    indices = np.array([PHRASES.index(names[0]) for names in drawn.labels])
+    found = [drawn.label_map(task_id) for task_id in drawn.task_ids]
+    for label_map in found:
+        assert len(np.unique(label_map[label_map >= 0])) >= 3
+        assert (label_map >= 0).mean() >= 0.5
+    predicted = np.stack([np.where(label_map >= 0, indices[label_map], -1) for label_map in found])
+    truth = np.stack([scene.label_map for scene in scenes])
+    overlaps = [
+        ((predicted == index) & (truth == index)).sum() / ((predicted == index) | (truth == index)).sum()
+        for index in indices
+    ]
+    assert np.mean(overlaps) >= 0.5
+
+
+def test_retrieving_again_keeps_one_prediction_a_task(drawn: Annotated) -> None:
+    before = [drawn.prediction(task_id).id for task_id in drawn.task_ids]
+    assert drawn.project.retrieve_predictions(drawn.task_ids) == drawn.task_ids
+    assert [drawn.prediction(task_id).id for task_id in drawn.task_ids] == before
