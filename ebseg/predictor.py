@@ -29,10 +29,11 @@ DEFAULT_THRESHOLD = 0.3
 class LabelShare:
     """One label's part in a photo.
 
-    ``area``: share of the photo's pixels, 0..1. ``confidence``: mean score of these pixels, 0..1, None where
-    the label has none.
+    ``index``: the label's value in the label map. ``area``: share of the photo's pixels, 0..1.
+    ``confidence``: mean score of these pixels, 0..1, None where the label has none.
     """
 
+    index: int
     label: str
     area: float
     confidence: float | None
@@ -59,6 +60,7 @@ class Segmentation:
         order = np.argsort(-counts, kind="stable")
         return [
             LabelShare(
+                index=int(index),
                 label=self.labels[index],
                 area=float(counts[index] / self.label_map.size),
                 confidence=float(sums[index] / counts[index]) if counts[index] else None,

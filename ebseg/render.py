@@ -114,13 +114,12 @@ def overlay(image: npt.NDArray[np.uint8] | Image.Image, segmentation: Segmentati
 
 def _legend(segmentation: Segmentation, colours: npt.NDArray[np.uint8], height: int) -> Image.Image:
     """Draw the labels found, the largest first, as far as there is room, then the unlabelled rest."""
-    index = {label: position for position, label in enumerate(segmentation.labels)}
     size = max(12, height // 40)
     line = size * 3 // 2
     room = max(_LEGEND_ROWS, height // line - 3)
     found = [row for row in segmentation.table() if row.confidence is not None]
     entries: list[tuple[int | None, str]] = [
-        (index[row.label], f"{_shown(row.label)}  {row.area:.1%}") for row in found[:room]
+        (row.index, f"{_shown(row.label)}  {row.area:.1%}") for row in found[:room]
     ]
     if len(found) > room:
         entries.append((None, f"and {len(found) - room} more"))

@@ -1,0 +1,1 @@
+"""The library's commands, one module each; ``ebseg.cli`` puts them together."""

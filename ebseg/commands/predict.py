@@ -1,0 +1,231 @@
+"""``ebseg predict``: label photos and write what was found."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ebseg.errors import ConfigError, ImageError, VocabularyError
+from ebseg.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from ebseg.predictor import Predictor
+
+PHOTO_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Files of a folder that are taken for photos."""
+
+ABSENT_LABELS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One photo and where its results go: ``label_map`` (.png), ``overlay`` and ``table`` (.json)."""
+
+    photo: Path
+    stem: Path
+
+    @property
+    def label_map(self) -> Path:
+        return self.stem.with_name(f"{self.stem.name}.png")
+
+    @property
+    def overlay(self) -> Path:
+        return self.stem.with_name(f"{self.stem.name}_overlay.jpg")
+
+    @property
+    def table(self) -> Path:
+        return self.stem.with_name(f"{self.stem.name}.json")
+
+
+def predict(
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders that are searched for photos.")],
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="What to find: 'sky,road,car|automobile' (| joins synonyms), or @FILE with a label a line."
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Model name or checkpoint file.")] = "ebseg-tiny",
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the results.")] = Path("ebseg-out"),
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Leave pixels unlabelled whose best label has a smaller share of the scores."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the tables as JSON.")] = False,
+) -> None:
+    """Label every pixel of photos with words of your choice.
+
+    Writes for each photo NAME.png (label indices, 255 unlabelled; 16 bits and 65535 beyond 255 labels),
+    NAME_overlay.jpg and NAME.json (each label's area and confidence) into the folder given by --out, a
+    searched folder's subfolders kept. Photos of one name get NAME-2 and so on. A photo that cannot be read
+    is reported and the others are done; the exit status is 1 then.
+    """
+    with _bad_usage("--labels", VocabularyError):
+        vocabulary = Vocabulary(read_labels(labels))
+    jobs = plan(photos, out)
+    with _bad_usage("--model", ConfigError):
+        predictor = _load(model)
+    records = list(_run(predictor, vocabulary, jobs, threshold))
+    if as_json:
+        typer.echo(json.dumps(records, indent=2))
+    else:
+        for record in records:
+            _print_table(record)
+    failed = sum("error" in record for record in records)
+    if failed:
+        typer.echo(f"ebseg: {failed} of {len(records)} photos could not be labelled", err=True)
+        raise typer.Exit(1)
+
+
+def read_labels(text: str) -> list[list[str]]:
+    """Read "sky,road,car|automobile", or @FILE with a label a line, as labels with their synonyms.
+
+    Raises VocabularyError for a file that cannot be read; the labels themselves are checked by Vocabulary.
+    """
+    if not text.startswith("@"):
+        return [label.split("|") for label in text.split(",")]
+    try:
+        lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise VocabularyError(f"the file of labels {text[1:]} cannot be read: {error}") from error
+    return [line.split("|") for line in lines if line.strip()]
+
+
+def plan(arguments: Sequence[Path], out: Path) -> list[_Job]:
+    """Find the photos of files and folders and give each a place of its own below ``out``.
+
+    Raises BadParameter for a folder without photos, and where results would fall among a folder's photos or
+    upon a photo.
+    """
+    found = [pair for argument in arguments for pair in _photos(argument, out)]
+    jobs = []
+    taken: set[str] = set()
+    for photo, name in found:
+        unique, number = name, 2
+        while unique.as_posix().lower() in taken:  # some file systems ignore case
+            unique, number = name.with_name(f"{name.name}-{number}"), number + 1
+        taken.add(unique.as_posix().lower())
+        jobs.append(_Job(photo, out / unique))
+    sources = {photo.resolve() for photo, _ in found}
+    for job in jobs:
+        for written in (job.label_map, job.overlay, job.table):
+            if written.resolve() in sources:
+                raise typer.BadParameter(f"{written} would overwrite a photo; choose another folder by --out")
+    return jobs
+
+
+def _photos(argument: Path, out: Path) -> list[tuple[Path, Path]]:
+    """List the photos of one argument, each with a name relative to the folder of results."""
+    if not argument.is_dir():
+        return [(argument, Path(argument.stem))]
+    if argument.resolve() == out.resolve():
+        raise typer.BadParameter(
+            f"the results would fall among the photos of {argument}; choose another --out"
+        )
+    own = out.resolve() if argument.resolve() in out.resolve().parents else None
+    photos = [
+        path
+        for path in sorted(argument.rglob("*"))
+        if path.suffix.lower() in PHOTO_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(argument).parts)
+        and (own is None or own not in path.resolve().parents)  # results of an earlier run
+    ]
+    if not photos:
+        raise typer.BadParameter(
+            f"no photos in folder {argument} (looked for {', '.join(sorted(PHOTO_SUFFIXES))})"
+        )
+    return [(path, path.relative_to(argument).with_suffix("")) for path in photos]
+
+
+@contextmanager
+def _bad_usage(option: str, error: type[Exception]) -> Iterator[None]:
+    """Report an error as bad usage of an option."""
+    try:
+        yield
+    except error as caught:
+        raise typer.BadParameter(str(caught), param_hint=option) from caught
+
+
+def _load(model: str) -> "Predictor":
+    from ebseg import load
+
+    return load(model)
+
+
+def _run(
+    predictor: "Predictor", vocabulary: Vocabulary, jobs: Sequence[_Job], threshold: float | None
+) -> Iterator[dict[str, Any]]:
+    """Label the photos one by one, with a progress bar on standard error; yield a record of each."""
+    console = Console(stderr=True)
+    columns = (TextColumn("Labelling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    quiet = not console.is_terminal
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, disable=quiet
+    ) as progress:
+        for job in progress.track(jobs):
+            try:
+                yield _label(predictor, vocabulary, job, threshold)
+            except ImageError as error:
+                progress.console.print(f"ebseg: {error}", markup=False, highlight=False, soft_wrap=True)
+                yield {"photo": str(job.photo), "error": str(error)}
+
+
+def _label(
+    predictor: "Predictor", vocabulary: Vocabulary, job: _Job, threshold: float | None
+) -> dict[str, Any]:
+    """Label one photo, write its three files and give what NAME.json holds."""
+    from ebseg.images import read_image
+    from ebseg.render import indexed_png, overlay
+
+    photo = read_image(job.photo)
+    segmentation = predictor.predict(photo, vocabulary, threshold)
+    job.stem.parent.mkdir(parents=True, exist_ok=True)
+    indexed_png(segmentation, job.label_map)
+    overlay(photo, segmentation).save(job.overlay, quality=90)
+    record = {
+        "photo": str(job.photo),
+        "model": predictor.version,
+        "threshold": predictor.threshold if threshold is None else threshold,
+        "width": photo.shape[1],
+        "height": photo.shape[0],
+        "labels": [asdict(row) for row in segmentation.table()],
+        "unlabelled": segmentation.unlabelled,
+        "label_map": str(job.label_map),
+        "overlay": str(job.overlay),
+    }
+    job.table.write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def _print_table(record: dict[str, Any]) -> None:
+    """Print one photo's labels, the largest area first, and those that were not found."""
+    if "error" in record:
+        return
+    console = Console()
+    table = Table()
+    table.add_column("label")
+    table.add_column("area", justify="right")
+    table.add_column("confidence", justify="right")
+    absent = []
+    for row in record["labels"]:
+        if row["confidence"] is None:
+            absent.append(row["label"])
+        else:
+            table.add_row(Text(row["label"]), f"{row['area']:.1%}", f"{row['confidence']:.2f}")
+    table.add_row(Text("unlabelled", style="dim"), f"{record['unlabelled']:.1%}", "")
+    console.print(Text(record["photo"]))
+    console.print(table)
+    if absent:
+        rest = f" and {len(absent) - ABSENT_LABELS_SHOWN} more" if len(absent) > ABSENT_LABELS_SHOWN else ""
+        console.print(Text(f"not found: {', '.join(absent[:ABSENT_LABELS_SHOWN])}{rest}"))
