@@ -1,48 +1,26 @@
 """``ebseg demo``: a Label Studio of one's own whose pictures already carry EBSeg's masks."""
 
-import colorsys
 import fcntl
-import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import datetime
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
-from xml.etree import ElementTree
 
-import numpy as np
 import typer
-from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
-from backend.label_studio_server import LabelStudioError, LabelStudioServer, Project
-from backend.processes import ServerProcess, end_leftovers, free_port, reach_this_machine_directly
-from ebseg.data.synthetic import PHRASES, draw_scene
-from ebseg.errors import ConfigError, ImageError
-from ebseg.vocabulary import Vocabulary
+from backend.processes import (
+    ServerProcess,
+    ServerProcessError,
+    end_leftovers,
+    reach_this_machine_directly,
+)
+from ebseg.errors import ConfigError
 
 LABEL_STUDIO = Path(".venv-label-studio/bin/label-studio")
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-"""What both a browser and Label Studio's upload take."""
 
-BACKEND_PORT = 9090
-MODEL_SECONDS = 3600.0
-"""For loading the model, which may mean a download of 1.5 GB."""
-
-SCENE_SEED = 2024
-SCENE_COUNT = 6
-SCENE_SIZE = (384, 512)
-"""Height and width of a sample picture, in pixels."""
-
-PHOTOS_PER_CALL = 4
-"""Few enough that a large model on a CPU answers within Label Studio's 100 s."""
-
-console = Console()
 app = typer.Typer()
 
 
@@ -64,153 +42,36 @@ def demo(
 
     Example: ebseg demo --photos street/ --labels "sky,road,car|automobile" --model ebseg-base
     """
+    # Here, as `ebseg --help` imports every command's module.
+    from backend.demo_project import (
+        choose_pictures,
+        pre_annotated_project,
+        serve_backend,
+        start_label_studio,
+    )
+
     complete = False
     try:
-        with ExitStack() as stack:
-            stack.enter_context(only_demo_in(folder))
-            pictures, names = choose_pictures(photos, labels, folder / "scenes")
+        with only_demo_in(folder):
             _interrupt_on_signals()
             reach_this_machine_directly()
-            with console.status("Starting Label Studio ..."):
-                server = stack.enter_context(LabelStudioServer(label_studio, folder).running())
-            backend = stack.enter_context(serve_backend(server, model, folder))
-            project = _pre_annotated_project(server, backend, pictures, names, every_one=once)
-            complete = True
-            print(
-                f"Label Studio: {project.url}  login: {server.email}  password: {server.password}", flush=True
-            )
-            if not once:
-                print("Ctrl-C ends it; what you annotate is kept for the next start.", flush=True)
-                _wait_for_interrupt([server.process, backend])
+            pictures, names = choose_pictures(photos, labels, folder / "scenes")
+            with (
+                start_label_studio(label_studio, folder) as server,
+                serve_backend(server, model, folder) as backend,
+            ):
+                project = pre_annotated_project(server, backend, pictures, names, every_one=once)
+                complete = True
+                typer.echo(f"Label Studio: {project.url}  login: {server.email}  password: {server.password}")
+                if not once:
+                    typer.echo("Ctrl-C ends it; what you annotate is kept for the next start.")
+                    _wait_for_interrupt([server.process, backend])
     except KeyboardInterrupt:
-        print("Stopped; nothing is left running.")
+        typer.echo("Stopped; nothing is left running.")
         raise typer.Exit(0 if complete else 130) from None
-
-
-def choose_pictures(
-    photos: Path | None, labels: str | None, scenes: Path
-) -> tuple[list[Path], list[list[str]]]:
-    """Give the pictures and the labels of the demo: one's own, or drawn scenes and what occurs in them.
-
-    Raises ImageError for a folder without photos, ConfigError for photos without labels, VocabularyError
-    for labels with an empty name or a duplicate.
-    """
-    if photos is None:
-        pictures, present = draw_samples(scenes)
-        return pictures, present if labels is None else parse_labels(labels)
-    pictures = sorted(path for path in photos.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
-    if not pictures:
-        kinds = ", ".join(sorted(PHOTO_SUFFIXES))
-        raise ImageError(f"{photos} holds no photos: give a folder with files ending in {kinds}")
-    if labels is None:
-        raise ConfigError('your own photos need labels: add LABELS="sky,road,car" (option --labels)')
-    return pictures, parse_labels(labels)
-
-
-def draw_samples(folder: Path) -> tuple[list[Path], list[list[str]]]:
-    """Draw the sample scenes into ``folder``; give their files and the labels that occur in them."""
-    folder.mkdir(exist_ok=True)
-    files, present = [], set[int]()
-    for index in range(SCENE_COUNT):
-        scene = draw_scene(SCENE_SEED, index, size=SCENE_SIZE)
-        files.append(folder / f"scene-{index + 1}.png")
-        Image.fromarray(scene.image).save(files[-1])
-        present.update(np.unique(scene.label_map).tolist())
-    return files, [[PHRASES[index]] for index in sorted(present)]
-
-
-def parse_labels(text: str) -> list[list[str]]:
-    """Read "sky,road,car|automobile" as labels with their synonyms.
-
-    Raises VocabularyError for an empty name or a duplicate.
-    """
-    labels = [[name.strip() for name in label.split("|")] for label in text.split(",")]
-    Vocabulary(labels)
-    return labels
-
-
-def label_config(labels: Sequence[Sequence[str]]) -> str:
-    """Write a label config that paints ``labels`` (a name, then its synonyms) on a task's image."""
-    view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Image", name="image", value="$image", zoom="true")
-    control = ElementTree.SubElement(view, "BrushLabels", name="mask", toName="image")
-    for number, (name, *synonyms) in enumerate(labels):
-        label = ElementTree.SubElement(control, "Label", value=name, background=_colour(number))
-        if synonyms:
-            label.set("synonyms", "|".join(synonyms))
-    return ElementTree.tostring(view, encoding="unicode")
-
-
-def _colour(number: int) -> str:
-    """Give label ``number`` a colour unlike its neighbours': steps of the golden ratio in hue."""
-    rgb = colorsys.hsv_to_rgb(0.58 + number * 0.618034, 0.75, 0.9 if number % 2 else 0.7)
-    return "#" + "".join(f"{round(255 * channel):02x}" for channel in rgb)
-
-
-def pre_annotate(project: Project, task_ids: Sequence[int]) -> list[int]:
-    """Retrieve predictions, a few pictures a call; give the tasks that got none.
-
-    What the backend leaves out for want of time is asked again for as long as others get done.
-    """
-    missing = list(task_ids)
-    while missing:
-        chunks = [
-            missing[start : start + PHOTOS_PER_CALL] for start in range(0, len(missing), PHOTOS_PER_CALL)
-        ]
-        done = {
-            task
-            for chunk in track(chunks, "Pre-annotating", console=console)
-            for task in project.retrieve_predictions(chunk)
-        }
-        if not done:
-            break
-        missing = [task for task in missing if task not in done]
-    return missing
-
-
-def _pre_annotated_project(
-    server: LabelStudioServer,
-    backend: ServerProcess,
-    pictures: Sequence[Path],
-    labels: Sequence[Sequence[str]],
-    every_one: bool,
-) -> Project:
-    """Make the project. Raises LabelStudioError if no picture, or with ``every_one`` any, gets no masks."""
-    project = Project(server, f"EBSeg {datetime.now():%Y-%m-%d %H:%M:%S}", label_config(labels))
-    task_ids = project.upload(pictures)
-    project.connect(backend.url)
-    missing = pre_annotate(project, task_ids)
-    if missing:
-        names = [picture.name for picture, task in zip(pictures, task_ids, strict=True) if task in missing]
-        message = (
-            f"{len(missing)} of {len(pictures)} pictures got no masks ({', '.join(names[:5])}): "
-            f"{backend.log} tells why"
-        )
-        if every_one or len(missing) == len(pictures):
-            raise LabelStudioError(message)
-        console.print(message, style="yellow")
-    annotated = next(task for task in task_ids if task not in missing)
-    project.show_scores_of(str(project.predictions(annotated)[0].model_version))
-    return project
-
-
-@contextmanager
-def serve_backend(server: LabelStudioServer, model: str, folder: Path) -> Iterator[ServerProcess]:
-    """Run ``ebseg serve`` for a Label Studio until the model is loaded; end it afterwards."""
-    port = free_port(BACKEND_PORT)
-    process = ServerProcess("The EBSeg backend", f"http://127.0.0.1:{port}", folder / "backend.log")
-    environment = {
-        "EBSEG_MODEL": model,
-        "EBSEG_HOST": "127.0.0.1",
-        "EBSEG_PORT": str(port),
-        "LABEL_STUDIO_URL": server.url,
-        "LABEL_STUDIO_API_KEY": server.access_token,
-    }
-    command = [sys.executable, "-c", "from ebseg.cli import main; main()", "serve"]
-    with process.running(command, {**os.environ, **environment}):
-        with console.status(f"Loading {model} (progress: {process.log}) ..."):
-            process.wait_until_ready("/ready", MODEL_SECONDS)
-        yield process
+    except ServerProcessError as error:
+        typer.echo(error.log_tail, err=True)
+        raise
 
 
 @contextmanager

@@ -25,7 +25,11 @@ LOG_TAIL_LINES = 15
 
 
 class ServerProcessError(EBSegError):
-    """A child process did not start, ended early, or does not answer."""
+    """A child process did not start, ended early, or does not answer; ``log_tail`` is what it said last."""
+
+    def __init__(self, message: str, log_tail: str = "") -> None:
+        super().__init__(message)
+        self.log_tail = log_tail
 
 
 def free_port(preferred: int = 0) -> int:
@@ -113,21 +117,19 @@ class ServerProcess:
                 if '"failed"' in answer.text:
                     raise ServerProcessError(f"{self.name}: {answer.json()['error']}")
             time.sleep(0.25)
-        raise ServerProcessError(
-            f"{self.name} did not answer {self.url}{path} in {timeout:.0f} s.{self._log_tail()}"
-        )
+        raise self._error(f"did not answer {self.url}{path} in {timeout:.0f} s")
 
     def check_alive(self) -> None:
         """Raise ServerProcessError, with the end of the log, if the process has ended."""
         if self._process is None or self._process.poll() is None:
             return
-        raise ServerProcessError(
-            f"{self.name} ended with status {self._process.returncode}.{self._log_tail()}"
-        )
+        raise self._error(f"ended with status {self._process.returncode}")
 
-    def _log_tail(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        return "\n".join([f" The end of {self.log}:", *(f"  {line}" for line in lines)])
+    def _error(self, what: str) -> ServerProcessError:
+        lines = self.log.read_text(errors="replace").splitlines()
+        return ServerProcessError(
+            f"{self.name} {what}; its log {self.log} says why", "\n".join(lines[-LOG_TAIL_LINES:])
+        )
 
 
 def end_leftovers(folder: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import ebseg
-from backend.demo import serve_backend
+from backend.demo_project import serve_backend
 from backend.label_studio_server import LabelStudioServer
 from backend.processes import ServerProcess, free_port, reach_this_machine_directly
 from ebseg.data.synthetic import PHRASES, Scene, draw_scene

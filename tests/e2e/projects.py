@@ -10,7 +10,7 @@ import numpy.typing as npt
 from label_studio_sdk import Prediction
 from label_studio_sdk.converter.brush import decode_rle
 
-from backend.demo import label_config
+from backend.demo_project import label_config
 from backend.label_studio_server import LabelStudioServer, Project
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageColor
 from playwright.sync_api import Page, sync_playwright
 
-from backend.demo import label_config
+from backend.demo_project import label_config
 from backend.label_studio_server import LabelStudioServer, Project
 from ebseg.label_studio.label_config import parse
 from tests.e2e.projects import Annotated

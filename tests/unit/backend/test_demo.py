@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.demo import choose_pictures, label_config, only_demo_in, parse_labels
+from backend.demo import only_demo_in
+from backend.demo_project import choose_pictures, label_config, parse_labels
 from backend.label_studio_server import LabelStudioError, LabelStudioServer
 from ebseg.data.synthetic import PHRASES
 from ebseg.errors import ConfigError, EBSegError, ImageError, VocabularyError
@@ -32,7 +33,7 @@ def test_drawn_scenes_come_with_the_labels_that_occur_in_them(tmp_path: Path) ->
 
 
 def test_labels_can_be_chosen_for_drawn_scenes(tmp_path: Path) -> None:
-    assert choose_pictures(None, "sky,road", tmp_path / "scenes")[1] == [["sky"], ["road"]]
+    assert choose_pictures(None, "sky,road", tmp_path / "scenes")[1] == (("sky",), ("road",))
 
 
 def test_own_photos_are_found_in_subfolders_and_whatever_the_case(street: Path, tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ def test_own_photos_are_found_in_subfolders_and_whatever_the_case(street: Path, 
         "b.JPG",
         "monday/c.webp",
     ]
-    assert labels == [["sky"], ["car", "automobile"]]
+    assert labels == (("sky",), ("car", "automobile"))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_what_is_missing_or_wrong_is_said(
 def test_the_label_config_asks_the_model_for_the_labels(text: str) -> None:
     labels = parse_labels(text)
     config = parse(label_config(labels))
-    assert config.prompts(config.mask_control()) == labels
+    assert config.prompts(config.mask_control()) == [list(label) for label in labels]
     assert config.image.data_key == "image"
 
 

@@ -78,9 +78,12 @@ def test_a_server_that_ends_is_reported_with_the_end_of_its_log(tmp_path: Path) 
     command = [sys.executable, "-c", "print('the disk is full'); raise SystemExit(3)"]
     with (
         process.running(command, os.environ),
-        pytest.raises(ServerProcessError, match=r"(?s)The server ended with status 3.*the disk is full"),
+        pytest.raises(
+            ServerProcessError, match="The server ended with status 3; its log .*server.log says why"
+        ) as error,
     ):
         process.wait_until_ready("/health", timeout=20)
+    assert error.value.log_tail == "the disk is full"
 
 
 def test_a_command_that_does_not_exist_is_reported(tmp_path: Path) -> None:
