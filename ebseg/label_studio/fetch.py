@@ -117,8 +117,8 @@ class ImageFetcher:
 
     def _get(self, url: httpx.URL, trusted: bool, deadline: float) -> tuple[httpx.URL | None, bytes]:
         """One hop: where it redirects to, or the body."""
-        authorization = self._authorization() if trusted else None
         try:
+            authorization = self._authorization() if trusted else None
             response = self._send(url, authorization, deadline)
             if response.status_code == 401 and authorization and authorization.startswith("Bearer"):
                 # the access token was revoked, or our clock is behind the server's: exchange once more
@@ -133,8 +133,8 @@ class ImageFetcher:
         except httpx.ConnectError as error:
             hint = f"; is Label Studio running at {self._server}?" if trusted else ""
             raise FetchError(f"{_shown(url)}: cannot connect ({error}){hint}") from error
-        except httpx.HTTPError as error:
-            raise FetchError(f"{_shown(url)}: the connection failed ({error}); try again") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise FetchError(f"{_shown(url)}: no usable answer ({error}); try again") from error
 
     def _send(self, url: httpx.URL, authorization: str | None, deadline: float) -> httpx.Response:
         headers = {"Authorization": authorization} if authorization else {}
@@ -148,6 +148,8 @@ class ImageFetcher:
             target = _parse(response.headers["Location"], base=url)
             if target.scheme not in _DEFAULT_PORTS:
                 raise FetchError(f"{_shown(url)}: redirects to {target.scheme}://, which is not followed")
+            if trusted and self._is_server(target) and "/user/login" in target.path:
+                raise FetchError(self._refusal(response.status_code, url, trusted))
             return target, b""
         if response.status_code in (401, 403):
             raise FetchError(self._refusal(response.status_code, url, trusted))
@@ -204,16 +206,19 @@ class ImageFetcher:
 def _server(url: str) -> httpx.URL:
     """Label Studio's address, its path ending in a slash."""
     server = _parse(url.strip())
-    if server.scheme not in _DEFAULT_PORTS or not server.host:
+    if server.scheme not in _DEFAULT_PORTS:
         raise FetchError(f"LABEL_STUDIO_URL is {url!r}; it must look like http://localhost:8080")
     return _parse(f"{_base(server)}{server.path.rstrip('/')}/")
 
 
 def _parse(url: str, base: httpx.URL | None = None) -> httpx.URL:
     try:
-        return base.join(url) if base else httpx.URL(url)
+        parsed = base.join(url) if base else httpx.URL(url)
     except httpx.InvalidURL as error:
         raise FetchError(f"{url[:80]!r} is not a valid address ({error}); check the task's data") from error
+    if parsed.scheme in _DEFAULT_PORTS and not parsed.host:
+        raise FetchError(f"{url[:80]!r} is not a valid address (no host); check the task's data")
+    return parsed
 
 
 def _base(url: httpx.URL) -> str:

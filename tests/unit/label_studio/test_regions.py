@@ -50,7 +50,7 @@ def test_one_region_a_label_as_label_studio_stores_it():
     assert sky.result["value"]["brushlabels"] == ["sky"]
     for index, region in enumerate((sky, car)):
         alpha = brush.decode(region.result["value"]["rle"], 4, 5)
-        np.testing.assert_array_equal(alpha, np.where(LABEL_MAP == index, 255, 0))
+        np.testing.assert_array_equal(alpha, np.equal(LABEL_MAP, index) * 255)
     assert json.loads(json.dumps(car.result)) == car.result
 
 

@@ -1,0 +1,417 @@
+import base64
+import gzip
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import jwt
+import pytest
+from pydantic import SecretStr
+
+from ebseg.errors import FetchError
+from ebseg.label_studio.fetch import ImageFetcher
+from tests.unit.label_studio.http_server import redirect, reply
+
+# label-studio-sdk 2.1 reads the token exchange's answer with a method that pydantic 2 deprecates
+pytestmark = pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated:DeprecationWarning")
+
+PHOTO = b"the bytes of a photo"
+UPLOAD = "/data/upload/1/photo.jpg"
+
+
+def token(kind: str, seconds: float, number: int = 0) -> str:
+    claims = {"token_type": kind, "exp": int(time.time() + seconds), "number": number}
+    return jwt.encode(claims, "a key that only the server knows, 32 bytes", "HS256")
+
+
+PERSONAL = token("refresh", 10_000)
+
+
+def fetcher(server, *, api_key: str | None = PERSONAL, **options) -> ImageFetcher:
+    secret = SecretStr(api_key) if api_key else None
+    return ImageFetcher(label_studio_url=server.url, api_key=secret, timeout_s=5.0, **options)
+
+
+def give_tokens(server, *, seconds: float = 300) -> list[str]:
+    """Exchange personal for access tokens; the list of those given grows."""
+    given: list[str] = []
+
+    def answer(handler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        assert body == {"refresh": PERSONAL}
+        given.append(token("access", seconds, len(given)))
+        reply(json.dumps({"access": given[-1]}).encode(), Content_Type="application/json")(handler)
+
+    server.routes["/api/token/refresh/"] = answer
+    return given
+
+
+def need(server, path: str, *accepted: str) -> None:
+    """Answer with the photo only to these Authorization headers."""
+
+    def answer(handler) -> None:
+        allowed = handler.headers["Authorization"] in accepted
+        (reply(PHOTO) if allowed else reply(b'{"detail": "no"}', status=401))(handler)
+
+    server.routes[path] = answer
+
+
+def sent(server, path: str) -> list[str | None]:
+    """The Authorization headers that arrived at a path."""
+    return [headers.get("authorization") for seen, headers in server.seen if seen.partition("?")[0] == path]
+
+
+# Tokens
+
+
+def test_a_personal_token_is_exchanged_once_for_many_photos(label_studio):
+    given = give_tokens(label_studio)
+    label_studio.routes[UPLOAD] = reply(PHOTO)
+    photos = fetcher(label_studio)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(photos.fetch, [UPLOAD] * 24)) == [PHOTO] * 24
+    assert len(given) == 1
+    assert sent(label_studio, UPLOAD) == [f"Bearer {given[0]}"] * 24
+
+
+def test_an_expired_access_token_is_replaced(label_studio):
+    given = give_tokens(label_studio, seconds=-10)
+    label_studio.routes[UPLOAD] = reply(PHOTO)
+    photos = fetcher(label_studio)
+    photos.fetch(UPLOAD)
+    photos.fetch(UPLOAD)
+    assert sent(label_studio, UPLOAD) == [f"Bearer {access}" for access in given]
+    assert len(given) == 2
+
+
+def test_a_revoked_access_token_is_replaced_at_once(label_studio):
+    given = give_tokens(label_studio)
+    need(label_studio, UPLOAD, f"Bearer {token('access', 300, 1)}")
+    assert fetcher(label_studio).fetch(UPLOAD) == PHOTO
+    assert len(given) == 2
+
+
+def test_a_legacy_token_is_sent_as_such(label_studio):
+    need(label_studio, UPLOAD, "Token 0123456789abcdef")
+    assert fetcher(label_studio, api_key="0123456789abcdef").fetch(UPLOAD) == PHOTO
+
+
+@pytest.mark.parametrize(
+    ("status", "api_key", "message"),
+    [
+        (401, None, r"needs a token \(401\); create a personal access token .* LABEL_STUDIO_API_KEY"),
+        (403, None, r"needs a token \(403\)"),
+        (401, "legacy", r"refused the token \(401\); it is expired or revoked.*LABEL_STUDIO_API_KEY"),
+        (403, PERSONAL, r"refused the token \(403\)"),
+        (401, PERSONAL, r"refused the token \(401\)"),
+    ],
+)
+def test_refusals_say_how_to_get_a_token(label_studio, status, api_key, message):
+    give_tokens(label_studio)
+    label_studio.routes[UPLOAD] = reply(status=status)
+    with pytest.raises(FetchError, match=message):
+        fetcher(label_studio, api_key=api_key).fetch(UPLOAD)
+
+
+def test_the_login_page_means_no_access(label_studio):
+    label_studio.routes[UPLOAD] = redirect(f"/user/login/?next={UPLOAD}")
+    label_studio.routes["/user/login/"] = reply(b"<html>", Content_Type="text/html")
+    with pytest.raises(FetchError, match="needs a token .*LABEL_STUDIO_API_KEY"):
+        fetcher(label_studio, api_key=None).fetch(UPLOAD)
+
+
+def test_an_expired_personal_token_is_said_before_anything_is_asked(label_studio):
+    with pytest.raises(FetchError, match="token was not accepted .*expired.*LABEL_STUDIO_API_KEY"):
+        fetcher(label_studio, api_key=token("refresh", -10)).fetch(UPLOAD)
+    assert label_studio.seen == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(b'{"detail": "Token is invalid", "code": "token_not_valid"}', status=401),
+        reply(b"<html>Bad gateway</html>", status=502),
+        reply(b"[]"),
+        reply(b"not json"),
+    ],
+    ids=["invalid", "gateway", "list", "text"],
+)
+def test_a_failed_exchange_is_named(label_studio, answer):
+    label_studio.routes["/api/token/refresh/"] = answer
+    with pytest.raises(FetchError, match="token was not accepted .*LABEL_STUDIO_API_KEY") as caught:
+        fetcher(label_studio).fetch(UPLOAD)
+    assert PERSONAL not in str(caught.value)
+
+
+def test_secrets_are_not_shown(label_studio):
+    photos = ImageFetcher(
+        label_studio_url=f"http://user:hunter2@{label_studio.host}", api_key=SecretStr("s3cret")
+    )
+    assert "s3cret" not in repr(photos)
+    assert "hunter2" not in repr(photos)
+    assert label_studio.host in repr(photos)
+    with pytest.raises(FetchError) as caught:
+        photos.fetch(f"http://user:hunter2@{label_studio.host}/a.jpg?X-Amz-Signature=s3cret")
+    assert "s3cret" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert f"{label_studio.url}/a.jpg" in str(caught.value)
+
+
+# Kinds of address
+
+
+@pytest.mark.parametrize(
+    ("base", "address", "path"),
+    [
+        ("", UPLOAD, UPLOAD),
+        ("/", UPLOAD, UPLOAD),
+        ("", "/data/local-files/?d=street/photo%201.jpg", "/data/local-files/?d=street/photo%201.jpg"),
+        ("", "/data/upload/1/ab-photo 1 ü.jpg", "/data/upload/1/ab-photo%201%20%C3%BC.jpg"),
+        ("", f"  {UPLOAD}\n", UPLOAD),
+        ("/ls", UPLOAD, f"/ls{UPLOAD}"),
+        ("/ls/", f"/ls{UPLOAD}", f"/ls{UPLOAD}"),
+    ],
+)
+def test_label_studio_paths(label_studio, base, address, path):
+    label_studio.routes[path.partition("?")[0]] = reply(PHOTO)
+    photos = ImageFetcher(label_studio_url=label_studio.url + base, api_key=SecretStr("legacy"))
+    assert photos.fetch(address) == PHOTO
+    assert [seen for seen, _ in label_studio.seen] == [path]
+    assert sent(label_studio, path.partition("?")[0]) == ["Token legacy"]
+
+
+def test_the_token_goes_to_label_studio_only(label_studio, elsewhere):
+    for server in (label_studio, elsewhere):
+        server.routes["/a.jpg"] = reply(PHOTO)
+    photos = fetcher(label_studio, api_key="legacy", allowed_hosts=[elsewhere.host])
+    assert photos.fetch(f"{label_studio.url}/a.jpg") == PHOTO
+    assert photos.fetch(f"{elsewhere.url}/a.jpg") == PHOTO
+    assert sent(label_studio, "/a.jpg") == ["Token legacy"]
+    assert sent(elsewhere, "/a.jpg") == [None]
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/street/a.jpg", "gs://b/ü.png", "azure-blob://c/d/e.jpg"])
+def test_cloud_storage_goes_through_label_studio(label_studio, elsewhere, uri):
+    label_studio.routes["/tasks/17/presign/"] = redirect(f"{elsewhere.url}/signed?sig=1", status=303)
+    elsewhere.routes["/signed"] = reply(PHOTO)
+    photos = fetcher(label_studio, api_key="legacy", allowed_hosts=[elsewhere.host])
+    assert photos.fetch(uri, task_id=17) == PHOTO
+    path, headers = label_studio.seen[0]
+    query = path.partition("?fileuri=")[2].replace("%3D", "=")
+    assert base64.urlsafe_b64decode(query).decode() == uri
+    assert headers["authorization"] == "Token legacy"
+    assert sent(elsewhere, "/signed") == [None]
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("s3://bucket/a.jpg", "s3://bucket/a.jpg: Label Studio signs .* the task has no id"),
+        ("file:///etc/passwd", "file:///etc/passwd: cannot be fetched; use an upload"),
+        ("ftp://e.org/a.jpg", "cannot be fetched"),
+        ("gopher://e.org/", "cannot be fetched"),
+        ("data:image/png;base64,AAAA", "cannot be fetched"),
+        ("//e.org/a.jpg", "cannot be fetched"),
+        ("photo.jpg", "cannot be fetched"),
+        ("../photo.jpg", "cannot be fetched"),
+        ("", "no photo's address"),
+        (" ", "no photo's address"),
+        (None, "no photo's address, but None"),
+        (["/a.jpg", "/b.jpg"], "no photo's address"),
+        ("http://", "not a valid address|cannot connect"),
+        ("http:///a.jpg", "not a valid address|cannot connect"),
+        ("http://[::1/a.jpg", "not a valid address"),
+        ("http://e.org:99999999/a.jpg", "not a valid address|cannot connect"),
+        ("http://e.org:port/a.jpg", "not a valid address"),
+        ("http://e.org/a\x00.jpg", "not a valid address"),
+        ("http://" + "a" * 300 + ".org/a.jpg", "not a valid address|cannot connect"),
+        ("http://does-not-exist.invalid/a.jpg", "cannot connect .*cannot be resolved"),
+    ],
+)
+def test_other_addresses_are_named_errors(label_studio, address, message):
+    with pytest.raises(FetchError, match=message):
+        fetcher(label_studio).fetch(address)
+    assert label_studio.seen == []
+
+
+@pytest.mark.parametrize("address", [UPLOAD, "s3://bucket/a.jpg"])
+def test_label_studio_must_be_configured_for_its_own_files(address):
+    with pytest.raises(FetchError, match="set LABEL_STUDIO_URL"):
+        ImageFetcher().fetch(address, task_id=1)
+
+
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://host", "http://", "://"])
+def test_a_wrong_label_studio_url_is_said_at_once(url):
+    with pytest.raises(FetchError, match="must look like http://localhost:8080|not a valid address"):
+        ImageFetcher(label_studio_url=url)
+
+
+@pytest.mark.parametrize("host", ["", "host/path", "host:port", "http://host"])
+def test_a_wrong_allowed_host_is_said_at_once(host):
+    with pytest.raises(FetchError, match="must be a host or host:port|not a valid address"):
+        ImageFetcher(allowed_hosts=[host])
+
+
+# Redirects
+
+
+def test_five_redirects_are_followed_and_no_more(label_studio):
+    for hop in range(6):
+        label_studio.routes[f"/{hop}"] = redirect(f"/{hop + 1}")
+    label_studio.routes["/6"] = reply(PHOTO)
+    photos = fetcher(label_studio, api_key=None)
+    assert photos.fetch("/1") == PHOTO
+    with pytest.raises(FetchError, match="more than 5 redirects"):
+        photos.fetch("/0")
+
+
+def test_redirects_to_private_addresses_are_refused(label_studio, elsewhere):
+    elsewhere.routes["/secret"] = reply(b"secret")
+    label_studio.routes["/a.jpg"] = redirect(f"{elsewhere.url}/secret")
+    with pytest.raises(FetchError, match=f"{elsewhere.host} is at 127.0.0.1, not a public address"):
+        fetcher(label_studio, api_key=None).fetch("/a.jpg")
+    assert elsewhere.seen == []
+
+
+def test_a_redirect_from_outside_does_not_spend_the_token(label_studio, elsewhere):
+    elsewhere.routes["/a.jpg"] = redirect(f"{label_studio.url}/api/users")
+    label_studio.routes["/api/users"] = reply(b"private")
+    fetcher(label_studio, api_key="legacy", allowed_hosts=[elsewhere.host]).fetch(f"{elsewhere.url}/a.jpg")
+    assert sent(label_studio, "/api/users") == [None]
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://e.org/a", "javascript:alert(1)"])
+def test_redirects_to_other_schemes_are_refused(label_studio, location):
+    label_studio.routes["/a.jpg"] = redirect(location)
+    with pytest.raises(FetchError, match="redirects to .* not followed|no usable answer"):
+        fetcher(label_studio, api_key=None).fetch("/a.jpg")
+
+
+def test_cookies_are_not_kept(label_studio, elsewhere):
+    label_studio.routes["/a.jpg"] = reply(PHOTO, Set_Cookie="sessionid=1; Path=/")
+    elsewhere.routes["/a.jpg"] = reply(PHOTO)
+    photos = fetcher(label_studio, api_key=None, allowed_hosts=[elsewhere.host])
+    for server in (label_studio, label_studio, elsewhere):
+        photos.fetch(f"{server.url}/a.jpg")
+    assert all("cookie" not in headers for _, headers in label_studio.seen + elsewhere.seen)
+
+
+# Limits and failures
+
+
+def test_the_size_limit_is_inclusive(label_studio):
+    label_studio.routes["/a.jpg"] = reply(b"x" * 1000)
+    assert len(fetcher(label_studio, api_key=None, max_bytes=1000).fetch("/a.jpg")) == 1000
+    with pytest.raises(FetchError, match=r"/a\.jpg: larger than the limit of 0\.000999 MB; make it smaller"):
+        fetcher(label_studio, api_key=None, max_bytes=999).fetch("/a.jpg")
+
+
+def test_an_endless_body_is_cut_off(label_studio):
+    def endless(handler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        while True:
+            handler.wfile.write(b"x" * 65536)
+
+    label_studio.routes["/a.jpg"] = endless
+    with pytest.raises(FetchError, match="larger than the limit"):
+        fetcher(label_studio, api_key=None, max_bytes=1_000_000).fetch("/a.jpg")
+
+
+def test_compressed_bodies_count_unpacked(label_studio):
+    label_studio.routes["/a.jpg"] = reply(gzip.compress(bytes(5_000_000)), Content_Encoding="gzip")
+    with pytest.raises(FetchError, match="larger than the limit"):
+        fetcher(label_studio, api_key=None, max_bytes=1_000_000).fetch("/a.jpg")
+
+
+def drip_body(handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    for _ in range(1000):
+        handler.wfile.write(b"x")
+        time.sleep(0.02)
+
+
+def drip_headers(handler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    for _ in range(1000):
+        handler.wfile.write(b"x")
+        time.sleep(0.02)
+
+
+def silence(handler) -> None:
+    time.sleep(5)
+
+
+def slow_redirects(handler) -> None:
+    time.sleep(0.15)
+    redirect("/a.jpg")(handler)
+
+
+@pytest.mark.parametrize("answer", [drip_body, drip_headers, silence, slow_redirects])
+def test_the_time_limit_holds_for_the_whole_photo(label_studio, answer):
+    label_studio.routes["/a.jpg"] = answer
+    photos = ImageFetcher(label_studio_url=label_studio.url, timeout_s=0.4)
+    start = time.monotonic()
+    with pytest.raises(FetchError, match=r"/a\.jpg: no complete answer within 0\.4 s"):
+        photos.fetch("/a.jpg")
+    assert time.monotonic() - start < 2.0  # of the 5 to 20 s that the answers take
+
+
+def cut(handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b"x" * 10)
+
+
+def babble(handler) -> None:
+    handler.wfile.write(b"this is not HTTP\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (cut, "no usable answer .*try again"),
+        (babble, "no usable answer"),
+        (reply(b"not gzip", Content_Encoding="gzip"), "no usable answer"),
+        (reply(status=404), r"not found \(404\)"),
+        (reply(status=410), "answered 410, not a photo"),
+        (reply(status=500), "answered 500, not a photo"),
+        (reply(status=204), "answered 204, not a photo"),
+        (reply(status=304), "answered 304, not a photo"),
+    ],
+)
+def test_failures_are_named(label_studio, answer, message):
+    label_studio.routes["/a.jpg"] = answer
+    with pytest.raises(FetchError, match=message) as caught:
+        fetcher(label_studio, api_key=None).fetch("/a.jpg")
+    assert f"{label_studio.url}/a.jpg" in str(caught.value)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.mark.parametrize("api_key", [None, "legacy", PERSONAL])
+def test_label_studio_is_down(api_key):
+    url = f"http://127.0.0.1:{free_port()}"
+    photos = ImageFetcher(label_studio_url=url, api_key=SecretStr(api_key) if api_key else None)
+    with pytest.raises(FetchError, match=f"cannot connect .*is Label Studio running at {url}/"):
+        photos.fetch(UPLOAD)
+
+
+def test_other_servers_that_are_down_do_not_blame_label_studio(label_studio):
+    host = f"127.0.0.1:{free_port()}"
+    with pytest.raises(FetchError, match="cannot connect") as caught:
+        fetcher(label_studio, allowed_hosts=[host]).fetch(f"http://{host}/a.jpg")
+    assert "Label Studio" not in str(caught.value)
+
+
+def test_access_denied_elsewhere_does_not_ask_for_a_token(label_studio, elsewhere):
+    elsewhere.routes["/a.jpg"] = reply(status=403)
+    with pytest.raises(FetchError, match=r"access denied \(403\)"):
+        fetcher(label_studio, allowed_hosts=[elsewhere.host]).fetch(f"{elsewhere.url}/a.jpg")
