@@ -79,6 +79,22 @@ class BalanceConfig(_Frozen):
     gamma: float
 
 
+class LossConfig(_Frozen):
+    """Weights of the loss terms and of the matching costs, and the points that masks are compared at."""
+
+    cross_entropy: float = Field(default=1.5, description="weight, for A's and for B's logits")
+    mask: float = Field(default=5.0, description="weight of the masks' binary cross-entropy")
+    dice: float = Field(default=5.0, description="weight of the masks' dice loss")
+    ssc: float = Field(default=10.0, description="weight of semantic structure consistency")
+    background: float = Field(default=0.1, description="weight of the background class")
+    match_class: float = 2.0
+    match_mask: float = 5.0
+    match_dice: float = 5.0
+    points: int = Field(default=12544, description="points a mask is compared at")
+    oversampling: float = Field(default=3.0, description="candidates drawn for each point")
+    uncertain_share: float = Field(default=0.75, description="share of points where masks are unsure")
+
+
 class ModelConfig(_Frozen):
     """One variant of EBSeg."""
 
@@ -87,6 +103,7 @@ class ModelConfig(_Frozen):
     sam: SamConfig
     decoder: DecoderConfig
     balance: BalanceConfig
+    losses: LossConfig = LossConfig()
     test_size: int = Field(description="pixels of a photo's shorter edge at inference")
     test_max_size: int = Field(description="pixels that the longer edge may not exceed")
 
@@ -136,6 +153,7 @@ TINY = ModelConfig(
         width=96, heads=4, queries=32, pixel_layers=2, pixel_ffn=256, points=4, mask_layers=3, mask_ffn=384
     ),
     balance=BalanceConfig(alpha=0.1, beta=0.3, gamma=0.7),
+    losses=LossConfig(points=2048),
     test_size=256, test_max_size=1024,
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ebseg.balance import balance, pool_dense_features
 from ebseg.clip import ClipImageEncoder, TextClassifier
 from ebseg.config import ModelConfig
+from ebseg.losses import Prediction, criterion, targets_of
 from ebseg.mask_decoder import MaskDecoder
 from ebseg.pixel_decoder import ClipFusion, PixelDecoder
 from ebseg.sam import SpatialEncoder
@@ -98,6 +99,37 @@ class EBSeg(nn.Module):
             prediction.masks, size=sam_images.shape[-2:], mode="bilinear", align_corners=False
         )
         return padded[0, :, :height, :width], classes
+
+    def losses(self, images: Tensor, label_maps: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:
+        """Weighted loss terms of a batch; their sum is the training loss.
+
+        ``images``: (B, 3, height, width), float RGB 0..255. ``label_maps``: (B, height, width) int,
+        indices into ``vocabulary``, -1 ignored. Training runs CLIP's ordinary stream only: the C
+        embeddings join at inference.
+        """
+        text = self.class_embeddings(vocabulary)  # (K + 1, E)
+        clip_images, sam_images = self.preprocess(list(images))
+        features = self.clip(clip_images, surgery=False)
+        maps = self.fusion(self.sam(sam_images), features.fusion)
+        mask_features, memories = self.pixel_decoder(maps)
+        predicted = self.mask_decoder.predict_all(mask_features, memories, features.grid)
+        bias = torch.cat([prediction.bias for prediction in predicted], dim=2)
+        recognised, _ = self.clip.recognise(features, bias)  # all predictions' masks in one pass
+        queries = self.config.decoder.queries
+        predictions = [
+            Prediction(
+                masks=prediction.masks,
+                a=self.logits(prediction.embeddings, text),
+                b=self.logits(embeddings, text),
+                embeddings=prediction.embeddings,
+            )
+            for prediction, embeddings in zip(predicted, recognised.split(queries, dim=1), strict=True)
+        ]
+        rows, columns = (
+            padded - side for padded, side in zip(sam_images.shape[-2:], label_maps.shape[-2:], strict=True)
+        )
+        label_maps = F.pad(label_maps, (0, columns, 0, rows), value=-1)
+        return criterion(predictions, targets_of(label_maps), text, self.config.losses)
 
     @staticmethod
     def combine(masks: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:

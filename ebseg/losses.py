@@ -1,0 +1,190 @@
+"""Training losses: Hungarian matching, the set criterion, and semantic structure consistency (SSC).
+
+Paper, section 3.4. Matching and set criterion are Mask2Former's (Cheng et al., CVPR 2022) with its
+importance-sampled points (Kirillov et al., "PointRend", CVPR 2020); random points are drawn in the
+authors' order, so that equal generators give equal losses.
+
+B photos, Q masks, K labels, T label maps' segments (one a label present), M matched masks, P points,
+E joint embedding size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ebseg.config import LossConfig
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a label map holds. ``labels``: (T,) int64, ascending; ``masks``: (T, H, W) float, 0 or 1."""
+
+    labels: Tensor
+    masks: Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One prediction of all masks, as the losses see it.
+
+    ``masks``: (B, Q, h, w) logits; ``a``, ``b``: (B, Q, K + 1) class logits of the decoder's and
+    of CLIP's recognition, background last; ``embeddings``: (B, Q, E), the A embeddings.
+    """
+
+    masks: Tensor
+    a: Tensor
+    b: Tensor
+    embeddings: Tensor
+
+
+Matching = list[tuple[Tensor, Tensor]]
+"""Per photo: matched queries (ascending) and the targets they are matched with."""
+
+
+def targets_of(label_maps: Tensor) -> list[Target]:
+    """Split label maps (B, H, W), -1 ignored, into one mask a label. Ignored pixels are in no mask."""
+    targets = []
+    for label_map in label_maps:
+        labels = label_map.unique()
+        labels = labels[labels >= 0]
+        targets.append(Target(labels.long(), (label_map == labels[:, None, None]).float()))
+    return targets
+
+
+def criterion(
+    predictions: Sequence[Prediction], targets: Sequence[Target], text: Tensor, config: LossConfig
+) -> dict[str, Tensor]:
+    """All weighted loss terms, for predictions before the first decoder layer and after each one.
+
+    ``text``: (K + 1, E) class embeddings, background last. Terms of earlier predictions end in their
+    number; SSC looks at the last prediction only. The authors' order: the last prediction draws its
+    random points first.
+    """
+    mask_count = max(1.0, float(sum(len(target.labels) for target in targets)))
+    *earlier, last = predictions
+    matching = match(last, targets, config)
+    losses = _set_losses(last, targets, matching, mask_count, config)
+    losses["ssc"] = config.ssc * ssc_loss(last.embeddings, targets, matching, text[:-1])
+    for number, prediction in enumerate(earlier):
+        matching = match(prediction, targets, config)
+        terms = _set_losses(prediction, targets, matching, mask_count, config)
+        losses.update({f"{name}_{number}": term for name, term in terms.items()})
+    return losses
+
+
+@torch.no_grad()
+def match(prediction: Prediction, targets: Sequence[Target], config: LossConfig) -> Matching:
+    """Assign queries to targets at the least total cost, by the decoder's own class logits (A)."""
+    matching = []
+    for masks, logits, target in zip(prediction.masks, prediction.a, targets, strict=True):
+        points = torch.rand(1, config.points, 2, device=masks.device)
+        predicted = sample_points(masks.float(), points.expand(len(masks), -1, -1))  # (Q, P)
+        wanted = sample_points(target.masks, points.expand(len(target.masks), -1, -1))  # (T, P)
+        cost = (
+            -config.match_class * logits.float().softmax(dim=-1)[:, target.labels]
+            + config.match_mask * _pairwise_cross_entropy(predicted, wanted)
+            + config.match_dice * _pairwise_dice(predicted, wanted)
+        )  # (Q, T)
+        rows, columns = linear_sum_assignment(cost.cpu().numpy())
+        device = masks.device
+        matching.append((torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device)))
+    return matching
+
+
+def ssc_loss(embeddings: Tensor, targets: Sequence[Target], matching: Matching, labels: Tensor) -> Tensor:
+    """Semantic structure consistency (paper, equations 7 and 8).
+
+    The matched masks' embeddings (B, Q, E) shall have, photo by photo, the inner products that their
+    labels' text embeddings (K, E) have. A photo without labels has no term; the rest are averaged.
+    """
+    terms = []
+    for x, target, (queries, segments) in zip(embeddings, targets, matching, strict=True):
+        if len(queries):
+            matched, names = x[queries].float(), labels[target.labels[segments]].float()
+            terms.append(F.mse_loss(matched @ matched.T, names @ names.T))
+    return torch.stack(terms).mean() if terms else embeddings.sum() * 0
+
+
+def sample_points(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples (N, P) of maps (N, H, W) at points (N, P, 2), (x, y) in 0..1; zeros outside."""
+    grid = 2 * points[:, None] - 1  # (N, 1, P, 2)
+    return F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0, 0]
+
+
+def _set_losses(
+    prediction: Prediction,
+    targets: Sequence[Target],
+    matching: Matching,
+    mask_count: float,
+    config: LossConfig,
+) -> dict[str, Tensor]:
+    mask, dice = _mask_losses(prediction.masks, targets, matching, mask_count, config)
+    return {
+        "class_a": config.cross_entropy * _class_loss(prediction.a, targets, matching, config),
+        "class_b": config.cross_entropy * _class_loss(prediction.b, targets, matching, config),
+        "mask": config.mask * mask,
+        "dice": config.dice * dice,
+    }
+
+
+def _class_loss(
+    logits: Tensor, targets: Sequence[Target], matching: Matching, config: LossConfig
+) -> Tensor:
+    """Cross-entropy of (B, Q, K + 1) logits; queries without a target shall say background."""
+    background = logits.shape[-1] - 1
+    wanted = torch.full(logits.shape[:2], background, device=logits.device)
+    for row, target, (queries, segments) in zip(wanted, targets, matching, strict=True):
+        row[queries] = target.labels[segments]
+    weights = logits.new_ones(background + 1, dtype=torch.float32)
+    weights[background] = config.background
+    return F.cross_entropy(logits.float().transpose(1, 2), wanted, weights)
+
+
+def _mask_losses(
+    masks: Tensor, targets: Sequence[Target], matching: Matching, mask_count: float, config: LossConfig
+) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy and dice of the matched masks, at points where they are least sure."""
+    predicted = torch.cat([x[queries] for x, (queries, _) in zip(masks, matching, strict=True)]).float()
+    wanted = torch.cat(
+        [target.masks[segments] for target, (_, segments) in zip(targets, matching, strict=True)]
+    )
+    if not len(predicted):
+        return predicted.sum(), predicted.sum()
+    with torch.no_grad():
+        points = _uncertain_points(predicted.detach(), config)
+        labels = sample_points(wanted, points)  # (M, P)
+    logits = sample_points(predicted, points)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
+    shares = logits.sigmoid()
+    dice = 1 - (2 * (shares * labels).sum(dim=1) + 1) / (shares.sum(dim=1) + labels.sum(dim=1) + 1)
+    return cross_entropy.sum() / mask_count, dice.sum() / mask_count
+
+
+def _uncertain_points(masks: Tensor, config: LossConfig) -> Tensor:
+    """Points (M, P, 2): most where the logits (M, h, w) are nearest to zero, the rest anywhere."""
+    drawn = int(config.points * config.oversampling)
+    certain = int(config.points * config.uncertain_share)
+    candidates = torch.rand(len(masks), drawn, 2, device=masks.device)
+    uncertainty = -sample_points(masks, candidates).abs()
+    chosen = uncertainty.topk(certain, dim=1).indices
+    picked = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
+    anywhere = torch.rand(len(masks), config.points - certain, 2, device=masks.device)
+    return torch.cat([picked, anywhere], dim=1)
+
+
+def _pairwise_cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Mean binary cross-entropy (Q, T) of every pair, logits (Q, P) against wanted (T, P)."""
+    positive, negative = F.softplus(-logits), F.softplus(logits)
+    return (positive @ wanted.T + negative @ (1 - wanted).T) / logits.shape[1]
+
+
+def _pairwise_dice(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Dice loss (Q, T) of every pair."""
+    shares = logits.sigmoid()
+    overlap = 2 * shares @ wanted.T
+    total = shares.sum(dim=1)[:, None] + wanted.sum(dim=1)[None]
+    return 1 - (overlap + 1) / (total + 1)
