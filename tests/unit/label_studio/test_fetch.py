@@ -47,16 +47,6 @@ def give_tokens(server, *, seconds: float = 300) -> list[str]:
     return given
 
 
-def need(server, path: str, *accepted: str) -> None:
-    """Answer with the photo only to these Authorization headers."""
-
-    def answer(handler) -> None:
-        allowed = handler.headers["Authorization"] in accepted
-        (reply(PHOTO) if allowed else reply(b'{"detail": "no"}', status=401))(handler)
-
-    server.routes[path] = answer
-
-
 def sent(server, path: str) -> list[str | None]:
     """The Authorization headers that arrived at a path."""
     return [headers.get("authorization") for seen, headers in server.seen if seen.partition("?")[0] == path]
@@ -87,14 +77,20 @@ def test_an_expired_access_token_is_replaced(label_studio):
 
 def test_a_revoked_access_token_is_replaced_at_once(label_studio):
     given = give_tokens(label_studio)
-    need(label_studio, UPLOAD, f"Bearer {token('access', 300, 1)}")
+
+    def answer(handler) -> None:
+        revoked = handler.headers["Authorization"] == f"Bearer {given[0]}"
+        (reply(status=401) if revoked else reply(PHOTO))(handler)
+
+    label_studio.routes[UPLOAD] = answer
     assert fetcher(label_studio).fetch(UPLOAD) == PHOTO
     assert len(given) == 2
 
 
 def test_a_legacy_token_is_sent_as_such(label_studio):
-    need(label_studio, UPLOAD, "Token 0123456789abcdef")
+    label_studio.routes[UPLOAD] = reply(PHOTO)
     assert fetcher(label_studio, api_key="0123456789abcdef").fetch(UPLOAD) == PHOTO
+    assert sent(label_studio, UPLOAD) == ["Token 0123456789abcdef"]
 
 
 @pytest.mark.parametrize(
