@@ -29,11 +29,14 @@ from training.pretrain_scenes import HELD_OUT_SEED, cached_scenes
 logger = logging.getLogger(__name__)
 
 SCENES = 6000
+# Colours are learnt within the first thousand steps; from then on nouns count for more, as an unseen
+# combination is mistaken for another thing of its colour.
 CLIP_PHASES = (
-    ClipPhase(steps=1600, batch=32, side=64, zoom=(0.7, 1.3)),
-    ClipPhase(steps=300, batch=12, side=128, zoom=(0.6, 1.0)),
+    ClipPhase(steps=950, batch=32, side=64, zoom=(0.7, 1.3), noun_weight=0.5),
+    ClipPhase(steps=610, batch=32, side=64, zoom=(0.7, 1.3), noun_weight=1.5),
+    ClipPhase(steps=340, batch=10, side=128, zoom=(0.6, 1.0), noun_weight=1.5),
 )
-SAM_PHASES = (SamPhase(steps=500, scenes=2, side=128), SamPhase(steps=120, scenes=2, side=256))
+SAM_PHASES = (SamPhase(steps=420, scenes=2, side=128), SamPhase(steps=110, scenes=2, side=256))
 
 
 class Stage(Protocol):

@@ -32,12 +32,13 @@ LARGEST_SCALE = 100.0  # of logits, as CLIP's
 
 @dataclass(frozen=True)
 class ClipPhase:
-    """Steps on crops of one size: pixels of a side, crops a step, range of zoom."""
+    """Steps on crops of one size: pixels of a side, crops a step, range of zoom, weight of nouns."""
 
     steps: int
     batch: int
     side: int
     zoom: tuple[float, float]
+    noun_weight: float
 
 
 class ClipPair(nn.Module):
@@ -119,24 +120,26 @@ class ClipStage:
         embedded = F.normalize(self.model.text._encode_texts(texts), dim=-1)
         scale = self.model.text.logit_scale.exp().clamp(max=LARGEST_SCALE)
         terms = {
-            "B": self._region_loss(scale * steered[:, :-1] @ embedded.T, regions),
-            "C": self._region_loss(scale * dense[:, :-1] @ embedded.T, regions),
+            "B": self._region_loss(scale * steered[:, :-1] @ embedded.T, regions, phase.noun_weight),
+            "C": self._region_loss(scale * dense[:, :-1] @ embedded.T, regions, phase.noun_weight),
             "whole": _whole_loss(scale * steered[:, -1] @ embedded[: len(SEEN_PHRASES)].T, regions),
             "sum": self._sum_loss(embedded),
         }
         total = terms["B"] + terms["C"] + 0.3 * terms["whole"] + 0.5 * terms["sum"]
         return total, {name: term.item() for name, term in terms.items()} | {"scale": scale.item()}
 
-    def _region_loss(self, logits: Tensor, regions: Regions) -> Tensor:
+    def _region_loss(self, logits: Tensor, regions: Regions, noun_weight: float) -> Tensor:
         """Contrast regions with seen phrases, with first words and with nouns: logits (B, Q, T)."""
         weights = (regions.areas / 4).clamp(max=1) * (regions.areas > 0.5)
         phrases = logits[..., : len(SEEN_PHRASES)]
         words = logits[..., len(SEEN_PHRASES) :]
         total = _weighted_cross_entropy(phrases, regions.labels, weights)
-        for targets in (self._coats, self._nouns):
+        for targets, weight in ((self._coats, 0.5), (self._nouns, noun_weight)):
             group = torch.tensor(sorted(set(targets[targets >= 0].tolist())))
             place = torch.searchsorted(group, targets).where(targets >= 0, -1)
-            total = total + 0.5 * _weighted_cross_entropy(words[..., group], place[regions.labels], weights)
+            total = total + weight * _weighted_cross_entropy(
+                words[..., group], place[regions.labels], weights
+            )
         return total
 
     def _sum_loss(self, embedded: Tensor) -> Tensor:

@@ -31,7 +31,9 @@ def scenes():
 
 def clip_stage(scenes, steps=6):
     torch.manual_seed(0)
-    return ClipStage(CLIP, scenes, (ClipPhase(steps=steps, batch=8, side=64, zoom=(0.7, 1.3)),))
+    return ClipStage(
+        CLIP, scenes, (ClipPhase(steps=steps, batch=8, side=64, zoom=(0.7, 1.3), noun_weight=1.0),)
+    )
 
 
 def sam_stage(steps=6):
