@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from ebseg.config import ModelConfig
 from ebseg.errors import ConfigError, ImageError
@@ -125,13 +126,27 @@ class Predictor:
         resized = resize_shortest_edge(photo, self.config.test_size, self.config.test_max_size)
         pixels = torch.from_numpy(resized).to(self.device).permute(2, 0, 1).float()  # (3, h, w)
         masks, classes = self.net.masks_and_classes(pixels, vocabulary)
-        label_map, shares = [], []
-        for scores in score_strips(masks, classes, (photo.shape[0], photo.shape[1])):  # (K, rows, W)
-            best, chosen = scores.max(dim=0)
-            share = best / scores.sum(dim=0).clamp(min=1.0)
-            label_map.append(chosen.masked_fill(share < threshold, -1).short().cpu())
-            shares.append(share.cpu())
-        return Segmentation(torch.cat(label_map).numpy(), torch.cat(shares).numpy(), vocabulary.names)
+        strips = [
+            best_labels(scores, threshold)
+            for scores in score_strips(masks, classes, (photo.shape[0], photo.shape[1]))
+        ]
+        label_map, shares = (torch.cat(parts).cpu().numpy() for parts in zip(*strips, strict=True))
+        return Segmentation(label_map, shares, vocabulary.names)
+
+
+def best_labels(scores: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Choose each pixel's label and say how sure that is.
+
+    ``scores``: (K, rows, W), 0 or more. Returns the label map (rows, W) int16, -1 where the best share is
+    under ``threshold``, and the best shares (rows, W), 0..1.
+
+    A share is of the labels' scores together. A mask's class probabilities and its background's sum to one,
+    so where the scores sum to less than one the masks leave the rest to none of the labels, and that rest
+    counts in the whole: without it a lone label would be sure of every pixel.
+    """
+    best, chosen = scores.max(dim=0)
+    share = best / scores.sum(dim=0).clamp(min=1.0)
+    return chosen.masked_fill(share < threshold, -1).short(), share.float()
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

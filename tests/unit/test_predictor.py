@@ -1,0 +1,192 @@
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from ebseg import scores
+from ebseg.errors import ConfigError, ImageError, VocabularyError
+from ebseg.model import EBSeg
+from ebseg.predictor import Predictor, Segmentation, best_labels, resize_shortest_edge
+from ebseg.text_cache import TextCache
+from ebseg.vocabulary import Vocabulary
+
+Photo = npt.NDArray[np.uint8]
+
+LABELS = ["sky", "road", ["car", "automobile"]]
+
+
+@pytest.fixture
+def predictor(random_tiny: EBSeg) -> Predictor:
+    return Predictor(random_tiny, version="random", device="cpu", threshold=0.0)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Photo:
+    return np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "max_size", "expected"),
+    [
+        (480, 640, 640, 2560, (640, 853)),
+        (640, 480, 640, 2560, (853, 640)),
+        (512, 512, 640, 2560, (640, 640)),
+        (375, 500, 640, 2560, (640, 853)),
+        (360, 480, 256, 1024, (256, 341)),
+        (100, 1000, 640, 2560, (256, 2560)),
+        (1000, 100, 640, 2560, (2560, 256)),
+        (1, 5000, 256, 1024, (1, 1024)),
+        (1, 1, 256, 1024, (256, 256)),
+        (3000, 4000, 640, 2560, (640, 853)),
+    ],
+)
+def test_sizes_are_those_of_resize_shortest_edge(
+    height: int, width: int, size: int, max_size: int, expected: tuple[int, int]
+) -> None:
+    resized = resize_shortest_edge(np.zeros((height, width, 3), np.uint8), size, max_size)
+    assert resized.shape == (*expected, 3)
+    assert resized.dtype == np.uint8
+
+
+def test_prediction_is_the_best_of_the_models_own_scores(
+    predictor: Predictor, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resized = resize_shortest_edge(photo, predictor.config.test_size, predictor.config.test_max_size)
+    image = torch.from_numpy(resized).permute(2, 0, 1).float()
+    expected = predictor.net.segment(image, Vocabulary(LABELS), size=(61, 90))
+    monkeypatch.setattr(scores, "STRIP_VALUES", 90 * 7 * (2 * 32 + 3))  # strips of 7 rows
+    segmentation = predictor.predict(photo, LABELS)
+    share = (expected.amax(dim=0) / expected.sum(dim=0)).numpy()
+    assert segmentation.labels == ("sky", "road", "car")
+    assert segmentation.label_map.dtype == np.int16
+    assert segmentation.scores.dtype == np.float32
+    assert expected.sum(dim=0).min() > 1  # so that the shares are of the sum, not of one
+    np.testing.assert_allclose(segmentation.scores, share, rtol=1e-5)
+    best_two = expected.topk(2, dim=0).values
+    clear = (best_two[0] - best_two[1] > 1e-5).numpy()
+    assert clear.mean() > 0.9
+    assert (segmentation.label_map == expected.argmax(dim=0).numpy())[clear].all()
+
+
+def test_all_forms_of_a_photo_give_one_result(predictor: Predictor, photo: Photo, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo).save(path)
+    expected = predictor.predict(photo, LABELS)
+    for image in (path, str(path), Image.fromarray(photo), Image.open(path)):
+        segmentation = predictor.predict(image, Vocabulary(LABELS))
+        assert (segmentation.label_map == expected.label_map).all()
+        assert (segmentation.scores == expected.scores).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 70), (70, 1), (33, 27)])
+def test_odd_sizes(predictor: Predictor, shape: tuple[int, int]) -> None:
+    segmentation = predictor.predict(np.full((*shape, 3), 200, np.uint8), ["sky"])
+    assert segmentation.label_map.shape == segmentation.scores.shape == shape
+    assert ((segmentation.scores >= 0) & (segmentation.scores <= 1)).all()
+
+
+def test_pixels_under_the_threshold_stay_unlabelled(random_tiny: EBSeg, photo: Photo) -> None:
+    everything = Predictor(random_tiny, version="random", threshold=0.0).predict(photo, LABELS)
+    threshold = float(np.median(everything.scores))
+    predictor = Predictor(random_tiny, version="random", threshold=threshold)
+    for segmentation in (predictor.predict(photo, LABELS), predictor.predict(photo, LABELS, threshold)):
+        assert (segmentation.scores == everything.scores).all()
+        unsure = segmentation.scores < threshold
+        assert 0.4 < unsure.mean() < 0.6
+        assert (segmentation.label_map[unsure] == -1).all()
+        assert (segmentation.label_map[~unsure] == everything.label_map[~unsure]).all()
+    assert (everything.label_map >= 0).all()
+    assert (predictor.predict(photo, LABELS, threshold=1.0).label_map == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("scores_of_labels", "label", "share"),
+    [
+        ([3.0, 1.0], 0, 0.75),
+        ([0.5, 1.5], 1, 0.75),
+        ([0.2, 0.5], 1, 0.5),  # 0.3 is left to none of the labels
+        ([4.0], 0, 1.0),
+        ([0.6], 0, 0.6),
+        ([0.2, 0.1], -1, 0.2),
+        ([1.0, 1.0, 1.0, 1.0], -1, 0.25),
+        ([0.0, 0.0], -1, 0.0),
+    ],
+)
+def test_choice_of_a_label(scores_of_labels: list[float], label: int, share: float) -> None:
+    label_map, shares = best_labels(torch.tensor(scores_of_labels)[:, None, None], threshold=0.4)
+    assert label_map.item() == label
+    assert shares.item() == pytest.approx(share)
+
+
+def test_labels_beyond_the_range_of_a_byte(predictor: Predictor, photo: Photo) -> None:
+    labels = [f"label {index}" for index in range(300)]
+    winner = labels[predictor.predict(photo, labels).table()[0].index]
+    labels.remove(winner)
+    assert predictor.predict(photo, [*labels, winner]).label_map.max() == 299
+
+
+def test_one_more_label_is_encoded_alone(
+    random_tiny: EBSeg, photo: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    encode_names = random_tiny.text.encode_names
+
+    def counting(names: list[str]) -> torch.Tensor:
+        encoded.extend(names)
+        return encode_names(names)
+
+    monkeypatch.setattr(random_tiny.text, "encode_names", counting)
+    first = Predictor(random_tiny, version="random", text_cache=TextCache(tmp_path))
+    expected = first.predict(photo, LABELS)
+    assert encoded == ["sky", "road", "car", "automobile"]
+    first.predict(photo, [*LABELS, "tree"])
+    again = Predictor(random_tiny, version="random", text_cache=TextCache(tmp_path))
+    assert (again.predict(photo, LABELS).scores == expected.scores).all()
+    assert encoded == ["sky", "road", "car", "automobile", "tree"]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 5), np.uint8),
+        np.zeros((4, 5, 4), np.uint8),
+        np.zeros((4, 5, 3), np.float32),
+        np.zeros((0, 5, 3), np.uint8),
+    ],
+    ids=["grey", "rgba", "float", "empty"],
+)
+def test_arrays_that_are_no_photo_are_refused(predictor: Predictor, image: Photo) -> None:
+    with pytest.raises(ImageError, match=r"array \(height, width, 3\) of uint8 RGB, not"):
+        predictor.predict(image, LABELS)
+
+
+def test_faulty_requests_are_refused(predictor: Predictor, photo: Photo) -> None:
+    with pytest.raises(VocabularyError, match="label 2 'Sky' repeats"):
+        predictor.predict(photo, ["sky", "Sky"])
+    with pytest.raises(ConfigError, match=r"threshold 1\.5 is not between 0 and 1"):
+        predictor.predict(photo, ["sky"], threshold=1.5)
+    with pytest.raises(ImageError, match=r"nothing\.jpg"):
+        predictor.predict("nothing.jpg", ["sky"])
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_unknown_device_is_refused(random_tiny: EBSeg, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used"):
+        Predictor(random_tiny, version="random", device=device)
+
+
+def test_table_lists_all_labels_by_area() -> None:
+    label_map = np.array([[0, 2, 2, -1], [2, 0, -1, -1]], np.int16)
+    scores_ = np.array([[0.5, 0.6, 0.8, 0.1], [1.0, 0.7, 0.1, 0.1]], np.float32)
+    segmentation = Segmentation(label_map, scores_, ("sky", "road", "car"))
+    rows = segmentation.table()
+    assert [(row.index, row.label, row.area) for row in rows] == [
+        (2, "car", 3 / 8),
+        (0, "sky", 2 / 8),
+        (1, "road", 0.0),
+    ]
+    assert [row.confidence for row in rows] == [pytest.approx(0.8), pytest.approx(0.6), None]
+    assert segmentation.unlabelled == 3 / 8
