@@ -154,7 +154,9 @@ class ImageFetcher:
         if response.status_code in (401, 403):
             raise FetchError(self._refusal(response.status_code, url, trusted))
         if response.status_code == 404:
-            raise FetchError(f"{_shown(url)}: not found (404); was the photo deleted or moved?")
+            cloud = trusted and url.path.endswith("/presign/")
+            hint = "is its storage connected to the project?" if cloud else "was the photo deleted or moved?"
+            raise FetchError(f"{_shown(url)}: not found (404); {hint}")
         if response.status_code != 200:
             raise FetchError(f"{_shown(url)}: answered {response.status_code}, not a photo")
         return None, self._body(response, url)
@@ -177,9 +179,14 @@ class ImageFetcher:
             )
         if self._api_key is None:
             return f"{_shown(url)}: Label Studio needs a token ({status}); {_TOKEN_HELP}"
+        if status == 403:
+            return (
+                f"{_shown(url)}: Label Studio denies access (403); may the token's user see this project? "
+                "For local files, are they served (LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED)?"
+            )
         return (
-            f"{_shown(url)}: Label Studio refused the token ({status}); it is expired or revoked, or may "
-            f"not see this project, or is a legacy token, which new servers refuse; {_TOKEN_HELP}"
+            f"{_shown(url)}: Label Studio refused the token ({status}); it is expired or revoked, or a "
+            f"legacy token, which new servers refuse; {_TOKEN_HELP}"
         )
 
     def _authorization(self, *, renew: bool = False) -> str | None:

@@ -99,7 +99,7 @@ def test_a_legacy_token_is_sent_as_such(label_studio):
         (401, None, r"needs a token \(401\); create a personal access token .* LABEL_STUDIO_API_KEY"),
         (403, None, r"needs a token \(403\)"),
         (401, "legacy", r"refused the token \(401\); it is expired or revoked.*LABEL_STUDIO_API_KEY"),
-        (403, PERSONAL, r"refused the token \(403\)"),
+        (403, PERSONAL, r"denies access \(403\); may the token's user see this project\? .*LOCAL_FILES"),
         (401, PERSONAL, r"refused the token \(401\)"),
     ],
 )
@@ -405,6 +405,12 @@ def test_other_servers_that_are_down_do_not_blame_label_studio(label_studio):
     with pytest.raises(FetchError, match="cannot connect") as caught:
         fetcher(label_studio, allowed_hosts=[host]).fetch(f"http://{host}/a.jpg")
     assert "Label Studio" not in str(caught.value)
+
+
+def test_cloud_storage_that_label_studio_does_not_know(label_studio):
+    label_studio.routes["/tasks/17/presign/"] = reply(status=404)
+    with pytest.raises(FetchError, match="not found .* is its storage connected"):
+        fetcher(label_studio, api_key="legacy").fetch("s3://bucket/a.jpg", task_id=17)
 
 
 def test_access_denied_elsewhere_does_not_ask_for_a_token(label_studio, elsewhere):
