@@ -98,7 +98,7 @@ class ImageFetcher:
             server = self._needed_server(url)
             if task_id is None:
                 raise FetchError(f"{url}: Label Studio signs cloud storage by task, but the task has no id")
-            signed = base64.urlsafe_b64encode(url.encode()).decode()
+            signed = base64.urlsafe_b64encode(url.encode(errors="replace")).decode()
             return _parse(f"{server}tasks/{task_id}/presign/").copy_set_param("fileuri", signed)
         if scheme in _DEFAULT_PORTS:
             return _parse(url)
@@ -221,7 +221,7 @@ def _server(url: str) -> httpx.URL:
 def _parse(url: str, base: httpx.URL | None = None) -> httpx.URL:
     try:
         parsed = base.join(url) if base else httpx.URL(url)
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise FetchError(f"{url[:80]!r} is not a valid address ({error}); check the task's data") from error
     if parsed.scheme in _DEFAULT_PORTS and not parsed.host:
         raise FetchError(f"{url[:80]!r} is not a valid address (no host); check the task's data")
@@ -233,14 +233,19 @@ def _base(url: httpx.URL) -> str:
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int]:
-    return url.scheme, url.host.lower(), url.port or _DEFAULT_PORTS.get(url.scheme, 0)
+    return url.scheme, _ascii_host(url), url.port or _DEFAULT_PORTS.get(url.scheme, 0)
+
+
+def _ascii_host(url: httpx.URL) -> str:
+    """Return the host as it is looked up: international names in their ASCII form."""
+    return url.raw_host.decode("ascii").lower()
 
 
 def _host_ports(host: str) -> list[tuple[str, int]]:
     url = _parse(f"//{host.strip()}")
     if not url.host or url.path not in ("", "/"):
         raise FetchError(f"allowed host {host!r} must be a host or host:port")
-    return [(url.host.lower(), port) for port in ([url.port] if url.port else _DEFAULT_PORTS.values())]
+    return [(_ascii_host(url), port) for port in ([url.port] if url.port else _DEFAULT_PORTS.values())]
 
 
 def _shown(url: httpx.URL) -> str:

@@ -129,9 +129,10 @@ def test_an_expired_personal_token_is_said_before_anything_is_asked(label_studio
         reply(b'{"detail": "Token is invalid", "code": "token_not_valid"}', status=401),
         reply(b"<html>Bad gateway</html>", status=502),
         reply(b"[]"),
+        reply(b"{}"),
         reply(b"not json"),
     ],
-    ids=["invalid", "gateway", "list", "text"],
+    ids=["invalid", "gateway", "list", "empty", "text"],
 )
 def test_a_failed_exchange_is_named(label_studio, answer):
     label_studio.routes["/api/token/refresh/"] = answer
@@ -221,6 +222,8 @@ def test_cloud_storage_goes_through_label_studio(label_studio, elsewhere, uri):
         ("http://e.org:99999999/a.jpg", "not a valid address|cannot connect"),
         ("http://e.org:port/a.jpg", "not a valid address"),
         ("http://e.org/a\x00.jpg", "not a valid address"),
+        ("http://e.org/\ud800.jpg", "not a valid address"),
+        ("http://\ud800.org/a.jpg", "not a valid address"),
         ("http://" + "a" * 300 + ".org/a.jpg", "not a valid address|cannot connect"),
         ("http://does-not-exist.invalid/a.jpg", "cannot connect .*cannot be resolved"),
     ],

@@ -148,6 +148,15 @@ def test_a_name_is_resolved_once_and_the_connection_goes_to_what_was_checked(els
     assert resolver.answers["photos.test"] == []
 
 
+def test_international_names_can_be_allowed(elsewhere, monkeypatch):
+    elsewhere.routes["/a.jpg"] = reply(PHOTO)
+    resolver = Resolver()
+    resolver.answers["xn--straenfotos-y6a.test"] = [["127.0.0.1"]]
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    host = f"Straßenfotos.test:{elsewhere.server_port}"
+    assert ImageFetcher(allowed_hosts=[host]).fetch(f"http://{host}/a.jpg") == PHOTO
+
+
 @pytest.mark.parametrize("found", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["8.8.8.8", "::1"]])
 def test_a_name_with_any_private_address_is_refused(elsewhere, monkeypatch, found):
     monkeypatch.setattr(socket, "getaddrinfo", Resolver(rebind_test=[found]))
