@@ -60,6 +60,12 @@ class LabelStudioServer:
     The database, the password and the token are found again at the next start in the same folder.
     """
 
+    client: LabelStudio
+    """The official API client, logged in."""
+
+    access_token: str
+    """The user's personal access token, from which API clients make their short-lived ones."""
+
     def __init__(self, executable: Path, folder: Path, port: int | None = None) -> None:
         self._executable = executable
         self.folder = folder
@@ -75,22 +81,9 @@ class LabelStudioServer:
         """The password of the one user, ``email``."""
         return self._secrets.password
 
-    @property
-    def access_token(self) -> str:
-        """The user's personal access token, from which API clients make their short-lived ones."""
-        if self._secrets.access_token is None:
-            self._secrets.access_token = _create_access_token(self)
-            self._secrets.save(self._secrets_file)
-        return self._secrets.access_token
-
-    @property
-    def client(self) -> LabelStudio:
-        """The official API client, logged in."""
-        return LabelStudio(base_url=self.url, api_key=self.access_token, timeout=CALL_SECONDS)
-
     @contextmanager
     def running(self) -> Iterator[Self]:
-        """Run the server until the block is left; inside it ``client`` and ``access_token`` work.
+        """Run the server until the block is left; inside it there are ``access_token`` and ``client``.
 
         Raises LabelStudioError when it is not installed and ServerProcessError when it does not start.
         """
@@ -98,9 +91,22 @@ class LabelStudioServer:
             raise LabelStudioError(f"Label Studio is not installed at {self._executable}: run `make demo`")
         self._secrets.save(self._secrets_file)
         command = [str(self._executable), "start", "--no-browser", "--internal-host", "127.0.0.1"]
-        with self.process.running([*command, "--port", str(self._port)], self._environment()):
+        with (
+            self.process.running([*command, "--port", str(self._port)], self._environment()),
+            httpx.Client(timeout=CALL_SECONDS, follow_redirects=True) as connection,
+        ):
             self.process.wait_until_ready("/health", START_SECONDS)
+            if self._secrets.access_token is None:
+                self._secrets.access_token = _create_access_token(self)
+                self._secrets.save(self._secrets_file)
+            self.access_token = self._secrets.access_token
+            self.client = LabelStudio(base_url=self.url, api_key=self.access_token, httpx_client=connection)
             yield self
+
+    def authorization(self) -> dict[str, str]:
+        """Give the header that lets a request through for the next five minutes."""
+        token = self.client.tokens.refresh(refresh=self.access_token).access
+        return {"Authorization": f"Bearer {token}"}
 
     def _environment(self) -> dict[str, str]:
         inherited = {
@@ -141,12 +147,12 @@ class Project:
         task_ids: list[int] = []
         for start in range(0, len(photos), UPLOAD_FILES):
             batch = photos[start : start + UPLOAD_FILES]
-            token = self._client.tokens.refresh(refresh=self._server.access_token).access
             answer = httpx.post(  # the SDK's import takes JSON only
                 f"{self._server.url}/api/projects/{self.id}/import",
                 params={"return_task_ids": "true"},
-                headers={"Authorization": f"Bearer {token}"},
-                files=[("file", (photo.name, photo.read_bytes())) for photo in batch],
+                headers=self._server.authorization(),
+                # Of files under one name Label Studio takes only the last.
+                files=[(str(n), (photo.name, photo.read_bytes())) for n, photo in enumerate(batch)],
                 timeout=CALL_SECONDS,
             )
             if answer.status_code != HTTPStatus.CREATED:

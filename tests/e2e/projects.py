@@ -12,6 +12,7 @@ from label_studio_sdk.converter.brush import decode_rle
 
 from backend.demo_project import label_config
 from backend.label_studio_server import LabelStudioServer, Project
+from ebseg.images import read_image
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,18 +34,17 @@ class Annotated:
 
     def photo(self, task_id: int) -> bytes:
         """The task's picture, downloaded from Label Studio."""
-        client = self.server.client
-        token = client.tokens.refresh(refresh=self.server.access_token).access
-        address = self.server.url + client.tasks.get(str(task_id)).data["image"]
-        return httpx.get(address, headers={"Authorization": f"Bearer {token}"}).raise_for_status().content
+        address = self.server.url + self.server.client.tasks.get(str(task_id)).data["image"]
+        return httpx.get(address, headers=self.server.authorization()).raise_for_status().content
 
     def label_map(self, task_id: int) -> npt.NDArray[np.int16]:
         """The stored regions as (H, W) indices into ``labels``, -1 where there is none."""
         names = [names[0] for names in self.labels]
-        regions = self.prediction(task_id).result
-        label_map = np.full((regions[0]["original_height"], regions[0]["original_width"]), -1, np.int16)
-        for region in regions:
-            rgba = np.asarray(decode_rle(region["value"]["rle"])).reshape(*label_map.shape, 4)
+        height, width, _ = read_image(self.photo(task_id)).shape
+        label_map = np.full((height, width), -1, np.int16)
+        for region in self.prediction(task_id).result:
+            assert (region["original_height"], region["original_width"]) == (height, width)
+            rgba = np.asarray(decode_rle(region["value"]["rle"])).reshape(height, width, 4)
             mask = rgba[..., 3] == 255
             assert not (label_map[mask] >= 0).any(), "two regions overlap"
             [label] = region["value"]["brushlabels"]

@@ -49,6 +49,12 @@ def test_drawn_scenes_are_labelled_well(drawn: Annotated, scenes: list[Scene]) -
     assert np.mean(overlaps) >= 0.5
 
 
+def test_every_picture_has_a_task(annotated: Annotated) -> None:
+    assert len(annotated.task_ids) == len(annotated.files) > 1
+    for file, task_id in zip(annotated.files, annotated.task_ids, strict=True):
+        assert annotated.photo(task_id) == file.read_bytes()
+
+
 def test_retrieving_again_keeps_one_prediction_a_task(drawn: Annotated) -> None:
     before = [drawn.prediction(task_id).id for task_id in drawn.task_ids]
     assert drawn.project.retrieve_predictions(drawn.task_ids) == drawn.task_ids
