@@ -65,9 +65,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command(epilog='Example: ebseg predict street/ --labels "sky,road,car|automobile" --out labelled')(
-    predict
-)
+app.command(epilog='Example: ebseg predict street/ --labels "sky,road,car|automobile"')(predict)
 
 
 def _print_version(wanted: bool) -> None:
@@ -91,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Ends the process: status 0, 1 for a failure (one line on standard error), 2 for bad usage.
     """
     try:
-        app(arguments)
+        app(arguments, prog_name="ebseg")
     except (EBSegError, OSError) as error:  # an OSError here is a disk's or a port's answer and names it
         typer.echo(f"ebseg: {' '.join(str(error).split())}", err=True)
         sys.exit(1)

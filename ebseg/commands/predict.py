@@ -46,7 +46,10 @@ class _Job:
 
 
 def predict(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders that are searched for photos.")],
+    photos: Annotated[
+        list[Path],
+        typer.Argument(metavar="PHOTO", help="Photos, or folders that are searched for photos."),
+    ],
     labels: Annotated[
         str,
         typer.Option(

@@ -8,6 +8,9 @@ from ebseg.config import TINY
 from ebseg.model import EBSeg
 from ebseg.vocabulary import Vocabulary
 
+# Threads gain nothing on models this small, and wait for each other for seconds on a busy machine.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
