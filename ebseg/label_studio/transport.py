@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 import httpcore
 import httpx
@@ -31,13 +32,17 @@ class GuardedTransport(httpx.BaseTransport):
     def __init__(self, allowed: Collection[tuple[str, int]], timeout_s: float) -> None:
         self._allowed = frozenset(allowed)
         self._timeout_s = timeout_s
-        self._ssl_context = httpx.create_ssl_context()
+
+    @cached_property
+    def _ssl_context(self) -> ssl.SSLContext:
+        return httpx.create_ssl_context()  # reads the system's certificates: 40 ms, so only for https
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request over a connection of its own."""
         deadline = request.extensions.get("deadline", time.monotonic() + self._timeout_s)
         pool = httpcore.ConnectionPool(
-            ssl_context=self._ssl_context, network_backend=_GuardedBackend(self._allowed, deadline)
+            ssl_context=self._ssl_context if request.url.scheme == "https" else None,
+            network_backend=_GuardedBackend(self._allowed, deadline),
         )
         with _httpx_errors():
             response = pool.handle_request(

@@ -13,9 +13,6 @@ from ebseg.errors import FetchError
 from ebseg.label_studio.fetch import ImageFetcher
 from tests.unit.label_studio.http_server import redirect, reply
 
-# label-studio-sdk 2.1 reads the token exchange's answer with a method that pydantic 2 deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated:DeprecationWarning")
-
 PHOTO = b"the bytes of a photo"
 UPLOAD = "/data/upload/1/photo.jpg"
 
