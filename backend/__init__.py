@@ -1,1 +1,1 @@
-
+"""The HTTP service that Label Studio calls for predictions."""

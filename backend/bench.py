@@ -42,9 +42,7 @@ _LABEL_CONFIG = (
     f'<BrushLabels name="mask" toName="image">{_LABEL_TAGS}</BrushLabels></View>'
 )
 
-app = typer.Typer()
-bench = typer.Typer(help="Measure.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
+app = typer.Typer(no_args_is_help=True)
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,12 @@ class Latency:
     longest: float
 
 
-@bench.command()
+@app.callback()
+def _group() -> None:
+    """Measure how fast things are."""
+
+
+@app.command()
 def service(
     model: Annotated[str, typer.Option(help="Model name or checkpoint file.")] = "ebseg-tiny",
     seconds: Annotated[float, typer.Option(min=1, help="How long to measure.")] = 20.0,

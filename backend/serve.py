@@ -6,7 +6,7 @@ import os
 import socket
 from multiprocessing import SimpleQueue
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from flask import Flask
@@ -14,8 +14,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.gthread import ThreadWorker
 
-from backend.model_holder import ModelUnavailable
-from ebseg.errors import ConfigError
+from ebseg.errors import ConfigError, EBSegError
 from training.settings import Settings, load_settings
 
 # Seconds that a stopping process may take to finish the photos that it has begun.
@@ -51,7 +50,7 @@ def serve(
         _Server(settings, listener, failures).run()
     except SystemExit:
         if not failures.empty():
-            raise ModelUnavailable(failures.get()) from None
+            raise ConfigError(failures.get()) from None
         raise
 
 
@@ -109,12 +108,15 @@ class _Server(BaseApplication):
         # Called in the worker: the model's thread would not survive the fork.
         from backend.app import create_app
 
-        application = create_app(self._settings)
+        try:
+            application = create_app(self._settings)
+        except EBSegError as error:
+            self._give_up(str(error))
         application.extensions["ebseg"].model.on_failure(self._give_up)
         return application
 
-    def _give_up(self, reason: str) -> None:
-        """End the worker, and with it the server: without a model there is nothing to serve.
+    def _give_up(self, reason: str) -> NoReturn:
+        """End the worker, and with it the server: there is nothing to serve.
 
         Whatever started the server sees it end and can start it again, say after a failed download.
         """

@@ -1,0 +1,21 @@
+import json
+import subprocess
+import sys
+
+
+def test_the_benchmark_measures_a_served_model(checkpoint):
+    """Times are not judged here: the machine that runs the tests is shared."""
+    command = [sys.executable, "-c", "from ebseg.cli import main; main()", "bench", "service"]
+    run = subprocess.run(
+        [*command, "--model", str(checkpoint), "--seconds", "1", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    assert report["predicted"] > 0
+    assert [latency["path"] for latency in report["latencies"]] == ["/health", "/setup"]
+    for latency in report["latencies"]:
+        assert latency["calls"] > 1
+        assert 0 < latency["p50"] <= latency["p99"] <= latency["longest"]

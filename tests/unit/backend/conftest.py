@@ -1,0 +1,127 @@
+import base64
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flask.testing import FlaskClient
+from PIL import Image
+
+from backend.app import create_app
+from ebseg.checkpoint import save_checkpoint
+from ebseg.config import TINY
+from ebseg.data.synthetic import draw_scene
+from ebseg.model import EBSeg
+from ebseg.predictor import Predictor
+from ebseg.vocabulary import Vocabulary
+from tests.unit.label_studio.http_server import Server, reply
+from training.settings import Settings
+
+READY_SECONDS = 20
+
+
+def png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def scenes() -> list[np.ndarray]:
+    return [draw_scene(7, number, size=(60, 80)).image for number in range(3)]
+
+
+@pytest.fixture(scope="session")
+def predictor() -> Predictor:
+    """A real model, small and untrained; its masks are sharpened, so that two labels share a photo."""
+    torch.manual_seed(3)
+    net = EBSeg(TINY.model_copy(update={"test_size": 64, "test_max_size": 128}))
+    net.training_vocabulary = Vocabulary(["sky", "road"])
+    with torch.no_grad():
+        net.text.logit_scale.fill_(5.5)
+        for parameter in net.mask_decoder.mask_mlp.parameters():
+            parameter.mul_(20)
+    return Predictor(net, version="tiny-untrained")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(predictor, tmp_path_factory) -> Path:
+    """The untrained model as a file."""
+    path = tmp_path_factory.mktemp("model") / "untrained.safetensors"
+    save_checkpoint(predictor.net, path)
+    return path
+
+
+@pytest.fixture
+def label_studio(scenes) -> Iterator[Server]:
+    """A server that plays Label Studio's media: three uploads, no token needed."""
+    server = Server()
+    for number, scene in enumerate(scenes):
+        server.routes[f"/data/upload/1/{number}.png"] = reply(png(scene))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def make_client(label_studio, predictor) -> Callable[..., FlaskClient]:
+    """Build a client of the service; ``load`` gives another model than the untrained one."""
+
+    def make(load=None, wait=True, **settings) -> FlaskClient:
+        chosen = Settings(**{"label_studio_url": label_studio.url, "min_area": 0.0, **settings})
+        client = create_app(chosen, load=load or (lambda: predictor)).test_client()
+        end = time.monotonic() + READY_SECONDS
+        while wait and not client.application.extensions["ebseg"].model.ready:
+            assert time.monotonic() < end, "the model did not load"
+            time.sleep(0.005)
+        return client
+
+    return make
+
+
+@pytest.fixture
+def client(make_client) -> FlaskClient:
+    return make_client()
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def label_config(*labels: str, control: str = "") -> str:
+    tags = "".join(f'<Label value="{label}"/>' for label in labels or ("sky", "road"))
+    return (
+        '<View><Image name="photo" value="$image"/>'
+        f'<BrushLabels name="mask" toName="photo" model_score_threshold="0" {control}>{tags}</BrushLabels>'
+        "</View>"
+    )
+
+
+def task(number: int, image: object) -> dict[str, object]:
+    return {"id": number, "data": {"image": image}}
+
+
+def upload(number: int) -> str:
+    return f"/data/upload/1/{number}.png"
+
+
+def predict(client: FlaskClient, tasks: list, config: str | None = None, context=None, **options):
+    body = {
+        "tasks": tasks,
+        "project": "1.1700000000",
+        "label_config": label_config() if config is None else config,
+        "params": {"login": None, "password": None, "context": context},
+    }
+    return client.post("/predict", data=json.dumps(body), content_type="application/json", **options)
+
+
+def results(response) -> list[dict]:
+    assert response.status_code == 200, response.data
+    return response.json["results"]

@@ -1,0 +1,289 @@
+"""/predict with the real model and photos from a real HTTP server."""
+
+import io
+import logging
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ebseg.label_studio import brush
+from tests.unit.backend.conftest import label_config, png, predict, results, task, upload
+from tests.unit.label_studio.http_server import reply
+
+LABELS = ["sky", "road"]
+
+
+def label_map_of(regions: list[dict], shape: tuple[int, int], labels=LABELS) -> np.ndarray:
+    """Paint regions into one label map, -1 where there is none."""
+    painted = np.full(shape, -1)
+    for region in regions:
+        mask = brush.decode(region["value"]["rle"], *shape) > 0
+        assert np.all(painted[mask] == -1), "regions overlap"
+        painted[mask] = labels.index(region["value"]["brushlabels"][0])
+    return painted
+
+
+def test_regions_are_the_models_label_map_pixel_for_pixel(client, predictor, scenes):
+    answers = results(predict(client, [task(number, upload(number)) for number in (2, 0, 1)]))
+    assert [len(answer["result"]) for answer in answers] == [2, 2, 2]
+    for number, answer in zip((2, 0, 1), answers, strict=True):
+        expected = predictor.predict(scenes[number], [[label] for label in LABELS], threshold=0.0)
+        assert np.array_equal(label_map_of(answer["result"], (60, 80)), expected.label_map)
+        assert answer["model_version"] == "tiny-untrained"
+        assert answer["score"] == pytest.approx(expected.scores.mean(), rel=1e-5)
+
+
+def test_a_region_has_all_that_label_studio_stores(client):
+    [answer] = results(predict(client, [task(1, upload(0))]))
+    region = answer["result"][0]
+    assert len(region.pop("id")) == 10
+    assert 0 <= region.pop("score") <= 1
+    assert set(region["value"]) == {"format", "rle", "brushlabels"}
+    del region["value"]
+    assert region == {
+        "from_name": "mask",
+        "to_name": "photo",
+        "type": "brushlabels",
+        "original_width": 80,
+        "original_height": 60,
+        "image_rotation": 0,
+    }
+
+
+def test_results_carry_the_alias_and_the_model_is_asked_for_the_value(client, predictor, scenes):
+    config = label_config().replace('value="sky"', 'value="sky" alias="s1"')
+    [answer] = results(predict(client, [task(1, upload(0))], config))
+    expected = predictor.predict(scenes[0], ["sky", "road"], threshold=0.0)
+    painted = label_map_of(answer["result"], (60, 80), ["s1", "road"])
+    assert np.array_equal(painted, expected.label_map)
+
+
+def test_no_tasks_are_no_results(client):
+    assert results(predict(client, [])) == []
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected"), [(None, 0), (0.0, 2)], ids=["all pixels are unsure", "none is"]
+)
+def test_the_threshold_is_the_settings_unless_the_control_has_its_own(make_client, threshold, expected):
+    client = make_client(score_threshold=1.0)
+    config = label_config()
+    if threshold is None:
+        config = config.replace('model_score_threshold="0"', "")
+    [answer] = results(predict(client, [task(1, upload(0))], config))
+    assert len(answer["result"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "control", "expected"),
+    [(0.0, "", 2), (0.5, "", 1), (0.5, 'model_min_area="0"', 2), (0.0, 'model_min_area="0.5"', 1)],
+)
+def test_the_least_area_is_the_settings_unless_the_control_has_its_own(
+    make_client, setting, control, expected
+):
+    client = make_client(min_area=setting)
+    [answer] = results(predict(client, [task(1, upload(0))], label_config(control=control)))
+    assert len(answer["result"]) == expected
+
+
+# One bad task never costs the others
+
+
+def truncated() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(file, "JPEG")
+    return file.getvalue()[:-500]
+
+
+def hundred_megapixels() -> bytes:
+    file = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(file, "PNG")
+    return file.getvalue()
+
+
+BAD_TASKS = {
+    "not an object": (None, None, 'no "data"'),
+    "a text": ("task", None, 'no "data"'),
+    "without data": ({"id": 9}, None, 'no "data"'),
+    "data is a list": ({"id": 9, "data": []}, None, 'no "data"'),
+    "another key": ({"id": 9, "data": {"text": "hello"}}, None, 'its data has "text", but'),
+    "a number": (task(9, 5), None, "must be the address of one photo"),
+    "several photos": (task(9, [upload(0)]), None, "must be the address of one photo"),
+    "an empty address": (task(9, ""), None, "must be the address of one photo"),
+    "not there": (task(9, "/data/upload/1/none.png"), None, "not found (404)"),
+    "unknown scheme": (task(9, "ftp://host/a.png"), None, "cannot be fetched"),
+    "private address": (task(9, "http://127.0.0.1:9/a.png"), None, "not a public address"),
+    "no address at all": (task(9, "http://[::bad/a.png"), None, "not a valid address"),
+    "not an image": (task(9, "/bad"), b"<html>Log in</html>", "not an image"),
+    "empty file": (task(9, "/bad"), b"", "the file is empty"),
+    "truncated": (task(9, "/bad"), truncated(), "damaged or truncated"),
+    "100 megapixels": (task(9, "/bad"), hundred_megapixels(), "100.0 megapixels"),
+}
+
+
+@pytest.mark.parametrize(("bad", "content", "reason"), BAD_TASKS.values(), ids=BAD_TASKS)
+def test_a_bad_task_gets_an_empty_prediction_and_a_reason_in_the_log(
+    client, label_studio, caplog, bad, content, reason
+):
+    if content is not None:
+        label_studio.routes["/bad"] = reply(content)
+    with caplog.at_level(logging.WARNING, "backend"):
+        first, empty, last = results(predict(client, [task(1, upload(0)), bad, task(2, upload(1))]))
+    assert empty == {"result": [], "score": 0.0, "model_version": "tiny-untrained"}
+    assert first["result"] and last["result"]
+    [record] = caplog.records
+    assert reason in record.getMessage()
+    if isinstance(bad, dict):
+        assert record.getMessage().startswith("task 9")
+
+
+def test_the_log_holds_no_secrets(client, caplog):
+    url = "http://user:password1@127.0.0.1:9/photo.png?signature=password2#password3"
+    with caplog.at_level(logging.DEBUG):
+        [answer] = results(predict(client, [task(9, url)]))
+    assert answer["result"] == []
+    assert "task 9 (http://127.0.0.1:9/photo.png?...)" in caplog.text
+    assert not re.search("password[123]", caplog.text)
+
+
+def test_only_a_number_is_taken_as_a_tasks_id_in_an_address(client, label_studio):
+    bad = {"id": "1/../../api/users", "data": {"image": "s3://bucket/photo.png"}}
+    [answer] = results(predict(client, [bad]))
+    assert answer["result"] == []
+    assert label_studio.seen == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [({"max_bytes": 100}, "limit of 0.0001 MB"), ({"max_pixels": 100}, "limit of 0.0 megapixels")],
+)
+def test_limits_are_the_settings(make_client, caplog, limit, reason):
+    [answer] = results(predict(make_client(**limit), [task(1, upload(0))]))
+    assert answer["result"] == []
+    assert reason in caplog.text
+
+
+def test_allowed_hosts_may_be_private(make_client, label_studio):
+    settings = {"label_studio_url": "http://localhost:1"}
+    [refused] = results(predict(make_client(**settings), [task(1, label_studio.url + upload(0))]))
+    settings["allowed_hosts"] = label_studio.host
+    [allowed] = results(predict(make_client(**settings), [task(1, label_studio.url + upload(0))]))
+    assert (len(refused["result"]), len(allowed["result"])) == (0, 2)
+
+
+# Kinds of files; how each is read is tested with ebseg.images
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: width and height are exchanged
+    return encoded(Image.new("RGB", (40, 20), "red"), "JPEG", exif=exif)
+
+
+FILES = {
+    "CMYK": (encoded(Image.new("CMYK", (40, 20)), "JPEG"), (40, 20)),
+    "16 bits": (encoded(Image.new("I;16", (40, 20)), "PNG"), (40, 20)),
+    "palette": (encoded(Image.new("P", (40, 20)), "PNG"), (40, 20)),
+    "animated": (
+        encoded(
+            Image.new("RGB", (40, 20), "red"),
+            "GIF",
+            save_all=True,
+            append_images=[Image.new("RGB", (40, 20), "blue")],
+        ),
+        (40, 20),
+    ),
+    "EXIF-turned": (turned(), (20, 40)),
+}
+
+
+@pytest.mark.parametrize(("content", "size"), FILES.values(), ids=FILES)
+def test_unusual_files_are_predicted_as_a_browser_shows_them(client, label_studio, content, size):
+    label_studio.routes["/photo"] = reply(content)
+    [answer] = results(predict(client, [task(1, "/photo")]))
+    region = answer["result"][0]
+    assert (region["original_width"], region["original_height"]) == size
+
+
+# Tokens
+
+
+def test_uploads_are_fetched_with_the_token_of_the_settings(make_client, label_studio, scenes):
+    def protected(handler) -> None:
+        allowed = handler.headers["Authorization"] == "Token token-7f3a"
+        reply(png(scenes[0]) if allowed else b"", status=200 if allowed else 401)(handler)
+
+    label_studio.routes[upload(0)] = protected
+    [answer] = results(predict(make_client(label_studio_api_key="token-7f3a"), [task(1, upload(0))]))
+    assert len(answer["result"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("token", "reason"), [(None, "needs a token (401)"), ("token-7f3a", "refused the token (401)")]
+)
+def test_a_missing_or_expired_token_is_named(make_client, label_studio, caplog, token, reason):
+    label_studio.routes[upload(0)] = reply(b"", status=401)
+    [answer] = results(predict(make_client(label_studio_api_key=token), [task(1, upload(0))]))
+    assert answer["result"] == []
+    assert reason in caplog.text
+    assert "LABEL_STUDIO_API_KEY" in caplog.text
+    assert "token-7f3a" not in caplog.text
+
+
+def test_label_studio_that_is_down_is_named(make_client, label_studio, caplog):
+    label_studio.shutdown()
+    label_studio.server_close()
+    [answer] = results(predict(make_client(), [task(1, upload(0))]))
+    assert answer["result"] == []
+    assert f"is Label Studio running at {label_studio.url}" in caplog.text
+
+
+# Smart tools
+
+
+def click(label: str, x: float, y: float) -> dict:
+    value = {"x": x, "y": y, "width": 0.5, "keypointlabels": [label]}
+    region = {"type": "keypointlabels", "value": value, "original_width": 80, "original_height": 60}
+    return {"result": [{**region, "is_positive": True}]}
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_click_gets_the_part_of_the_labels_mask_under_it(client, predictor, scenes, label):
+    expected = predictor.predict(scenes[0], LABELS, threshold=0.0).label_map == LABELS.index(label)
+    row, column = np.argwhere(expected)[0]
+    context = click(label, 100 * (column + 0.5) / 80, 100 * (row + 0.5) / 60)
+    [answer] = results(predict(client, [task(1, upload(0))], context=context))
+    [region] = answer["result"]
+    assert region["value"]["brushlabels"] == [label]
+    mask = brush.decode(region["value"]["rle"], 60, 80) > 0
+    assert mask[row, column]
+    assert np.all(expected[mask])
+
+
+def test_a_click_beside_the_labels_mask_gets_nothing(client, predictor, scenes):
+    sky = predictor.predict(scenes[0], LABELS, threshold=0.0).label_map == 0
+    row, column = np.argwhere(~sky)[len(np.argwhere(~sky)) // 2]
+    context = click("sky", 100 * (column + 0.5) / 80, 100 * (row + 0.5) / 60)
+    [answer] = results(predict(client, [task(1, upload(0))], context=context))
+    assert answer == {"result": [], "score": 0.0, "model_version": "tiny-untrained"}
+
+
+@pytest.mark.parametrize("context", [None, {}, {"result": []}])
+def test_an_empty_context_asks_for_all_labels(client, context):
+    [answer] = results(predict(client, [task(1, upload(0))], context=context))
+    assert len(answer["result"]) == 2
+
+
+def test_a_click_for_a_label_that_the_masks_lack_says_so(client):
+    response = predict(client, [task(1, upload(0))], context=click("boat", 50, 50))
+    assert response.status_code == 400
+    assert 'asks for "boat"' in response.json["error"]
+    assert 'asks for "boat"' in response.status

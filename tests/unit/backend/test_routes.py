@@ -1,0 +1,219 @@
+"""Every route but predictions: status, body, who may call."""
+
+import json
+import re
+
+import pytest
+
+from tests.unit.backend.conftest import basic, label_config, predict, results, task, upload
+
+IMAGE = '<Image name="photo" value="$image"/>'
+MASKS = '<BrushLabels name="mask" toName="photo"><Label value="sky"/></BrushLabels>'
+PAIRED = {"basic_auth_user": "studio", "basic_auth_password": "pässword"}
+
+
+def post_setup(client, config: str, **options):
+    return client.post("/setup", json={"project": "1.1", "schema": config, "extra_params": None}, **options)
+
+
+@pytest.mark.parametrize("schema", [label_config(), ""], ids=["a label config", "none yet"])
+def test_setup_answers_with_the_models_version(client, schema):
+    assert post_setup(client, schema).json == {"model_version": "tiny-untrained"}
+
+
+BAD_CONFIGS = {
+    "empty": ("<View/>", "no control"),
+    "no image": (f"<View>{MASKS}</View>", "<Image"),
+    "no mask control": (f'<View>{IMAGE}<Choices name="c" toName="photo"/></View>', "BrushLabels"),
+    "another control": (
+        f'<View>{IMAGE}<PolygonLabels name="c" toName="photo"><Label value="sky"/></PolygonLabels></View>',
+        "BrushLabels",
+    ),
+    "another source": (
+        '<View><Text name="photo" value="$text"/>' + MASKS + "</View>",
+        "<Image",
+    ),
+    "labels in the tasks": (
+        f'<View>{IMAGE}<BrushLabels name="mask" toName="photo" value="$labels"/></View>',
+        "not supported",
+    ),
+    "no labels": (f'<View>{IMAGE}<BrushLabels name="mask" toName="photo"/></View>', "<Label>"),
+    "the same label twice": (label_config("sky", "Sky"), '"Sky"'),
+    "no name": (label_config("sky", ""), "has no value"),
+    "too many labels": (label_config(*(f"label {number}" for number in range(1001))), "1000"),
+    "a wrong setting": (label_config(control='model_min_area="much"'), "model_min_area"),
+    "not XML": ("<View>", "not well-formed"),
+    "entities": ('<!DOCTYPE a [<!ENTITY b "c">]><View>&b;</View>', "DOCTYPE"),
+}
+
+
+@pytest.mark.parametrize(("config", "reason"), BAD_CONFIGS.values(), ids=BAD_CONFIGS)
+def test_a_label_config_that_cannot_be_served_is_refused_with_the_reason_in_the_status_line(
+    client, config, reason
+):
+    for answer in (post_setup(client, config), predict(client, [task(1, upload(0))], config)):
+        assert answer.status_code == 400
+        assert reason in answer.json["error"]
+        assert reason in answer.status  # what Label Studio shows
+        assert re.fullmatch(r"400 [ -~]{1,300}", answer.status)
+
+
+@pytest.mark.parametrize("name", ["Straße", "дорога", "道路", "line\nbreak"])
+def test_the_status_line_stays_one_line_of_ascii(client, name):
+    answer = post_setup(client, label_config(name, name))
+    assert re.fullmatch(r"400 [ -~]{1,300}", answer.status)
+    assert name.split()[0] in answer.json["error"]
+
+
+BAD_BODIES = {
+    "empty": b"",
+    "not JSON": b"{tasks",
+    "a list": b"[]",
+    "null": b"null",
+    "not UTF-8": b'{"tasks": ["\xff"]}',
+    "no tasks": b'{"label_config": "<View/>"}',
+    "tasks are no list": b'{"tasks": {"id": 1}, "label_config": "<View/>"}',
+    "no label config": b'{"tasks": []}',
+    "a label config that is no text": b'{"tasks": [], "label_config": 5}',
+    "params are no object": b'{"tasks": [], "label_config": "<View/>", "params": 5}',
+    "nested too deep": b'{"tasks": ' + b"[" * 100_000 + b"]" * 100_000 + b', "label_config": "<View/>"}',
+}
+
+
+@pytest.mark.parametrize("path", ["/predict", "/setup"])
+@pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES)
+def test_a_malformed_body_is_refused_in_words(client, path, body):
+    if path == "/setup" and body.startswith(b'{"') and b"\xff" not in body and len(body) < 1000:
+        body = b'{"schema": 5}'
+    answer = client.post(path, data=body, content_type="application/json")
+    assert answer.status_code == 400
+    assert answer.json["error"].startswith("not a request of Label Studio: ")
+    assert "Traceback" not in answer.get_data(as_text=True)
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded"]
+)
+def test_the_content_type_does_not_matter(client, content_type):
+    body = json.dumps({"tasks": [task(1, upload(0))], "label_config": label_config()})
+    assert results(client.post("/predict", data=body, content_type=content_type))[0]["result"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/setup", "/webhook"])
+def test_a_body_over_the_limit_is_refused(make_client, path):
+    answer = make_client(max_request_bytes=1000).post(path, data=b" " * 1001)
+    assert answer.status_code == 413
+    assert "error" in answer.json
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"action": "ANNOTATION_CREATED"}',
+        b'{"action": "START_TRAINING"}',
+        b"",
+        b"{not JSON",
+        b"\x00" * 99_999,
+    ],
+)
+def test_a_webhook_is_acknowledged_whatever_it_says(client, body):
+    answer = client.post("/webhook", data=body, content_type="application/json")
+    assert (answer.status_code, answer.json) == (200, {"status": "acknowledged"})
+
+
+def test_versions_are_those_that_can_be_served(client):
+    assert client.get("/versions?project=1.1").json == {"versions": ["tiny-untrained"]}
+
+
+def test_training_on_request_is_declined_in_words(client):
+    answer = client.post("/train", json={"annotations": []})
+    assert answer.status == "501 this backend pre-labels; it does not train on request"
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("get", "/nothing", 404), ("get", "/predict", 405)])
+def test_other_errors_are_json_too(client, method, path, status):
+    answer = getattr(client, method)(path)
+    assert answer.status_code == status
+    assert answer.json["error"]
+
+
+def test_metrics_count_tasks_requests_and_the_models_time(client):
+    before = client.get("/metrics").get_data(as_text=True)
+    assert 'ebseg_tasks_total{outcome="predicted"} 0.0' in before
+    results(predict(client, [task(1, upload(0)), task(2, "/none"), None]))
+    client.get("/nobody/asked/for/this")
+    answer = client.get("/metrics")
+    lines = answer.get_data(as_text=True).splitlines()
+    assert answer.content_type.startswith("text/plain")
+    for line in (
+        'ebseg_tasks_total{outcome="predicted"} 1.0',
+        'ebseg_tasks_total{outcome="empty"} 2.0',
+        'ebseg_tasks_total{outcome="skipped"} 0.0',
+        'ebseg_requests_total{path="/predict",status="200"} 1.0',
+        'ebseg_requests_total{path="unknown",status="404"} 1.0',
+        "ebseg_model_seconds_count 1.0",
+        "ebseg_model_ready 1.0",
+    ):
+        assert line in lines
+    assert "nobody" not in answer.get_data(as_text=True)
+
+
+def test_two_applications_have_metrics_of_their_own(make_client):
+    one, other = make_client(), make_client()
+    results(predict(one, [task(1, upload(0))]))
+    assert 'outcome="predicted"} 1.0' in one.get("/metrics").get_data(as_text=True)
+    assert 'outcome="predicted"} 0.0' in other.get("/metrics").get_data(as_text=True)
+
+
+def test_the_status_page_tells_people_the_model_and_the_counts(make_client):
+    client = make_client(model="<b>model</b>")
+    results(predict(client, [task(1, upload(0)), task(2, "/none")]))
+    page = client.get("/").get_data(as_text=True)
+    assert "&lt;b&gt;model" in page and "<b>" not in page
+    for row in ("Version</th><td>tiny-untrained", "Tasks predicted</th><td>1", "photo or data</th><td>1"):
+        assert row in page
+
+
+# Basic authentication
+
+OPEN = [("get", "/health"), ("post", "/webhook")]
+GUARDED = [
+    ("get", "/"),
+    ("get", "/ready"),
+    ("get", "/metrics"),
+    ("get", "/versions"),
+    ("post", "/setup"),
+    ("post", "/predict"),
+    ("post", "/train"),
+    ("get", "/nothing"),
+    ("get", "/static/nothing"),
+]
+WRONG = {
+    "none": {},
+    "wrong password": basic("studio", "password"),
+    "wrong user": basic("studio2", "pässword"),
+    "empty": basic("", ""),
+    "another scheme": {"Authorization": "Bearer studio"},
+    "damaged": {"Authorization": "Basic !!!"},
+}
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize("headers", WRONG.values(), ids=WRONG)
+def test_wrong_credentials_are_refused(make_client, method, path, headers):
+    answer = getattr(make_client(**PAIRED, wait=False), method)(path, headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Basic")
+    assert "error" in answer.json
+
+
+@pytest.mark.parametrize(("method", "path"), OPEN)
+def test_health_and_webhook_need_no_credentials(make_client, method, path):
+    assert getattr(make_client(**PAIRED), method)(path).status_code == 200
+
+
+def test_right_credentials_are_let_in(make_client):
+    client = make_client(**PAIRED)
+    headers = basic("studio", "pässword")
+    assert post_setup(client, label_config(), headers=headers).status_code == 200
+    assert results(predict(client, [task(1, upload(0))], headers=headers))[0]["result"]
