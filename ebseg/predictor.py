@@ -23,7 +23,10 @@ from ebseg.text_cache import TextCache
 from ebseg.vocabulary import Vocabulary
 
 DEFAULT_THRESHOLD = 0.3
-"""Share of the scores under which a pixel stays unlabelled."""
+"""Share of the scores under which a pixel stays unlabelled.
+
+A wrong label costs the person who corrects it two strokes, erasing and painting, a missing one costs one.
+"""
 
 
 @dataclass(frozen=True)
