@@ -68,22 +68,23 @@ _RENAMES = [
     (_PREDICTOR + r"mask_embedding\.scale", _PREDICTOR + "logit_scale"),
     (_PREDICTOR + r"attention_bias\.mlp", _PREDICTOR + "attn_proj"),
     (_PREDICTOR + r"attention_bias\.scaling", _PREDICTOR + "bias_scaling"),
-    (r"predictor\.layers\.(\d+)\.cross_attention", r"predictor.transformer_cross_attention_layers.\1.multihead_attn"),
-    (r"predictor\.layers\.(\d+)\.cross_norm", r"predictor.transformer_cross_attention_layers.\1.norm"),
-    (r"predictor\.layers\.(\d+)\.self_attention", r"predictor.transformer_self_attention_layers.\1.self_attn"),
-    (r"predictor\.layers\.(\d+)\.self_norm", r"predictor.transformer_self_attention_layers.\1.norm"),
-    (r"predictor\.layers\.(\d+)\.mlp_norm", r"predictor.transformer_ffn_layers.\1.norm"),
-    (r"predictor\.layers\.(\d+)\.(linear\d)", r"predictor.transformer_ffn_layers.\1.\2"),
+    (r"r\.layers\.(\d+)\.cross_attention", r"r.transformer_cross_attention_layers.\1.multihead_attn"),
+    (r"r\.layers\.(\d+)\.cross_norm", r"r.transformer_cross_attention_layers.\1.norm"),
+    (r"r\.layers\.(\d+)\.self_attention", r"r.transformer_self_attention_layers.\1.self_attn"),
+    (r"r\.layers\.(\d+)\.self_norm", r"r.transformer_self_attention_layers.\1.norm"),
+    (r"r\.layers\.(\d+)\.mlp_norm", r"r.transformer_ffn_layers.\1.norm"),
+    (r"r\.layers\.(\d+)\.(linear\d)", r"r.transformer_ffn_layers.\1.\2"),
 ]  # fmt: skip
 _FUSED_ATTENTION = [("in_proj_", "qkv."), ("out_proj.", "proj.")]
 _SHARED = {
-    f"clip_visual_extractor.{name}": f"clip_rec_head.{name}" for name in ("proj", "ln_post.weight", "ln_post.bias")
+    f"clip_visual_extractor.{name}": f"clip_rec_head.{name}"
+    for name in ("proj", "ln_post.weight", "ln_post.bias")
 }
 """Tensors that the authors' two CLIP modules share: stored twice. Loading fills the second last."""
 
 
 def official_names(net: EBSeg) -> dict[str, str]:
-    """The authors' name of each of our parameters."""
+    """Map our parameters' names to the authors'."""
     return {name: _official_name(name, net.config) for name, _ in net.named_parameters()}
 
 
@@ -146,7 +147,7 @@ def load_official(net: EBSeg, state: Mapping[str, Tensor]) -> None:
 
 
 def to_official(net: EBSeg) -> dict[str, Tensor]:
-    """The authors' state dict of ``net``, with its doubled tensors and its buffers."""
+    """Return the authors' state dict of ``net``, with its doubled tensors and its buffers."""
     state = {
         theirs: parameter.detach().clone()
         for parameter, theirs in zip(net.parameters(), official_names(net).values(), strict=True)
@@ -177,7 +178,9 @@ def save_checkpoint(
     ``metadata``: further strings for the header, such as where the weights come from.
     """
     if net.training_vocabulary is None:
-        raise CheckpointError("The model has no training vocabulary: set net.training_vocabulary before saving.")
+        raise CheckpointError(
+            "The model has no training vocabulary: set net.training_vocabulary before saving."
+        )
     header = {
         **(metadata or {}),
         "ebseg_format": FORMAT_VERSION,
@@ -240,7 +243,7 @@ def _load_ours(path: Path) -> tuple[EBSeg, dict[str, str]]:
 
 
 def _read_official(path: Path) -> dict[str, Tensor]:
-    """The model's state in a detectron2 checkpoint, read without running its pickle."""
+    """Read the model's state in a detectron2 checkpoint without running its pickle."""
     try:
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -256,12 +259,12 @@ def _read_official(path: Path) -> dict[str, Tensor]:
 
 
 def _numpy_globals() -> list[Any]:
-    """What NumPy scalars and arrays in a pickle are made of, under NumPy 1's and 2's module names."""
+    """List what NumPy scalars and arrays in a pickle are made of, under NumPy 1's and 2's module names."""
     dtypes = {type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"}
-    functions = [np.core.multiarray.scalar, np.core.multiarray._reconstruct]
+    functions = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.empty(0).__reduce__()[0]}
     renamed = [
-        (function, f"numpy.{core}.multiarray.{function.__name__}")
-        for function in functions
+        (function, f"numpy.{core}.multiarray.{name}")
+        for name, function in functions.items()
         for core in ("core", "_core")
     ]
     return [np.dtype, np.ndarray, *dtypes, *renamed]
@@ -272,7 +275,9 @@ def _official_variant(state: Mapping[str, Tensor], path: Path) -> ModelConfig:
     for config in (BASE, LARGE):
         if config.clip.image_width == width:
             return config
-    raise CheckpointError(f"{path} is neither EBSeg-B nor EBSeg-L: clip_visual_extractor.class_embedding has {width} values.")
+    raise CheckpointError(
+        f"{path} is neither EBSeg-B nor EBSeg-L: clip_visual_extractor.class_embedding has {width} values."
+    )
 
 
 def download_official(name: str) -> Path:
@@ -285,6 +290,6 @@ def download_official(name: str) -> Path:
         return Path(hf_hub_download(OFFICIAL_REPOSITORY, filename))
     except OSError as error:  # the hub's own errors are OSErrors, offline or not
         raise CheckpointError(
-            f"{name} could not be downloaded ({filename} of {OFFICIAL_REPOSITORY}): {error}. Check the connection "
-            "or set HF_ENDPOINT to a mirror; or fetch the file elsewhere and give its path as the model."
+            f"{name} could not be downloaded ({filename} of {OFFICIAL_REPOSITORY}): {error}. Check the "
+            "connection or set HF_ENDPOINT to a mirror; or fetch the file elsewhere and give its path as model."
         ) from error

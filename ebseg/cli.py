@@ -16,7 +16,9 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from ebseg.commands.evaluate import evaluate
 from ebseg.commands.predict import predict
+from ebseg.commands.train import train
 from ebseg.errors import ConfigError, EBSegError
 
 PLUGIN_GROUP = "ebseg.commands"
@@ -66,6 +68,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(epilog='Example: ebseg predict street/ --labels "sky,road,car|automobile"')(predict)
+app.command(epilog="Example: ebseg train --encoders encoders.safetensors --out runs/tiny")(train)
+app.command(epilog="Example: ebseg evaluate runs/tiny/model.safetensors --json result.json")(evaluate)
 
 
 def _print_version(wanted: bool) -> None:

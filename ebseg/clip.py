@@ -28,7 +28,7 @@ TEXTS_PER_BATCH = 256
 
 
 def build_image_tower(config: ClipConfig) -> VisionTransformer:
-    """CLIP's image tower with random weights."""
+    """Build CLIP's image tower with random weights."""
     return VisionTransformer(
         image_size=config.image_size,
         patch_size=config.patch_size,
@@ -42,7 +42,7 @@ def build_image_tower(config: ClipConfig) -> VisionTransformer:
 
 
 def build_text_tower(config: ClipConfig) -> TextTransformer:
-    """CLIP's text tower with random weights."""
+    """Build CLIP's text tower with random weights."""
     return TextTransformer(
         context_length=config.context_length,
         vocab_size=config.vocab_size,
@@ -105,12 +105,12 @@ class ClipImageEncoder(nn.Module):
                 fusion.append(x[:, 1:].transpose(1, 2).unflatten(2, (h, w)))  # (B, C, h, w)
         return ClipFeatures(fusion=tuple(fusion), tokens=x, surgery=dense)
 
-    def recognise(self, features: ClipFeatures, bias: Tensor) -> tuple[Tensor, Tensor | None]:
+    def recognise(self, features: ClipFeatures, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Recognise each mask: copies of the class token look where its attention bias points.
 
         ``bias``: (B, H, Q, N), added to the copies' attention logits. Returns the copies'
         embeddings (B, Q, E), L2-normalised, and the dense features (B, E, h, w) of the surgery
-        stream, L2-normalised over E, or None where that stream was not carried.
+        stream, L2-normalised over E; these are empty (B, E, 0, 0) where that stream was not carried.
 
         Neither patches nor class token look at the copies, so they are computed once, whatever Q.
         Nor does a copy look at other copies or at the class token: the authors give these the
@@ -129,7 +129,7 @@ class ClipImageEncoder(nn.Module):
                 x = x + block.mlp(block.ln_2(x))
         embeddings = F.normalize(self._to_joint_space(copies), dim=-1)  # (B, Q, E)
         if dense is None:
-            return embeddings, None
+            return embeddings, embeddings.new_empty(len(x), embeddings.shape[2], 0, 0)
         patches = F.normalize(self._to_joint_space(dense[:, 1:]), dim=-1)  # (B, N, E)
         return embeddings, patches.transpose(1, 2).unflatten(2, features.grid)
 
@@ -152,7 +152,7 @@ class ClipImageEncoder(nn.Module):
 
 
 def _project(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values (B, H, L, D) of normed tokens (B, L, C)."""
+    """Compute queries, keys and values (B, H, L, D) of normed tokens (B, L, C)."""
     attention = block.attn
     projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)  # (B, L, 3C)
     q, k, v = (
@@ -168,7 +168,7 @@ def _merge(block: Any, x: Tensor) -> Tensor:
 
 
 def _block(block: Any, x: Tensor) -> Tensor:
-    """An ordinary pre-norm transformer block."""
+    """Run an ordinary pre-norm transformer block."""
     q, k, v = _project(block, block.ln_1(x))
     x = x + _merge(block, F.scaled_dot_product_attention(q, k, v))
     x = x + block.mlp(block.ln_2(x))
@@ -176,7 +176,7 @@ def _block(block: Any, x: Tensor) -> Tensor:
 
 
 def _surgery_block(block: Any, x: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
-    """A block with both streams: the dense one gets value-to-value attention and no MLP."""
+    """Run a block with both streams: the dense one gets value-to-value attention and no MLP."""
     q, k, v = _project(block, block.ln_1(x))
     dense = dense + _merge(block, F.scaled_dot_product_attention(v, v, v))
     x = x + _merge(block, F.scaled_dot_product_attention(q, k, v))
@@ -185,7 +185,7 @@ def _surgery_block(block: Any, x: Tensor, dense: Tensor) -> tuple[Tensor, Tensor
 
 
 def _steered_block(block: Any, copies: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """A block for class-token copies (B, Q, C) that see the patches (B, H, N, D) and themselves."""
+    """Run a block for class-token copies (B, Q, C) that see the patches (B, H, N, D) and themselves."""
     own_q, own_k, own_v = _project(block, block.ln_1(copies))  # (B, H, Q, D)
     own_q = own_q * own_q.shape[-1] ** -0.5
     to_patches = own_q @ k.transpose(2, 3) + bias  # (B, H, Q, N)

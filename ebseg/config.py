@@ -108,6 +108,22 @@ class ModelConfig(_Frozen):
     test_max_size: int = Field(description="pixels that the longer edge may not exceed")
 
 
+class TrainConfig(_Frozen):
+    """A training run. The defaults are TINY's on drawn scenes; schedule and decay are the paper's."""
+
+    steps: int = Field(default=2400, gt=0)
+    batch: int = Field(default=8, gt=0, description="photos a step")
+    sizes: tuple[int, ...] = Field(
+        default=(160, 192, 256), description="sides of a batch's scenes in pixels, drawn step by step"
+    )
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    largest_gradient: float = Field(default=0.01, gt=0, description="norm that gradients are clipped to")
+    power: float = Field(default=0.9, description="of the polynomial decay of the learning rate")
+    seed: int = 0
+    checkpoint_every: int = Field(default=100, gt=0, description="steps between checkpoints")
+
+
 _SAM_BASE = SamConfig(
     patch_size=16, grid=64, width=768, depth=12, heads=12, window=14, global_blocks=(2, 5, 8, 11)
 )

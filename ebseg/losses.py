@@ -131,9 +131,7 @@ def _set_losses(
     }
 
 
-def _class_loss(
-    logits: Tensor, targets: Sequence[Target], matching: Matching, config: LossConfig
-) -> Tensor:
+def _class_loss(logits: Tensor, targets: Sequence[Target], matching: Matching, config: LossConfig) -> Tensor:
     """Cross-entropy of (B, Q, K + 1) logits; queries without a target shall say background."""
     background = logits.shape[-1] - 1
     wanted = torch.full(logits.shape[:2], background, device=logits.device)

@@ -63,8 +63,7 @@ class MaskDecoder(nn.Module):
     ) -> list[MaskPrediction]:
         """All predictions, before the first layer and after each one, as the training losses need."""
         return [
-            self._predict(queries, mask_features, clip_grid)
-            for queries in self._run(mask_features, memories)
+            self._predict(queries, mask_features, clip_grid) for queries in self._run(mask_features, memories)
         ]
 
     def _run(self, mask_features: Tensor, memories: Sequence[Tensor]) -> list[Tensor]:
@@ -98,24 +97,24 @@ class MaskDecoder(nn.Module):
         blocked = masks.sigmoid() < 0.5
         return blocked & ~blocked.all(dim=-1, keepdim=True)
 
-    def _predict(
-        self, queries: Tensor, mask_features: Tensor, clip_grid: tuple[int, int]
-    ) -> MaskPrediction:
+    def _predict(self, queries: Tensor, mask_features: Tensor, clip_grid: tuple[int, int]) -> MaskPrediction:
         kernels = self.mask_mlp(queries)  # (B, Q, D)
         masks = torch.einsum("bqd,bdhw->bqhw", kernels, mask_features)
         embeddings = self.mask_embedding(queries, masks, mask_features)
         if torch.is_grad_enabled():
             # The biases at stride 4 are the largest tensors of a training step (H * Q * h * w a
             # prediction): computed again in the backward pass rather than kept.
-            bias = checkpoint(self._pooled_bias, kernels, mask_features, clip_grid, use_reentrant=False)
+            bias: Tensor = checkpoint(
+                self._pooled_bias, kernels, mask_features, clip_grid, use_reentrant=False
+            )
         else:
             bias = self._pooled_bias(kernels, mask_features, clip_grid)
         return MaskPrediction(masks=masks, embeddings=embeddings, bias=bias)
 
     def _pooled_bias(self, kernels: Tensor, mask_features: Tensor, clip_grid: tuple[int, int]) -> Tensor:
         bias = self.attention_bias(kernels, mask_features)  # (B, H, Q, h, w)
-        pooled = F.adaptive_max_pool2d(bias.flatten(1, 2), clip_grid)  # (B, H * Q, g, G)
-        return pooled.flatten(2).unflatten(1, bias.shape[1:3])
+        pooled: Tensor = F.adaptive_max_pool2d(bias.flatten(1, 2), clip_grid)  # (B, H * Q, g, G)
+        return pooled.reshape(*bias.shape[:3], -1)
 
 
 class DecoderLayer(nn.Module):
@@ -156,7 +155,7 @@ class MLP(nn.Module):
         )
 
     def hidden(self, x: Tensor) -> Tensor:
-        """The input of the last layer."""
+        """Compute the input of the last layer."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return x
@@ -201,11 +200,11 @@ class AttentionBias(nn.Module):
         The MLP's last layer and the scaling are linear, so they are folded into the kernels: H * D
         channels a pixel are never made.
         """
-        last = self.mlp.layers[-1]
-        weight = last.weight.unflatten(0, (self.clip_heads, -1))  # (H, D, D)
-        offset = last.bias.unflatten(0, (self.clip_heads, -1))  # (H, D)
+        weight, offset = (
+            parameter.unflatten(0, (self.clip_heads, -1)) for parameter in self.mlp.layers[-1].parameters()
+        )  # (H, D, D) and (H, D)
         folded = torch.einsum("bqc,ncd->bnqd", kernels, weight) * self.scaling.weight
         constant = torch.einsum("bqc,nc->bnq", kernels, offset) * self.scaling.weight + self.scaling.bias
         pixels = self.mlp.hidden(mask_features.flatten(2).transpose(1, 2))  # (B, hw, D)
-        bias = torch.einsum("bnqd,bpd->bnqp", folded, pixels) + constant[..., None]
-        return bias.unflatten(3, mask_features.shape[-2:])
+        bias: Tensor = torch.einsum("bnqd,bpd->bnqp", folded, pixels) + constant[..., None]
+        return bias.reshape(*bias.shape[:3], *mask_features.shape[-2:])

@@ -20,6 +20,7 @@ from ebseg.losses import Prediction, criterion, targets_of
 from ebseg.mask_decoder import MaskDecoder
 from ebseg.pixel_decoder import ClipFusion, PixelDecoder
 from ebseg.sam import SpatialEncoder
+from ebseg.scores import score_strips
 from ebseg.vocabulary import Vocabulary
 
 PAD_MULTIPLE = 32
@@ -134,9 +135,7 @@ class EBSeg(nn.Module):
     @staticmethod
     def combine(masks: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:
         """Class scores (K, rows, columns) from mask logits (Q, ., .) and class probabilities (Q, K)."""
-        if masks.shape[-2:] != torch.Size(size):
-            masks = F.interpolate(masks[None], size=size, mode="bilinear", align_corners=False)[0]
-        return torch.einsum("qk,qhw->khw", classes, masks.sigmoid())
+        return torch.cat(list(score_strips(masks, classes, size)), dim=1)
 
     def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Normalise and pad photos (3, ., .) RGB 0..255 to one size; CLIP's copy is smaller.
@@ -166,14 +165,16 @@ class EBSeg(nn.Module):
         """Text embeddings (K + 1, E) of the labels, L2-normalised, the learned background last."""
         prompts = [prompt for label in vocabulary.prompts for prompt in label]
         names = self.encode_names(prompts).to(self.text.background.device)
-        return self.text(self.text.label_embeddings(vocabulary, names))
+        embeddings: Tensor = self.text(self.text.label_embeddings(vocabulary, names))
+        return embeddings
 
     def seen(self, vocabulary: Vocabulary) -> tuple[bool, ...]:
-        """Which labels the weights were trained on; none where the training vocabulary is not known."""
+        """Tell which labels the weights were trained on; none where the training vocabulary is not known."""
         if self.training_vocabulary is None:
             return (False,) * len(vocabulary)
         return vocabulary.seen_in(self.training_vocabulary)
 
     def logits(self, embeddings: Tensor, text: Tensor) -> Tensor:
         """Class logits (B, Q, K + 1) of image embeddings (B, Q, E); their length counts (A's scale)."""
-        return self.text.logit_scale.exp() * embeddings @ text.T
+        logits: Tensor = self.text.logit_scale.exp() * embeddings @ text.T
+        return logits

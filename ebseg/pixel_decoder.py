@@ -174,8 +174,7 @@ class DeformableAttention(nn.Module):
         """Table rows and weights (B, N, H, S, P, 4) of the four pixels around each sampling point."""
         device = pixels.device
         heights, widths, starts = (
-            torch.tensor(column, device=device)[:, None]
-            for column in zip(*_layout(shapes), strict=True)
+            torch.tensor(column, device=device)[:, None] for column in zip(*_layout(shapes), strict=True)
         )  # (S, 1) each
         corner = pixels.detach().floor()
         right, down = (pixels - corner).unbind(-1)

@@ -21,7 +21,7 @@ STRIDES = (4, 8, 16, 32)
 
 
 def build_image_encoder(config: SamConfig) -> ImageEncoderViT:
-    """Segment-anything's image encoder without its neck, with random weights."""
+    """Build segment-anything's image encoder without its neck, with random weights."""
     encoder = ImageEncoderViT(
         img_size=config.grid * config.patch_size,
         patch_size=config.patch_size,
@@ -54,7 +54,7 @@ class SpatialEncoder(nn.Module):
         """
         x = self.encoder.patch_embed(images)  # (B, h, w, C)
         x = x + self._positions(x.shape[1], x.shape[2])
-        outputs = []
+        outputs: list[Tensor] = []
         for depth, block in enumerate(self.encoder.blocks):
             x = _block(block, x)
             if depth in self.config.global_blocks:

@@ -1,0 +1,115 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ebseg.config import TINY, LossConfig
+from ebseg.losses import Prediction, criterion, match, sample_points, ssc_loss, targets_of
+from ebseg.model import EBSeg
+from ebseg.vocabulary import Vocabulary
+
+QUERIES, LABELS, SIZE = 4, 5, 8
+CONFIG = LossConfig(points=64)
+
+
+def _prediction(photos=1):
+    torch.manual_seed(0)
+    return Prediction(
+        masks=torch.randn(photos, QUERIES, SIZE, SIZE, requires_grad=True),
+        a=torch.randn(photos, QUERIES, LABELS + 1, requires_grad=True),
+        b=torch.randn(photos, QUERIES, LABELS + 1, requires_grad=True),
+        embeddings=F.normalize(torch.randn(photos, QUERIES, 16), dim=-1).requires_grad_(),
+    )
+
+
+def _text():
+    return F.normalize(torch.randn(LABELS + 1, 16, generator=torch.Generator().manual_seed(1)), dim=-1)
+
+
+def _stripes(labels):
+    """A label map (1, 16, 16) with one stripe a label."""
+    rows = torch.arange(16) * len(labels) // 16
+    return torch.tensor(labels)[rows][:, None].expand(16, 16)[None]
+
+
+def test_targets_leave_ignored_pixels_out():
+    label_map = torch.tensor([[[3, -1], [1, 3]]])
+    (target,) = targets_of(label_map)
+    assert target.labels.tolist() == [1, 3]
+    assert target.masks.tolist() == [[[0, 0], [1, 0]], [[1, 0], [0, 1]]]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[-1], [2], [0, 1, 2, 3, 4], [-1, 3]],
+    ids=["all ignored", "one label", "more labels than queries", "partly ignored"],
+)
+def test_losses_and_gradients_are_finite(labels):
+    predictions = [_prediction(), _prediction()]
+    losses = criterion(predictions, targets_of(_stripes(labels)), _text(), CONFIG)
+    assert set(losses) == {
+        "class_a", "class_b", "mask", "dice", "ssc", "class_a_0", "class_b_0", "mask_0", "dice_0"
+    }  # fmt: skip
+    assert all(torch.isfinite(term) for term in losses.values())
+    sum(losses.values()).backward()
+    last = predictions[-1]
+    assert all(torch.isfinite(x.grad).all() for x in (last.masks, last.a, last.b, last.embeddings))
+
+
+def test_matching_finds_the_right_masks():
+    label_map = _stripes([2, 0, 4])
+    (target,) = targets_of(label_map)
+    prediction = _prediction()
+    order = [2, 0, 1]  # query 0 shows target 2, and so on; query 3 shows nothing
+    with torch.no_grad():
+        prediction.masks.fill_(-10)
+        for query, segment in enumerate(order):
+            prediction.masks[0, query] += 20 * F.max_pool2d(target.masks[segment][None], 2)[0]
+    ((queries, segments),) = match(prediction, [target], CONFIG)
+    assert queries.tolist() == [0, 1, 2]
+    assert segments.tolist() == order
+
+
+def test_a_perfect_prediction_costs_almost_nothing():
+    label_map = _stripes([1, 3])
+    (target,) = targets_of(label_map)
+    logits = torch.full((1, QUERIES, LABELS + 1), -20.0)
+    logits[0, :, LABELS] = 20
+    masks = torch.full((1, QUERIES, 16, 16), -20.0)
+    for query, (label, mask) in enumerate(zip(target.labels, target.masks, strict=True)):
+        logits[0, query, [label, LABELS]] = torch.tensor([20.0, -20.0])
+        masks[0, query] = torch.where(mask > 0, 20.0, -20.0)
+    text = _text()
+    embeddings = torch.zeros(1, QUERIES, 16)
+    embeddings[0, :2] = text[target.labels]
+    losses = criterion([Prediction(masks, logits, logits, embeddings)], [target], text, CONFIG)
+    assert losses["class_a"] < 1e-6 and losses["class_b"] < 1e-6
+    assert losses["ssc"] < 1e-10
+    assert losses["dice"] < 0.5  # not zero: points on the border are between two pixels
+
+
+def test_ssc_counts_only_photos_with_labels():
+    targets = targets_of(torch.cat([_stripes([1, 2]), _stripes([-1])]))
+    prediction = _prediction(photos=2)
+    matching = match(prediction, targets, CONFIG)
+    both = ssc_loss(prediction.embeddings, targets, matching, _text()[:-1])
+    first = ssc_loss(prediction.embeddings[:1], targets[:1], matching[:1], _text()[:-1])
+    assert both == first > 0
+
+
+def test_points_outside_are_zero_and_centres_are_exact():
+    maps = torch.arange(4.0).reshape(1, 2, 2)
+    points = torch.tensor([[[0.25, 0.25], [0.75, 0.25], [0.5, 0.5], [2.0, 2.0]]])
+    assert sample_points(maps, points)[0].tolist() == [0.0, 1.0, 1.5, 0.0]
+
+
+def test_a_models_losses_reach_every_trainable_parameter():
+    torch.manual_seed(0)
+    net = EBSeg(TINY)
+    image = torch.rand(1, 3, 64, 96) * 255
+    label_map = torch.zeros(1, 64, 96, dtype=torch.long)
+    label_map[:, 32:] = 1
+    losses = net.losses(image, label_map, Vocabulary(["sky", "road"]))
+    sum(losses.values()).backward()
+    without = [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+    assert all(p.grad is None for p in net.parameters() if not p.requires_grad)
