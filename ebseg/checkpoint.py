@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ebseg.config import BASE, LARGE, VARIANTS, ModelConfig
-from ebseg.errors import CheckpointError
+from ebseg.errors import CheckpointError, VocabularyError
 from ebseg.model import EBSeg
 from ebseg.vocabulary import Vocabulary
 
@@ -225,8 +225,9 @@ def _load_ours(path: Path) -> tuple[EBSeg, dict[str, str]]:
         )
     try:
         config = ModelConfig.model_validate_json(header.pop("config"))
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} has a damaged config: {error}") from error
+        vocabulary = Vocabulary.from_json(header.pop("training_vocabulary"))
+    except (KeyError, ValueError, VocabularyError) as error:
+        raise CheckpointError(f"{path} has a damaged config or training vocabulary: {error}") from error
     net = EBSeg(config)
     wanted = dict(net.named_parameters())
     _require_match(
@@ -238,7 +239,7 @@ def _load_ours(path: Path) -> tuple[EBSeg, dict[str, str]]:
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(state[name])
-    net.training_vocabulary = Vocabulary.from_json(header.pop("training_vocabulary"))
+    net.training_vocabulary = vocabulary
     return net, header
 
 
@@ -291,5 +292,5 @@ def download_official(name: str) -> Path:
     except OSError as error:  # the hub's own errors are OSErrors, offline or not
         raise CheckpointError(
             f"{name} could not be downloaded ({filename} of {OFFICIAL_REPOSITORY}): {error}. Check the "
-            "connection or set HF_ENDPOINT to a mirror; or fetch the file elsewhere and give its path as model."
+            "connection or set HF_ENDPOINT to a mirror; or fetch it elsewhere and give its path as model."
         ) from error

@@ -1,0 +1,116 @@
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ebseg.checkpoint import load_checkpoint, save_checkpoint
+from ebseg.config import TINY
+from ebseg.errors import CheckpointError
+from ebseg.model import EBSeg
+from ebseg.vocabulary import Vocabulary
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    net = EBSeg(TINY)
+    net.training_vocabulary = Vocabulary(["sky", ["road", "street"]])
+    return net
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_is_saved_is_loaded(net, tmp_path, dtype):
+    path = tmp_path / "deep" / "model.safetensors"
+    save_checkpoint(net, path, dtype=dtype, metadata={"version": "v1"})
+    loaded, metadata = load_checkpoint(path)
+    assert metadata["version"] == "v1"
+    assert loaded.config == net.config
+    assert loaded.training_vocabulary == net.training_vocabulary
+    assert not loaded.training
+    for (name, ours), theirs in zip(net.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(ours.to(dtype).float(), theirs), name
+    assert [p.requires_grad for p in net.parameters()] == [p.requires_grad for p in loaded.parameters()]
+    assert os.listdir(path.parent) == ["model.safetensors"]
+
+
+def test_a_model_without_training_vocabulary_is_not_saved(net, tmp_path):
+    net.training_vocabulary = None
+    with pytest.raises(CheckpointError, match="training vocabulary"):
+        save_checkpoint(net, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def _rewrite(path, state=None, **header):
+    save_checkpoint_header = {"ebseg_format": "1", "config": TINY.model_dump_json()}
+    save_checkpoint_header["training_vocabulary"] = Vocabulary(["sky"]).to_json()
+    metadata = {k: v for k, v in (save_checkpoint_header | header).items() if v is not None}
+    save_file(state if state is not None else load_file(path), path, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda path: path.unlink(), "There is no checkpoint"),
+        (lambda path: path.write_bytes(b""), "cannot be read as safetensors"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "cannot be read as safetensors"),
+        (lambda path: save_file({"x": torch.zeros(1)}, path), "not a checkpoint of this package"),
+        (lambda path: _rewrite(path, ebseg_format="99"), "format 99"),
+        (lambda path: _rewrite(path, config="{}"), "damaged config"),
+        (lambda path: _rewrite(path, config=None), "damaged config"),
+        (lambda path: _rewrite(path, training_vocabulary="{"), "vocabulary"),
+        (lambda path: _rewrite(path, training_vocabulary=None), "vocabulary"),
+        (lambda path: _rewrite(path, state={"x": torch.zeros(1)}), "missing: .* 1 left over: x"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_a_reason(net, tmp_path, damage, complaint):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(net, path)
+    damage(path)
+    with pytest.raises(CheckpointError, match=complaint):
+        load_checkpoint(path)
+
+
+class _Exploit:
+    def __reduce__(self):
+        return (os.mkdir, ("exploited",))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"model": {"backbone.pos_embed": torch.zeros(1)}}, "neither EBSeg-B nor EBSeg-L"),
+        ({"model": {"clip_visual_extractor.class_embedding": torch.zeros(768)}}, "missing"),
+        ({"state": {}}, 'no state under "model"'),
+        ([1, 2], 'no state under "model"'),
+        ({"model": {"x": 1}}, 'no state under "model"'),
+        ({"model": {}, "beside": _Exploit()}, "more than tensors and numbers"),
+    ],
+)
+def test_a_pickle_that_is_no_released_checkpoint_is_refused(tmp_path, monkeypatch, content, complaint):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.pth"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=complaint):
+        load_checkpoint(path)
+    assert not (tmp_path / "exploited").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", pickle.dumps({"model": np.zeros(3)})])
+def test_a_file_that_is_no_checkpoint_at_all_is_refused(tmp_path, content):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="model.pth"):
+        load_checkpoint(path)
+
+
+def test_the_header_is_plain_json(net, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(net, path)
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + size])["__metadata__"]
+    assert json.loads(header["config"])["name"] == "tiny"
+    assert json.loads(header["training_vocabulary"])

@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+
+from ebseg.evaluate import ConfusionMatrix, evaluate, summarise
+from ebseg.predictor import Predictor
+from ebseg.vocabulary import Vocabulary
+
+
+def test_iou_by_hand():
+    matrix = ConfusionMatrix(4)
+    truth = np.array([[0, 0, 1, 1], [2, 2, -1, -1]])
+    predicted = np.array([[0, 1, 1, -1], [2, 2, 0, 3]])
+    matrix.add(predicted, truth)
+    iou = matrix.iou()
+    assert iou[:3] == pytest.approx([1 / 2, 1 / 3, 1.0])  # ignored pixels count nowhere
+    assert np.isnan(iou[3])  # no truth shows label 3
+
+
+def test_photos_add_up():
+    matrix = ConfusionMatrix(2)
+    matrix.add(np.array([[0]]), np.array([[0]]))
+    matrix.add(np.array([[1]]), np.array([[0]]))
+    assert matrix.iou()[0] == 0.5
+
+
+def test_means_are_over_present_labels():
+    result = summarise(np.array([1.0, 0.5, np.nan, 0.2]), [True, False, True, False], photos=7)
+    assert result.miou == pytest.approx(100 * 1.7 / 3)
+    assert result.seen == pytest.approx(100)
+    assert result.unseen == pytest.approx(35)
+    assert result.harmonic == pytest.approx(2 * 100 * 35 / 135)
+    assert result.photos == 7
+
+
+def test_a_model_is_measured_without_a_threshold(random_tiny):
+    predictor = Predictor(random_tiny, version="random", device="cpu", threshold=1.0)
+    photo = np.zeros((64, 64, 3), dtype=np.uint8)
+    truth = predictor.predict(photo, ["sky", "water"], threshold=0.0).label_map
+    result = evaluate(predictor, [(photo, truth)], Vocabulary(["sky", "water"]))
+    assert result.miou == 100.0
