@@ -16,7 +16,7 @@ _DRAIN_BYTES = 1 << 16
 class SetupRequest(BaseModel):
     """What /setup reads of Label Studio's body."""
 
-    label_config: str = Field(default="", alias="schema")
+    label_config: str | None = Field(default=None, alias="schema")
 
 
 class PredictParams(BaseModel):

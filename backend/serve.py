@@ -67,19 +67,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Worker(ThreadWorker):
-    """Threads of one process, which tells the service when it is asked to end."""
+    """Threads of one process, which ends in order: what is begun is finished, the rest left out."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._stop_service()
+        if isinstance(self.wsgi, Flask):
+            self.wsgi.extensions["ebseg"].stop()
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        self._stop_service()
-        super().handle_quit(sig, frame)
-
-    def _stop_service(self) -> None:
-        if isinstance(self.wsgi, Flask):
-            self.wsgi.extensions["ebseg"].stop()
+        # Ctrl-C: gunicorn's own way would drop the request, and with it the photos that it has finished.
+        self.handle_exit(sig, frame)
 
 
 class _Server(BaseApplication):

@@ -19,11 +19,9 @@ from backend.model_holder import Model, ModelHolder, ModelUnavailable, Segmentat
 from ebseg.errors import EBSegError
 from ebseg.images import read_image
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.label_config import Control
 from ebseg.label_studio.regions import (
     InteractiveRequest,
     Region,
-    mask_region,
     masks_to_regions,
     parse_context,
     prediction,
@@ -95,9 +93,12 @@ class Service:
         if not self._places.acquire(blocking=False):
             raise Busy("all threads that may predict are busy; ask again later, or raise EBSEG_THREADS")
         try:
-            return self._predict(tasks, request)
+            answers = self._predict(tasks, request)
         finally:
             self._places.release()
+        used = self.settings.predict_budget - request.seconds_left
+        logger.info("%d of %d tasks answered in %.1f s", sum(map(bool, answers)), len(tasks), used)
+        return answers
 
     def _predict(self, tasks: Sequence[Any], request: _Request) -> list[dict[str, Any]]:
         # Not a "with" block: that would wait for photos that are still being fetched when time is over.
@@ -155,11 +156,12 @@ class Service:
             return found, model.version
 
         segmentation, version = self.model.run(segment, request.seconds_left)
-        control = request.labelling.control
-        if request.asked is not None:
-            return _asked_region(segmentation, control, request.asked), version
-        label_map, scores = segmentation.label_map, segmentation.scores
-        return masks_to_regions(label_map, scores, control, min_area=request.min_area), version
+        control, label_map, scores = request.labelling.control, segmentation.label_map, segmentation.scores
+        if request.asked is None:
+            return masks_to_regions(label_map, scores, control, min_area=request.min_area), version
+        index = control.labels.index(request.asked.label)
+        asked_for = select_region(label_map == index, request.asked)
+        return masks_to_regions(np.where(asked_for, index, -1), scores, control), version
 
     def _require_time(self, request: _Request) -> None:
         if self._stopping.is_set() or not request.seconds_left:
@@ -194,15 +196,6 @@ def load_model(settings: Settings) -> Model:
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
     return ebseg.load(settings.model, device=settings.device)
-
-
-def _asked_region(segmentation: Segmentation, control: Control, asked: InteractiveRequest) -> list[Region]:
-    """Cut the parts that a smart tool's prompts touch out of its label's mask: one region, or none."""
-    index = control.labels.index(asked.label)
-    mask = select_region(segmentation.label_map == index, asked)
-    if not mask.any():
-        return []
-    return [mask_region(mask, asked.label, float(segmentation.scores[mask].mean()), control)]
 
 
 def _ahead(

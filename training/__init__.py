@@ -1,1 +1,1 @@
-
+"""The loop around the library: settings, and what improves the models."""

@@ -31,7 +31,12 @@ def environment(label_studio, **settings: str) -> dict[str, str]:
 def serving(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen, str]]:
     """Run the command; give the process and its address."""
     process = subprocess.Popen(
-        SERVE, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        SERVE,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
     try:
         line = process.stdout.readline()
@@ -68,7 +73,8 @@ def test_it_serves_predictions_until_it_is_told_to_stop(label_studio, checkpoint
         assert process.wait(SECONDS) == 0
 
 
-def test_what_is_begun_is_finished_when_it_is_told_to_stop(label_studio, checkpoint):
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_what_is_begun_is_finished_when_it_is_told_to_stop(label_studio, checkpoint, stop):
     gate = threading.Event()
 
     def slow(handler) -> None:
@@ -89,7 +95,7 @@ def test_what_is_begun_is_finished_when_it_is_told_to_stop(label_studio, checkpo
         )
         call.start()
         wait_for(lambda: 'outcome="predicted"} 2.0' in httpx.get(f"{url}/metrics", timeout=SECONDS).text)
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, stop)  # a terminal's Ctrl-C reaches the whole group
         time.sleep(0.3)
         gate.set()
         call.join()

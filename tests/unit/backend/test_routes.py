@@ -16,7 +16,7 @@ def post_setup(client, config: str, **options):
     return client.post("/setup", json={"project": "1.1", "schema": config, "extra_params": None}, **options)
 
 
-@pytest.mark.parametrize("schema", [label_config(), ""], ids=["a label config", "none yet"])
+@pytest.mark.parametrize("schema", [label_config(), "", None], ids=["a label config", "an empty one", "none"])
 def test_setup_answers_with_the_models_version(client, schema):
     assert post_setup(client, schema).json == {"model_version": "tiny-untrained"}
 

@@ -1,4 +1,5 @@
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,18 @@ def test_every_field_is_read_somewhere():
 
 def test_every_field_is_documented():
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_every_field_and_its_default_are_in_the_docs():
+    table = re.findall(
+        r"^\| `([A-Z_]+)` \| `?(.+?)`? \|", (ROOT / "docs/backend.md").read_text(), re.MULTILINE
+    )
+    rows = dict(table)
+    for name, field in Settings.model_fields.items():
+        documented = rows.pop(field.validation_alias or f"EBSEG_{name.upper()}")
+        default = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+        assert field.default in (None, ()) or documented == default
+    assert rows == {}
 
 
 def test_defaults_are_those_of_a_service_on_this_machine():
