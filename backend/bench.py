@@ -42,7 +42,7 @@ _LABEL_CONFIG = (
     f'<BrushLabels name="mask" toName="image">{_LABEL_TAGS}</BrushLabels></View>'
 )
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
 @dataclass(frozen=True)

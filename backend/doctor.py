@@ -8,7 +8,7 @@ import typer
 
 from training.settings import load_settings
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

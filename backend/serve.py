@@ -23,7 +23,7 @@ GRACEFUL_SECONDS = 60
 # Seconds without a sign of life after which the worker is replaced; loading a model can hold it up for some.
 WORKER_TIMEOUT_SECONDS = 120
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
