@@ -41,6 +41,7 @@ _PREFIXES = {
 _PIXEL_DECODER = "sem_seg_head.pixel_decoder."
 _ENCODER = _PIXEL_DECODER + "transformer.encoder."
 _PREDICTOR = "sem_seg_head.predictor."
+_LAYER = r"predictor\.layers\.(\d+)\."
 _RENAMES = [
     (r"(clip_fusion_layers\.)norms\.(\d)", r"\1\2.0"),
     (r"(clip_fusion_layers\.)projections\.(\d)", r"\1\2.1"),
@@ -68,12 +69,12 @@ _RENAMES = [
     (_PREDICTOR + r"mask_embedding\.scale", _PREDICTOR + "logit_scale"),
     (_PREDICTOR + r"attention_bias\.mlp", _PREDICTOR + "attn_proj"),
     (_PREDICTOR + r"attention_bias\.scaling", _PREDICTOR + "bias_scaling"),
-    (r"r\.layers\.(\d+)\.cross_attention", r"r.transformer_cross_attention_layers.\1.multihead_attn"),
-    (r"r\.layers\.(\d+)\.cross_norm", r"r.transformer_cross_attention_layers.\1.norm"),
-    (r"r\.layers\.(\d+)\.self_attention", r"r.transformer_self_attention_layers.\1.self_attn"),
-    (r"r\.layers\.(\d+)\.self_norm", r"r.transformer_self_attention_layers.\1.norm"),
-    (r"r\.layers\.(\d+)\.mlp_norm", r"r.transformer_ffn_layers.\1.norm"),
-    (r"r\.layers\.(\d+)\.(linear\d)", r"r.transformer_ffn_layers.\1.\2"),
+    (_LAYER + r"cross_attention", r"predictor.transformer_cross_attention_layers.\1.multihead_attn"),
+    (_LAYER + r"cross_norm", r"predictor.transformer_cross_attention_layers.\1.norm"),
+    (_LAYER + r"self_attention", r"predictor.transformer_self_attention_layers.\1.self_attn"),
+    (_LAYER + r"self_norm", r"predictor.transformer_self_attention_layers.\1.norm"),
+    (_LAYER + r"mlp_norm", r"predictor.transformer_ffn_layers.\1.norm"),
+    (_LAYER + r"(linear\d)", r"predictor.transformer_ffn_layers.\1.\2"),
 ]  # fmt: skip
 _FUSED_ATTENTION = [("in_proj_", "qkv."), ("out_proj.", "proj.")]
 _SHARED = {
