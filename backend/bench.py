@@ -1,4 +1,4 @@
-"""``ebseg bench service``: how fast the service answers Label Studio's short calls while it predicts."""
+"""``ebseg bench``: how fast the service answers Label Studio's short calls, and how fast the model is."""
 
 import http.client
 import json
@@ -21,7 +21,10 @@ from PIL import Image
 from rich.progress import track
 
 from backend.processes import ServerProcess, free_port
+from ebseg.config import VARIANTS
 from ebseg.data.synthetic import PHRASES, draw_scene
+from ebseg.errors import ConfigError
+from ebseg.vocabulary import Vocabulary
 
 CONCURRENT_PREDICTIONS = 4
 """As the promise has it: p99 of /health and /setup under 100 ms while four /predict run."""
@@ -82,6 +85,30 @@ def service(
             f"{each.path:8} p50 {1000 * each.p50:6.1f} ms   p99 {1000 * each.p99:6.1f} ms   "
             f"longest {1000 * each.longest:6.1f} ms   ({each.calls} calls)"
         )
+
+
+@app.command()
+def model(
+    variant: Annotated[str, typer.Option(help="Size of the model; its weights are random.")] = "base",
+    rounds: Annotated[int, typer.Option(min=1, help="Photos to measure.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Measure a 640x640 photo, side by side with segment-anything's own image encoder.
+
+    Example: ebseg bench model --variant base
+    """
+    if variant not in VARIANTS:
+        raise ConfigError(f"no variant named {variant!r}; known: {', '.join(VARIANTS)}")
+    from ebseg.bench import time_model  # PyTorch is slow to import and `ebseg --help` does not need it
+
+    times = time_model(VARIANTS[variant], Vocabulary.from_dataset("ade20k-150"), rounds)
+    if as_json:
+        typer.echo(json.dumps({**asdict(times), "ratio": times.ratio}))
+        return
+    typer.echo(
+        f"EBSeg {variant}: {times.photo:.2f} s a photo, segment-anything's encoder alone {times.encoder:.2f} s: "
+        f"{times.ratio:.2f} times"
+    )
 
 
 def measure(address: str, photos: list[str], seconds: float) -> tuple[list[Latency], int]:

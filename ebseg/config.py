@@ -112,7 +112,7 @@ class TrainConfig(_Frozen):
     """A training run. The defaults are TINY's on drawn scenes; schedule and decay are the paper's."""
 
     steps: int = Field(default=2400, gt=0)
-    batch: int = Field(default=8, gt=0, description="photos a step")
+    batch: int = Field(default=4, gt=0, description="photos a step")
     sizes: tuple[int, ...] = Field(
         default=(160, 192, 256), description="sides of a batch's scenes in pixels, drawn step by step"
     )

@@ -53,7 +53,7 @@ class SpatialEncoder(nn.Module):
         (B, C, height / stride, width / stride) maps, stride 4 first.
         """
         x = self.encoder.patch_embed(images)  # (B, h, w, C)
-        x = x + self._positions(x.shape[1], x.shape[2])
+        x = x + self.positions(x.shape[1], x.shape[2])
         outputs: list[Tensor] = []
         for depth, block in enumerate(self.encoder.blocks):
             x = _block(block, x)
@@ -62,8 +62,8 @@ class SpatialEncoder(nn.Module):
                 outputs.append(_rescale(x.permute(0, 3, 1, 2), scale))
         return outputs
 
-    def _positions(self, h: int, w: int) -> Tensor:
-        """Positional embedding (1, h, w, C)."""
+    def positions(self, h: int, w: int) -> Tensor:
+        """Resize the positional embedding to (1, h, w, C)."""
         grid = self.encoder.pos_embed.permute(0, 3, 1, 2)
         grid = F.interpolate(grid, size=(h, w), mode="bicubic", align_corners=False)
         return grid.permute(0, 2, 3, 1)
