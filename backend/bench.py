@@ -106,7 +106,7 @@ def model(
         typer.echo(json.dumps({**asdict(times), "ratio": times.ratio}))
         return
     typer.echo(
-        f"EBSeg {variant}: {times.photo:.2f} s a photo, segment-anything's encoder alone {times.encoder:.2f} s: "
+        f"EBSeg {variant}: {times.photo:.2f} s a photo, segment-anything's encoder {times.encoder:.2f} s: "
         f"{times.ratio:.2f} times"
     )
 

@@ -38,8 +38,8 @@ def time_model(config: ModelConfig, vocabulary: Vocabulary, rounds: int) -> Time
     The encoder is segment-anything's own code, blocks and all but its neck, on the same photo.
     """
     net = EBSeg(config)
-    text = net.class_embeddings(vocabulary)
-    net.class_embeddings = lambda _vocabulary: text  # type: ignore[method-assign]
+    names = net.encode_names(vocabulary.names)
+    net.encode_names = lambda _names: names
     image = torch.rand(3, SIDE, SIDE) * 255
     _, sam_images = net.preprocess([image])
     photo, encoder = [], []
