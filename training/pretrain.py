@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -30,11 +31,18 @@ logger = logging.getLogger(__name__)
 
 SCENES = 6000
 # Colours are learnt within the first thousand steps; from then on nouns count for more, as an unseen
-# combination is mistaken for another thing of its colour.
-CLIP_PHASES = (
-    ClipPhase(steps=950, batch=32, side=64, zoom=(0.7, 1.3), noun_weight=0.5),
-    ClipPhase(steps=610, batch=32, side=64, zoom=(0.7, 1.3), noun_weight=1.5),
-    ClipPhase(steps=340, batch=10, side=128, zoom=(0.6, 1.0), noun_weight=1.5),
+# combination is mistaken for another thing of its colour. The second round unlearns that words held
+# out beside each other exclude each other: it lifted unseen regions from 0.52 to 0.60.
+CLIP_ROUNDS = (
+    (
+        ClipPhase(steps=950, batch=32, side=64, zoom=(0.7, 1.3), noun_weight=0.5, spare_held_out=False),
+        ClipPhase(steps=610, batch=32, side=64, zoom=(0.7, 1.3), noun_weight=1.5, spare_held_out=False),
+        ClipPhase(steps=340, batch=10, side=128, zoom=(0.6, 1.0), noun_weight=1.5, spare_held_out=False),
+    ),
+    (
+        ClipPhase(steps=450, batch=32, side=64, zoom=(0.7, 1.3), noun_weight=1.5, spare_held_out=True),
+        ClipPhase(steps=250, batch=10, side=128, zoom=(0.6, 1.0), noun_weight=1.5, spare_held_out=True),
+    ),
 )
 SAM_PHASES = (SamPhase(steps=420, scenes=2, side=128), SamPhase(steps=110, scenes=2, side=256))
 
@@ -43,7 +51,7 @@ class Stage(Protocol):
     """What the loop needs of a stage."""
 
     name: str
-    steps: int
+    rounds: tuple[int, ...]  # steps of each; the learning rate starts anew with each round
 
     @property
     def model(self) -> nn.Module:
@@ -83,16 +91,17 @@ def train(stage: Stage, out: Path, seed: int, schedule: Schedule) -> None:
     checkpoint = out / f"{stage.name}.pt"
     start = _load(checkpoint, stage, optimiser)
     stored = logged = time.monotonic()
-    for step in range(start, stage.steps):
+    ends = tuple(accumulate(stage.rounds))
+    for step in range(start, ends[-1]):
         for group in optimiser.param_groups:
-            group["lr"] = schedule.learning_rate * _rate(step, stage.steps, schedule.warm_up)
+            group["lr"] = schedule.learning_rate * _rate(step, stage.rounds, schedule.warm_up)
         loss, terms = stage.loss(step, np.random.default_rng((seed, step)))
         if not math.isfinite(loss.item()):
             raise TrainingError(
                 f"{stage.name}: the loss at step {step} is {loss.item()}; lower the learning rate"
             )
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(stage.model.parameters(), schedule.largest_gradient)
         optimiser.step()
         done = step + 1
@@ -100,14 +109,12 @@ def train(stage: Stage, out: Path, seed: int, schedule: Schedule) -> None:
             seconds = (time.monotonic() - logged) / schedule.log_every
             logged = time.monotonic()
             _log(out, stage, done, {"loss": loss.item(), **terms, "seconds": seconds})
-        if done % schedule.measure_every == 0 and done < stage.steps:
-            _log(out, stage, done, stage.measure(seed + HELD_OUT_SEED, schedule.measure_scenes))
-        if time.monotonic() - stored > schedule.checkpoint_seconds:
+        if done in ends or done % schedule.measure_every == 0:
+            count = schedule.final_scenes if done in ends else schedule.measure_scenes
+            _log(out, stage, done, stage.measure(seed + HELD_OUT_SEED, count))
+        if done == ends[-1] or time.monotonic() - stored > schedule.checkpoint_seconds:
             _save(checkpoint, stage, optimiser, done)
             stored = time.monotonic()
-    if start < stage.steps:
-        _save(checkpoint, stage, optimiser, stage.steps)
-        _log(out, stage, stage.steps, stage.measure(seed + HELD_OUT_SEED, schedule.final_scenes))
 
 
 def _optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
@@ -123,9 +130,13 @@ def _optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def _rate(step: int, steps: int, warm_up: int) -> float:
-    """Share of the learning rate: linear warm-up, then half a cosine to zero."""
-    return min((step + 1) / warm_up, 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))
+def _rate(step: int, rounds: tuple[int, ...], warm_up: int) -> float:
+    """Share of the learning rate: in each round a linear warm-up and half a cosine to zero."""
+    for steps in rounds:
+        if step < steps:
+            return min((step + 1) / warm_up, 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        step -= steps
+    raise ValueError(f"step {step} is beyond the last round")
 
 
 def _save(path: Path, stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> None:
@@ -175,7 +186,7 @@ def main(
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     scenes = cached_scenes(out, seed, SCENES, workers=threads)
-    stages = (ClipStage(TINY.clip, scenes, CLIP_PHASES), SamStage(TINY.sam, seed, SAM_PHASES))
+    stages = (ClipStage(TINY.clip, scenes, CLIP_ROUNDS), SamStage(TINY.sam, seed, SAM_PHASES))
     path = run(stages, out, seed, Schedule())
     logger.info("wrote %s", path)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ebseg.clip import ClipImageEncoder, TextClassifier
 from ebseg.config import ClipConfig
-from ebseg.data.phrases import PHRASES, SEEN_PHRASES, SURFACES
+from ebseg.data.phrases import HELD_OUT, PHRASES, SEEN_PHRASES, SURFACES
 from ebseg.vocabulary import TEMPLATES
 from training.pretrain_scenes import Regions, Scenes, find_regions, half_size_scenes, random_crops
 
@@ -32,13 +32,17 @@ LARGEST_SCALE = 100.0  # of logits, as CLIP's
 
 @dataclass(frozen=True)
 class ClipPhase:
-    """Steps on crops of one size: pixels of a side, crops a step, range of zoom, weight of nouns."""
+    """Steps on crops of one size: pixels of a side, crops a step, range of zoom, weight of nouns.
+
+    `spare_held_out`: leave words out of a contrast that are held out beside the region's other word.
+    """
 
     steps: int
     batch: int
     side: int
     zoom: tuple[float, float]
     noun_weight: float
+    spare_held_out: bool
 
 
 class ClipPair(nn.Module):
@@ -67,7 +71,7 @@ class ClipPair(nn.Module):
 
 
 def _word_texts() -> tuple[list[str], list[list[int]]]:
-    """Texts of single words, and for each seen phrase the indices of its words' texts."""
+    """List texts of single words, and for each seen phrase the indices of its words' texts."""
     texts: list[str] = []
     parts: list[list[int]] = []
     for phrase in SEEN_PHRASES:
@@ -82,21 +86,40 @@ def _word_texts() -> tuple[list[str], list[list[int]]]:
     return texts, parts
 
 
+def _contrasts(words: list[str]) -> Tensor:
+    """Which words' texts a seen phrase may be contrasted with: (phrases, words) bool.
+
+    Not with a word that is held out beside the phrase's other word. Else training would teach that
+    nothing of metal is a cone, because no metal cone is ever shown.
+    """
+    allowed = torch.ones(len(SEEN_PHRASES), len(words), dtype=torch.bool)
+    for row, phrase in enumerate(SEEN_PHRASES):
+        for column, text in enumerate(words):
+            coat, noun = phrase.split()[0], phrase.split()[-1]
+            word = text.split()[0]
+            allowed[row, column] = f"{coat} {word}" not in HELD_OUT and f"{word} {noun}" not in HELD_OUT
+    return allowed
+
+
 class ClipStage:
-    """The first stage: `model` is trained by the steps of `phases` on `scenes`."""
+    """The first stage: `model` is trained on `scenes` by rounds of phases.
+
+    The learning rate starts anew with each round (Loshchilov and Hutter, "SGDR", 2017).
+    """
 
     name = "clip"
 
-    def __init__(self, config: ClipConfig, scenes: Scenes, phases: tuple[ClipPhase, ...]) -> None:
+    def __init__(self, config: ClipConfig, scenes: Scenes, rounds: tuple[tuple[ClipPhase, ...], ...]) -> None:
         self.model = ClipPair(config)
         self.scenes = scenes
-        self.phases = phases
-        self.steps = sum(phase.steps for phase in phases)
+        self.phases = tuple(phase for phases in rounds for phase in phases)
+        self.rounds = tuple(sum(phase.steps for phase in phases) for phases in rounds)
         words, parts = _word_texts()
         self._texts = (*SEEN_PHRASES, *words)
         self._coats, self._nouns = (
             torch.tensor([part[place] if part else -1 for part in parts]) for place in (0, 1)
         )
+        self._allowed = _contrasts(words)
 
     def _phase(self, step: int) -> ClipPhase:
         for phase in self.phases:
@@ -120,21 +143,23 @@ class ClipStage:
         embedded = F.normalize(self.model.text._encode_texts(texts), dim=-1)
         scale = self.model.text.logit_scale.exp().clamp(max=LARGEST_SCALE)
         terms = {
-            "B": self._region_loss(scale * steered[:, :-1] @ embedded.T, regions, phase.noun_weight),
-            "C": self._region_loss(scale * dense[:, :-1] @ embedded.T, regions, phase.noun_weight),
+            "B": self._region_loss(scale * steered[:, :-1] @ embedded.T, regions, phase),
+            "C": self._region_loss(scale * dense[:, :-1] @ embedded.T, regions, phase),
             "whole": _whole_loss(scale * steered[:, -1] @ embedded[: len(SEEN_PHRASES)].T, regions),
             "sum": self._sum_loss(embedded),
         }
         total = terms["B"] + terms["C"] + 0.3 * terms["whole"] + 0.5 * terms["sum"]
         return total, {name: term.item() for name, term in terms.items()} | {"scale": scale.item()}
 
-    def _region_loss(self, logits: Tensor, regions: Regions, noun_weight: float) -> Tensor:
+    def _region_loss(self, logits: Tensor, regions: Regions, phase: ClipPhase) -> Tensor:
         """Contrast regions with seen phrases, with first words and with nouns: logits (B, Q, T)."""
         weights = (regions.areas / 4).clamp(max=1) * (regions.areas > 0.5)
         phrases = logits[..., : len(SEEN_PHRASES)]
         words = logits[..., len(SEEN_PHRASES) :]
+        if phase.spare_held_out:
+            words = words.masked_fill(~self._allowed[regions.labels], BLOCKED)
         total = _weighted_cross_entropy(phrases, regions.labels, weights)
-        for targets, weight in ((self._coats, 0.5), (self._nouns, noun_weight)):
+        for targets, weight in ((self._coats, 0.5), (self._nouns, phase.noun_weight)):
             group = torch.tensor(sorted(set(targets[targets >= 0].tolist())))
             place = torch.searchsorted(group, targets).where(targets >= 0, -1)
             total = total + weight * _weighted_cross_entropy(

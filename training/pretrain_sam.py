@@ -79,7 +79,7 @@ class SamStage:
         self.model = SpatialPair(config)
         self.seed = seed
         self.phases = phases
-        self.steps = sum(phase.steps for phase in phases)
+        self.rounds: tuple[int, ...] = (sum(phase.steps for phase in phases),)
 
     def _place(self, step: int) -> tuple[SamPhase, int]:
         """Find the phase of a step and the first scene that the step reads."""
