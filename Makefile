@@ -1,8 +1,8 @@
-# make setup | demo | test | check | screenshot | clean; each creates the virtual environment that it needs.
+# make setup | demo | test | check | screenshot | tiny | clean; each creates the virtual environment that it needs.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test check screenshot browser clean
+.PHONY: setup demo test check screenshot tiny browser clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -54,6 +54,12 @@ test: check browser $(LABEL_STUDIO_READY)
 # The README's picture, taken by the browser test.
 screenshot: $(READY) $(LABEL_STUDIO_READY) browser
 	EBSEG_SCREENSHOT=docs/images/label-studio.png $(BIN)/pytest tests/e2e/test_browser.py
+
+# Trains the model in the package from nothing, in some hours on two cores; goes on where it was stopped.
+tiny: $(READY)
+	$(BIN)/python -m training.pretrain --out runs/tiny/pretrain --seed 0
+	$(BIN)/ebseg train --encoders runs/tiny/pretrain/encoders.safetensors --out runs/tiny/train --seed 0
+	$(BIN)/python -m training.release runs/tiny
 
 browser:
 	@.ci/install-browser
