@@ -71,15 +71,18 @@ class SpatialPair(nn.Module):
 
 
 class SamStage:
-    """The second stage: `model` is trained on scenes of `seed` that are drawn as they are needed."""
+    """The second stage: `model` is trained on scenes of `seed` that are drawn as they are needed.
+
+    The learning rate starts anew with each round of phases.
+    """
 
     name = "sam"
 
-    def __init__(self, config: SamConfig, seed: int, phases: tuple[SamPhase, ...]) -> None:
+    def __init__(self, config: SamConfig, seed: int, rounds: tuple[tuple[SamPhase, ...], ...]) -> None:
         self.model = SpatialPair(config)
         self.seed = seed
-        self.phases = phases
-        self.rounds: tuple[int, ...] = (sum(phase.steps for phase in phases),)
+        self.phases = tuple(phase for phases in rounds for phase in phases)
+        self.rounds = tuple(sum(phase.steps for phase in phases) for phases in rounds)
 
     def _place(self, step: int) -> tuple[SamPhase, int]:
         """Find the phase of a step and the first scene that the step reads."""
@@ -114,7 +117,7 @@ class SamStage:
             indices = range(first, min(first + 4, count))
             images, labels = _pictures(seed, indices, SCENE_SIDE, unseen=True)
             boundary, embeddings = self.model(images)
-            truth, said = _boundaries(labels) > 0, boundary > 2
+            truth, said = _boundaries(labels) > 0, boundary > 0
             found += [
                 (said & _widened(truth)).sum(), said.sum(), (truth & _widened(said)).sum(), truth.sum()
             ]  # fmt: skip
