@@ -135,7 +135,7 @@ def pre_annotated_project(
         names = [picture.name for picture, task in zip(pictures, task_ids, strict=True) if task in missing]
         message = (
             f"{len(missing)} of {len(pictures)} pictures got no masks ({', '.join(names[:5])}): "
-            f"{backend.log} tells why"
+            f"the model is unsure of everything in them, or {backend.log} tells what went wrong"
         )
         if every_one or len(missing) == len(pictures):
             raise LabelStudioError(message)
