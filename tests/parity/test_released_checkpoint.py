@@ -2,10 +2,13 @@
 
 import hashlib
 import os
+import pty
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -87,25 +90,34 @@ def hub(released_file) -> Iterator[str]:
     server.server_close()
 
 
-def _run(endpoint: str, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(endpoint: str, cache: Path, *arguments: str) -> tuple[int, str]:
+    """Run Python in a terminal of its own: its exit status and what the terminal shows."""
     environment = os.environ | {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(cache),
         "HF_HUB_DISABLE_XET": "1",
         "EBSEG_CACHE_DIR": str(cache / "text"),
     }
-    return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=900
-    )
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 100))
+    with subprocess.Popen([sys.executable, *arguments], env=environment, stdout=end, stderr=end) as process:
+        os.close(end)
+        shown = b""
+        with open(terminal, "rb", buffering=0) as output, suppress(OSError):  # how a terminal says "closed"
+            while part := output.read(4096):
+                shown += part
+        return process.wait(timeout=60), shown.decode()
 
 
 def test_downloaded_by_name_it_gives_the_golden_scores(hub, tmp_path, inputs, golden_arrays, golden_json):
     golden = golden_arrays("golden_b_s1234_b_pcontext_sem_seg_val")
     photo = resize_shortest_edge(inputs.image_u8(480, 640, 1), 640, 2560).transpose(2, 0, 1)
     np.save(tmp_path / "photo.npy", photo)
-    done = _run(hub, tmp_path, "-c", SCRIPT, str(tmp_path / "photo.npy"), str(tmp_path / "scores.npy"))
-    assert done.returncode == 0, done.stderr
-    assert OFFICIAL_FILES["ebseg-base"] in done.stderr  # the progress bar names the file
+    status, shown = _run(
+        hub, tmp_path, "-c", SCRIPT, str(tmp_path / "photo.npy"), str(tmp_path / "scores.npy")
+    )
+    assert status == 0, shown
+    assert OFFICIAL_FILES["ebseg-base"] in shown and "100%" in shown  # the progress bar
 
     floor, span = golden_json("noise_floor_b.json")["b"]["sem_seg_s16"]
     error = np.abs(np.load(tmp_path / "scores.npy") - golden["sem_seg_s16"]).max()
@@ -119,11 +131,11 @@ def test_offline_the_message_says_what_to_do(tmp_path):
     photo.touch()
     arguments = ("predict", str(photo), "--labels", "sky,road", "--model", "ebseg-base")
     command = "from ebseg.cli import main; main()"
-    done = _run("http://127.0.0.1:9", tmp_path, "-c", command, *arguments)
-    assert done.returncode == 1
-    assert "ebseg-base could not be downloaded" in done.stderr
-    assert "HF_ENDPOINT" in done.stderr
-    assert "Traceback" not in done.stderr
+    status, shown = _run("http://127.0.0.1:9", tmp_path, "-c", command, *arguments)
+    assert status == 1
+    assert "ebseg-base could not be downloaded" in shown
+    assert "HF_ENDPOINT" in shown
+    assert "Traceback" not in shown
 
 
 def test_both_variants_have_the_released_names_and_shapes(base_net, large_net, golden_json):
