@@ -174,7 +174,9 @@ def run(stages: Sequence[Stage], out: Path, seed: int, schedule: Schedule) -> Pa
         train(stage, out, seed, schedule)
         weights |= {name: tensor.contiguous() for name, tensor in stage.export().items()}
     path = out / "encoders.safetensors"
-    save_file(weights, path)
+    unfinished = path.with_suffix(".unfinished")
+    save_file(weights, unfinished)
+    unfinished.replace(path)
     return path
 
 
