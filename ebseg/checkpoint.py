@@ -193,6 +193,7 @@ def save_checkpoint(
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         written = Path(folder) / path.name
         save_file(state, written, metadata=header)
+        written.chmod(0o644)  # safetensors makes it private
         os.replace(written, path)
 
 
