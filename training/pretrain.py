@@ -44,10 +44,7 @@ CLIP_ROUNDS = (
         ClipPhase(steps=250, batch=10, side=128, zoom=(0.6, 1.0), noun_weight=1.5, spare_held_out=True),
     ),
 )
-SAM_ROUNDS = (
-    (SamPhase(steps=420, scenes=2, side=128), SamPhase(steps=110, scenes=2, side=256)),
-    (SamPhase(steps=150, scenes=2, side=256),),
-)
+SAM_PHASES = (SamPhase(steps=420, scenes=2, side=128), SamPhase(steps=110, scenes=2, side=256))
 
 
 class Stage(Protocol):
@@ -191,7 +188,7 @@ def main(
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     scenes = cached_scenes(out, seed, SCENES, workers=threads)
-    stages = (ClipStage(TINY.clip, scenes, CLIP_ROUNDS), SamStage(TINY.sam, seed, SAM_ROUNDS))
+    stages = (ClipStage(TINY.clip, scenes, CLIP_ROUNDS), SamStage(TINY.sam, seed, SAM_PHASES))
     path = run(stages, out, seed, Schedule())
     logger.info("wrote %s", path)
 

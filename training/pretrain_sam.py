@@ -71,18 +71,15 @@ class SpatialPair(nn.Module):
 
 
 class SamStage:
-    """The second stage: `model` is trained on scenes of `seed` that are drawn as they are needed.
-
-    The learning rate starts anew with each round of phases.
-    """
+    """The second stage: `model` is trained on scenes of `seed` that are drawn as they are needed."""
 
     name = "sam"
 
-    def __init__(self, config: SamConfig, seed: int, rounds: tuple[tuple[SamPhase, ...], ...]) -> None:
+    def __init__(self, config: SamConfig, seed: int, phases: tuple[SamPhase, ...]) -> None:
         self.model = SpatialPair(config)
         self.seed = seed
-        self.phases = tuple(phase for phases in rounds for phase in phases)
-        self.rounds = tuple(sum(phase.steps for phase in phases) for phases in rounds)
+        self.phases = phases
+        self.rounds: tuple[int, ...] = (sum(phase.steps for phase in phases),)
 
     def _place(self, step: int) -> tuple[SamPhase, int]:
         """Find the phase of a step and the first scene that the step reads."""

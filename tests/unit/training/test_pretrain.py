@@ -39,7 +39,7 @@ def clip_stage(scenes, steps=6):
 
 def sam_stage(steps=6):
     torch.manual_seed(0)
-    return SamStage(SAM, 0, ((SamPhase(steps=steps, scenes=1, side=128),),))
+    return SamStage(SAM, 0, (SamPhase(steps=steps, scenes=1, side=128),))
 
 
 def test_cached_scenes_are_drawn_once_and_only_seen(tmp_path, scenes):
