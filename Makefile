@@ -25,7 +25,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(call create_environment,.venv)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@# Its pins are broken (see docs), so it cannot be a dependency like the others.
+	@# Its pins are broken (docs/label-studio-ml.md), so it cannot be a dependency like the others.
 	$(BIN)/python -m pip install --quiet --no-deps label-studio-ml==1.0.9
 	@touch $@
 

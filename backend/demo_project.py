@@ -99,12 +99,14 @@ def _colour(number: int) -> str:
 
 
 def pre_annotate(project: Project, task_ids: Sequence[int]) -> list[int]:
-    """Retrieve predictions, a few pictures a call; give the tasks that got none.
+    """Retrieve predictions, a few pictures a call; give the tasks that got no masks.
 
-    What the backend leaves out for want of time is asked again for as long as others get done.
+    What the backend leaves out for want of time is asked again until two rounds in a row bring nothing:
+    the first one of a large model may be spent on embedding the labels, which are kept.
     """
     missing = list(task_ids)
-    while missing:
+    fruitless_rounds = 0
+    while missing and fruitless_rounds < 2:
         chunks = [
             missing[start : start + PHOTOS_PER_CALL] for start in range(0, len(missing), PHOTOS_PER_CALL)
         ]
@@ -113,8 +115,7 @@ def pre_annotate(project: Project, task_ids: Sequence[int]) -> list[int]:
             for chunk in track(chunks, "Pre-annotating", console=console)
             for task in project.retrieve_predictions(chunk)
         }
-        if not done:
-            break
+        fruitless_rounds = 0 if done else fruitless_rounds + 1
         missing = [task for task in missing if task not in done]
     return missing
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from backend.demo import only_demo_in
-from backend.demo_project import choose_pictures, label_config, parse_labels
+from backend.demo_project import choose_pictures, label_config, parse_labels, pre_annotate
 from backend.label_studio_server import LabelStudioError, LabelStudioServer
 from ebseg.data.synthetic import PHRASES
 from ebseg.errors import ConfigError, EBSegError, ImageError, VocabularyError
@@ -113,3 +113,29 @@ def test_the_password_is_kept_for_our_eyes_only(tmp_path: Path) -> None:
     assert LabelStudioServer(executable, tmp_path / "demo").password == first.password
     assert (tmp_path / "demo" / "secrets.json").stat().st_mode & 0o077 == 0
     assert first.password not in repr(first.__dict__)
+
+
+class Project:
+    """Retrieves predictions as a scripted backend would: ``calls`` says how many of each call's tasks get masks."""
+
+    def __init__(self, calls: list[int]) -> None:
+        self.calls = iter(calls)
+
+    def retrieve_predictions(self, task_ids: list[int]) -> list[int]:
+        return task_ids[: next(self.calls)]
+
+
+@pytest.mark.parametrize(
+    ("calls", "missing"),
+    [
+        ([4, 2], []),  # six tasks: a call of four, then one of two
+        ([1, 0, 1, 1, 3], []),  # slow: four, two, then four and one, then three
+        ([0, 0, 4, 2], []),  # the first round went into loading
+        ([0, 0, 0, 0], [1, 2, 3, 4, 5, 6]),
+        ([4, 0, 0, 0], [5, 6]),
+    ],
+)
+def test_pictures_are_asked_for_again_until_nothing_more_comes(calls: list[int], missing: list[int]) -> None:
+    project = Project(calls)
+    assert pre_annotate(project, range(1, 7)) == missing
+    assert list(project.calls) == []
