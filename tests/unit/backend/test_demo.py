@@ -116,7 +116,7 @@ def test_the_password_is_kept_for_our_eyes_only(tmp_path: Path) -> None:
 
 
 class Project:
-    """Retrieves predictions as a scripted backend would: ``calls`` says how many of each call's tasks get masks."""
+    """Retrieves predictions by script: ``calls`` says how many of each call's tasks get masks."""
 
     def __init__(self, calls: list[int]) -> None:
         self.calls = iter(calls)
