@@ -221,7 +221,7 @@ class TextClassifier(nn.Module):
         """Embeddings (len(names), E) of names, each through all templates, averaged, normalised."""
         texts = [template.format(name) for name in names for template in TEMPLATES]
         parts = [
-            F.normalize(self._encode_texts(texts[start : start + TEXTS_PER_BATCH]), dim=-1)
+            F.normalize(self.encode_texts(texts[start : start + TEXTS_PER_BATCH]), dim=-1)
             for start in range(0, len(texts), TEXTS_PER_BATCH)
         ]
         averaged = torch.cat(parts).unflatten(0, (len(names), len(TEMPLATES))).mean(dim=1)
@@ -240,8 +240,8 @@ class TextClassifier(nn.Module):
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:32]
 
-    def _encode_texts(self, texts: list[str]) -> Tensor:
-        """Embeddings (T, E) of texts, not normalised.
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Encode texts: embeddings (T, E), not normalised.
 
         Attention is causal and the end token, which is the largest of all, is read out: tokens after
         the longest text's end cannot change the result, so they are cut off.

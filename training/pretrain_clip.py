@@ -140,7 +140,7 @@ class ClipStage:
         texts = [TEMPLATES[i].format(text) for i, text in zip(
             rng.integers(0, len(TEMPLATES), len(self._texts)), self._texts, strict=True
         )]  # fmt: skip
-        embedded = F.normalize(self.model.text._encode_texts(texts), dim=-1)
+        embedded = F.normalize(self.model.text.encode_texts(texts), dim=-1)
         scale = self.model.text.logit_scale.exp().clamp(max=LARGEST_SCALE)
         terms = {
             "B": self._region_loss(scale * steered[:, :-1] @ embedded.T, regions, phase),
