@@ -263,7 +263,8 @@ def _read_official(path: Path) -> dict[str, Tensor]:
 
 def _numpy_globals() -> list[Any]:
     """List what NumPy scalars and arrays in a pickle are made of, under NumPy 1's and 2's module names."""
-    dtypes = {type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"}
+    kinds = np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SU"
+    dtypes = {type(np.dtype(kind)) for kind in kinds}
     functions = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.empty(0).__reduce__()[0]}
     renamed = [
         (function, f"numpy.{core}.multiarray.{name}")

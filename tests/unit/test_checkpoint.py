@@ -114,3 +114,24 @@ def test_the_header_is_plain_json(net, tmp_path):
     header = json.loads(path.read_bytes()[8 : 8 + size])["__metadata__"]
     assert json.loads(header["config"])["name"] == "tiny"
     assert json.loads(header["training_vocabulary"])
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        np.float64(0.5),
+        np.float32(1),
+        np.int64(3),
+        np.bool_(True),
+        np.str_("a"),
+        np.arange(3),
+        np.ones((2, 2), "f4"),
+    ],
+    ids=lambda value: f"{type(value).__name__} {value.dtype}",
+)
+def test_numbers_beside_the_model_are_no_obstacle(tmp_path, beside):
+    """The state itself is of another model, so reading it gets as far as that."""
+    path = tmp_path / "model.pth"
+    torch.save({"model": {"x": torch.zeros(1)}, "beside": [beside, {"nested": beside}]}, path)
+    with pytest.raises(CheckpointError, match="neither EBSeg-B nor EBSeg-L"):
+        load_checkpoint(path)
