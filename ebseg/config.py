@@ -168,7 +168,7 @@ TINY = ModelConfig(
     decoder=DecoderConfig(
         width=96, heads=4, queries=32, pixel_layers=2, pixel_ffn=256, points=4, mask_layers=3, mask_ffn=384
     ),
-    balance=BalanceConfig(alpha=0.1, beta=0.3, gamma=0.7),
+    balance=BalanceConfig(alpha=0.2, beta=0.5, gamma=0.5),
     losses=LossConfig(points=2048),
     test_size=256, test_max_size=1024,
 )  # fmt: skip
