@@ -26,8 +26,8 @@ DEFAULT_THRESHOLD = 0.4
 """Share of the scores under which a pixel stays unlabelled.
 
 Measured with the small model on held-out drawn scenes, all 114 phrases asked for: of the pixels with a share
-from 0.3 to 0.4 a third were right, from 0.4 to 0.5 three quarters. A wrong label costs the person who corrects
-it two strokes, erasing and painting, a missing one costs one.
+from 0.3 to 0.4 a third were right, from 0.4 to 0.5 three quarters. A wrong label costs the person who
+corrects it two strokes, erasing and painting, a missing one costs one.
 """
 
 

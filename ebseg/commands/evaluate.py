@@ -1,6 +1,7 @@
 """``ebseg evaluate``: measure a model on held-out drawn scenes."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from rich.progress import track
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model name or checkpoint file.")] = "ebseg-tiny",
     scenes: Annotated[int, typer.Option(min=1, help="Scenes to measure on.")] = 300,
+    unseen: Annotated[bool, typer.Option(help="Show combinations that training never showed.")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here as well.")] = None,
 ) -> None:
     """Measure mIoU on held-out drawn scenes: seen phrases and combinations that training never showed."""
@@ -20,12 +22,13 @@ def evaluate(
     from ebseg.evaluate import evaluate as measure
 
     predictor = ebseg.load(model)
-    photos = track(benchmark_scenes(scenes), description="evaluating", total=scenes)
+    photos = track(benchmark_scenes(scenes, unseen=unseen), description="evaluating", total=scenes)
     result = measure(predictor, photos, benchmark_vocabulary())
-    typer.echo(
-        f"{predictor.version}: mIoU {result.miou:.1f} (seen {result.seen:.1f}, unseen {result.unseen:.1f}, "
-        f"harmonic mean {result.harmonic:.1f}) on {result.photos} drawn scenes"
-    )
+    means = f"mIoU {result.miou:.1f}"
+    if unseen:
+        means += f" (seen {result.seen:.1f}, unseen {result.unseen:.1f}, harmonic mean {result.harmonic:.1f})"
+    typer.echo(f"{predictor.version}: {means} on {result.photos} drawn scenes")
     if json_file is not None:
-        content = {"model": predictor.version, "data": "drawn scenes", **asdict(result)}
+        found = {name: value for name, value in asdict(result).items() if not math.isnan(value)}
+        content = {"model": predictor.version, "data": "drawn scenes", **found}
         json_file.write_text(json.dumps(content, indent=2) + "\n")

@@ -46,10 +46,15 @@ class SceneBatches(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(label_maps))
 
 
-def benchmark_scenes(count: int) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int16]]]:
-    """Draw held-out scenes with seen phrases and unseen combinations: images (H, W, 3), label maps (H, W)."""
+def benchmark_scenes(
+    count: int, *, unseen: bool = True
+) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int16]]]:
+    """Draw held-out scenes with seen phrases and, unless told otherwise, unseen combinations.
+
+    Yields images (H, W, 3) and label maps (H, W).
+    """
     for index in range(count):
-        scene = draw_scene(BENCHMARK_SEED, index, unseen=True)
+        scene = draw_scene(BENCHMARK_SEED, index, unseen=unseen)
         yield scene.image, scene.label_map
 
 
