@@ -16,7 +16,7 @@ from tests.e2e.projects import ROOT, Annotated, annotate
 
 MODEL = "ebseg-tiny"
 SCENES = 4
-SCENE_SEED = 71  # neither the demo's nor the training's
+SCENE_SEED = 11  # neither the demo's nor the training's
 CAMVID_LABELS = (
     "sky", "building", "pole", "road", "pavement", "tree",
     "sign symbol", "fence", "car", "pedestrian", "bicyclist",
