@@ -21,7 +21,7 @@ SIDE = 640
 
 @dataclass(frozen=True)
 class Times:
-    """Median seconds of a whole photo and of segment-anything's encoder alone, ``ratio`` times as fast."""
+    """Median seconds of a whole photo, and of segment-anything's encoder alone."""
 
     photo: float
     encoder: float
