@@ -2,7 +2,8 @@
 
 Paper, section 3.4. Matching and set criterion are Mask2Former's (Cheng et al., CVPR 2022) with its
 importance-sampled points (Kirillov et al., "PointRend", CVPR 2020); random points are drawn in the
-authors' order, so that equal generators give equal losses.
+authors' order, so that equal generators give equal losses. With a generator a photo, a photo's points
+do not depend on the photos beside it, so that a batch may be spread over processes.
 
 B photos, Q masks, K labels, T label maps' segments (one a label present), M matched masks, P points,
 E joint embedding size.
@@ -44,6 +45,33 @@ class Prediction:
 Matching = list[tuple[Tensor, Tensor]]
 """Per photo: matched queries (ascending) and the targets they are matched with."""
 
+Generators = Sequence[torch.Generator | None]
+"""One a photo, for its random points; None is PyTorch's own."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the terms are divided by, summed over the photos that share one step.
+
+    ``masks``: targets. ``class_weight``: of all queries, by the classes they shall say. ``photos``: those
+    with labels. Where a step is spread over batches and processes, the totals of all of them divided by
+    the number of processes (whose gradients are averaged) give the gradients of one large batch.
+    """
+
+    masks: float
+    class_weight: float
+    photos: float
+
+    @classmethod
+    def of(cls, segments: Sequence[int], queries: int, config: LossConfig) -> "Totals":
+        """Add up photos with so many targets each."""
+        matched = sum(min(count, queries) for count in segments)
+        return cls(
+            masks=float(sum(segments)),
+            class_weight=matched + (len(segments) * queries - matched) * config.background,
+            photos=float(sum(count > 0 for count in segments)),
+        )
+
 
 def targets_of(label_maps: Tensor) -> list[Target]:
     """Split label maps (B, H, W), -1 ignored, into one mask a label. Ignored pixels are in no mask."""
@@ -56,32 +84,45 @@ def targets_of(label_maps: Tensor) -> list[Target]:
 
 
 def criterion(
-    predictions: Sequence[Prediction], targets: Sequence[Target], text: Tensor, config: LossConfig
+    predictions: Sequence[Prediction],
+    targets: Sequence[Target],
+    text: Tensor,
+    config: LossConfig,
+    *,
+    generators: Generators | None = None,
+    totals: Totals | None = None,
 ) -> dict[str, Tensor]:
     """All weighted loss terms, for predictions before the first decoder layer and after each one.
 
-    ``text``: (K + 1, E) class embeddings, background last. Terms of earlier predictions end in their
-    number; SSC looks at the last prediction only. The authors' order: the last prediction draws its
-    random points first.
+    ``text``: (K + 1, E) class embeddings, background last. ``generators``: see ``Generators``; PyTorch's
+    own unless told otherwise. ``totals``: what terms are divided by; this batch's unless told otherwise.
+    Terms of earlier predictions end in their number; SSC looks at the last prediction only. The
+    authors' order: the last prediction draws its random points first.
     """
-    mask_count = max(1.0, float(sum(len(target.labels) for target in targets)))
+    generators = [None] * len(targets) if generators is None else generators
+    if totals is None:
+        totals = Totals.of([len(target.labels) for target in targets], predictions[0].a.shape[1], config)
     *earlier, last = predictions
-    matching = match(last, targets, config)
-    losses = _set_losses(last, targets, matching, mask_count, config)
-    losses["ssc"] = config.ssc * ssc_loss(last.embeddings, targets, matching, text[:-1])
+    matching = match(last, targets, config, generators)
+    losses = _set_losses(last, targets, matching, totals, config, generators)
+    losses["ssc"] = config.ssc * ssc_loss(last.embeddings, targets, matching, text[:-1], totals)
     for number, prediction in enumerate(earlier):
-        matching = match(prediction, targets, config)
-        terms = _set_losses(prediction, targets, matching, mask_count, config)
+        matching = match(prediction, targets, config, generators)
+        terms = _set_losses(prediction, targets, matching, totals, config, generators)
         losses.update({f"{name}_{number}": term for name, term in terms.items()})
     return losses
 
 
 @torch.no_grad()
-def match(prediction: Prediction, targets: Sequence[Target], config: LossConfig) -> Matching:
+def match(
+    prediction: Prediction, targets: Sequence[Target], config: LossConfig, generators: Generators
+) -> Matching:
     """Assign queries to targets at the least total cost, by the decoder's own class logits (A)."""
     matching = []
-    for masks, logits, target in zip(prediction.masks, prediction.a, targets, strict=True):
-        points = torch.rand(1, config.points, 2, device=masks.device)
+    for masks, logits, target, generator in zip(
+        prediction.masks, prediction.a, targets, generators, strict=True
+    ):
+        points = torch.rand(1, config.points, 2, device=masks.device, generator=generator)
         predicted = sample_points(masks.float(), points.expand(len(masks), -1, -1))  # (Q, P)
         wanted = sample_points(target.masks, points.expand(len(target.masks), -1, -1))  # (T, P)
         cost = (
@@ -95,18 +136,21 @@ def match(prediction: Prediction, targets: Sequence[Target], config: LossConfig)
     return matching
 
 
-def ssc_loss(embeddings: Tensor, targets: Sequence[Target], matching: Matching, labels: Tensor) -> Tensor:
+def ssc_loss(
+    embeddings: Tensor, targets: Sequence[Target], matching: Matching, labels: Tensor, totals: Totals
+) -> Tensor:
     """Semantic structure consistency (paper, equations 7 and 8).
 
     The matched masks' embeddings (B, Q, E) shall have, photo by photo, the inner products that their
-    labels' text embeddings (K, E) have. A photo without labels has no term; the rest are averaged.
+    labels' text embeddings (K, E) have. A photo without labels has no term (the authors' code makes it
+    NaN and then the whole batch's term zero); the rest are averaged.
     """
     terms = []
     for x, target, (queries, segments) in zip(embeddings, targets, matching, strict=True):
         if len(queries):
             matched, names = x[queries].float(), labels[target.labels[segments]].float()
             terms.append(F.mse_loss(matched @ matched.T, names @ names.T))
-    return torch.stack(terms).mean() if terms else embeddings.sum() * 0
+    return torch.stack(terms).sum() / totals.photos if terms else embeddings.sum() * 0
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -119,19 +163,22 @@ def _set_losses(
     prediction: Prediction,
     targets: Sequence[Target],
     matching: Matching,
-    mask_count: float,
+    totals: Totals,
     config: LossConfig,
+    generators: Generators,
 ) -> dict[str, Tensor]:
-    mask, dice = _mask_losses(prediction.masks, targets, matching, mask_count, config)
+    mask, dice = _mask_losses(prediction.masks, targets, matching, totals, config, generators)
     return {
-        "class_a": config.cross_entropy * _class_loss(prediction.a, targets, matching, config),
-        "class_b": config.cross_entropy * _class_loss(prediction.b, targets, matching, config),
+        "class_a": config.cross_entropy * _class_loss(prediction.a, targets, matching, totals, config),
+        "class_b": config.cross_entropy * _class_loss(prediction.b, targets, matching, totals, config),
         "mask": config.mask * mask,
         "dice": config.dice * dice,
     }
 
 
-def _class_loss(logits: Tensor, targets: Sequence[Target], matching: Matching, config: LossConfig) -> Tensor:
+def _class_loss(
+    logits: Tensor, targets: Sequence[Target], matching: Matching, totals: Totals, config: LossConfig
+) -> Tensor:
     """Cross-entropy of (B, Q, K + 1) logits; queries without a target shall say background."""
     background = logits.shape[-1] - 1
     wanted = torch.full(logits.shape[:2], background, device=logits.device)
@@ -139,11 +186,17 @@ def _class_loss(logits: Tensor, targets: Sequence[Target], matching: Matching, c
         row[queries] = target.labels[segments]
     weights = logits.new_ones(background + 1, dtype=torch.float32)
     weights[background] = config.background
-    return F.cross_entropy(logits.float().transpose(1, 2), wanted, weights)
+    summed = F.cross_entropy(logits.float().transpose(1, 2), wanted, weights, reduction="sum")
+    return summed / totals.class_weight
 
 
 def _mask_losses(
-    masks: Tensor, targets: Sequence[Target], matching: Matching, mask_count: float, config: LossConfig
+    masks: Tensor,
+    targets: Sequence[Target],
+    matching: Matching,
+    totals: Totals,
+    config: LossConfig,
+    generators: Generators,
 ) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy and dice of the matched masks, at points where they are least sure."""
     predicted = torch.cat([x[queries] for x, (queries, _) in zip(masks, matching, strict=True)]).float()
@@ -153,24 +206,40 @@ def _mask_losses(
     if not len(predicted):
         return predicted.sum(), predicted.sum()
     with torch.no_grad():
-        points = _uncertain_points(predicted.detach(), config)
+        counts = [len(queries) for queries, _ in matching]
+        points = _uncertain_points(predicted.detach(), counts, config, generators)
         labels = sample_points(wanted, points)  # (M, P)
     logits = sample_points(predicted, points)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
     shares = logits.sigmoid()
     dice = 1 - (2 * (shares * labels).sum(dim=1) + 1) / (shares.sum(dim=1) + labels.sum(dim=1) + 1)
+    mask_count = max(1.0, totals.masks)
     return cross_entropy.sum() / mask_count, dice.sum() / mask_count
 
 
-def _uncertain_points(masks: Tensor, config: LossConfig) -> Tensor:
-    """Points (M, P, 2): most where the logits (M, h, w) are nearest to zero, the rest anywhere."""
+def _uncertain_points(
+    masks: Tensor, counts: Sequence[int], config: LossConfig, generators: Generators
+) -> Tensor:
+    """Points (M, P, 2): most where the logits (M, h, w) are nearest to zero, the rest anywhere.
+
+    ``counts``: masks of each photo; together M.
+    """
+
+    def drawn_by_photo(points: int) -> Tensor:
+        return torch.cat(
+            [
+                torch.rand(count, points, 2, device=masks.device, generator=generator)
+                for count, generator in zip(counts, generators, strict=True)
+            ]
+        )
+
     drawn = int(config.points * config.oversampling)
     certain = int(config.points * config.uncertain_share)
-    candidates = torch.rand(len(masks), drawn, 2, device=masks.device)
+    candidates = drawn_by_photo(drawn)
     uncertainty = -sample_points(masks, candidates).abs()
     chosen = uncertainty.topk(certain, dim=1).indices
     picked = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
-    anywhere = torch.rand(len(masks), config.points - certain, 2, device=masks.device)
+    anywhere = drawn_by_photo(config.points - certain)
     return torch.cat([picked, anywhere], dim=1)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ebseg.balance import balance, pool_dense_features
 from ebseg.clip import ClipImageEncoder, TextClassifier
 from ebseg.config import ModelConfig
-from ebseg.losses import Prediction, criterion, targets_of
+from ebseg.losses import Generators, Prediction, Totals, criterion, targets_of
 from ebseg.mask_decoder import MaskDecoder
 from ebseg.pixel_decoder import ClipFusion, PixelDecoder
 from ebseg.sam import SpatialEncoder
@@ -101,12 +101,20 @@ class EBSeg(nn.Module):
         )
         return padded[0, :, :height, :width], classes
 
-    def losses(self, images: Tensor, label_maps: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:
+    def losses(
+        self,
+        images: Tensor,
+        label_maps: Tensor,
+        vocabulary: Vocabulary,
+        *,
+        generators: Generators | None = None,
+        totals: Totals | None = None,
+    ) -> dict[str, Tensor]:
         """Weighted loss terms of a batch; their sum is the training loss.
 
         ``images``: (B, 3, height, width), float RGB 0..255. ``label_maps``: (B, height, width) int,
-        indices into ``vocabulary``, -1 ignored. Training runs CLIP's ordinary stream only: the C
-        embeddings join at inference.
+        indices into ``vocabulary``, -1 ignored. ``generators``, ``totals``: see ``losses.criterion``.
+        Training runs CLIP's ordinary stream only: the C embeddings join at inference.
         """
         text = self.class_embeddings(vocabulary)  # (K + 1, E)
         clip_images, sam_images = self.preprocess(list(images))
@@ -130,7 +138,14 @@ class EBSeg(nn.Module):
             padded - side for padded, side in zip(sam_images.shape[-2:], label_maps.shape[-2:], strict=True)
         )
         label_maps = F.pad(label_maps, (0, columns, 0, rows), value=-1)
-        return criterion(predictions, targets_of(label_maps), text, self.config.losses)
+        return criterion(
+            predictions,
+            targets_of(label_maps),
+            text,
+            self.config.losses,
+            generators=generators,
+            totals=totals,
+        )
 
     @staticmethod
     def combine(masks: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from ebseg.config import TINY, LossConfig
-from ebseg.losses import Prediction, criterion, match, sample_points, ssc_loss, targets_of
+from ebseg.losses import Prediction, Totals, criterion, match, sample_points, ssc_loss, targets_of
 from ebseg.model import EBSeg
 from ebseg.vocabulary import Vocabulary
 
@@ -64,7 +64,7 @@ def test_matching_finds_the_right_masks():
         prediction.masks.fill_(-10)
         for query, segment in enumerate(order):
             prediction.masks[0, query] += 20 * F.max_pool2d(target.masks[segment][None], 2)[0]
-    ((queries, segments),) = match(prediction, [target], CONFIG)
+    ((queries, segments),) = match(prediction, [target], CONFIG, [None])
     assert queries.tolist() == [0, 1, 2]
     assert segments.tolist() == order
 
@@ -92,9 +92,11 @@ def test_a_perfect_prediction_costs_almost_nothing():
 def test_ssc_counts_only_photos_with_labels():
     targets = targets_of(torch.cat([_stripes([1, 2]), _stripes([-1])]))
     prediction = _prediction(photos=2)
-    matching = match(prediction, targets, CONFIG)
-    both = ssc_loss(prediction.embeddings, targets, matching, _text()[:-1])
-    first = ssc_loss(prediction.embeddings[:1], targets[:1], matching[:1], _text()[:-1])
+    matching = match(prediction, targets, CONFIG, [None, None])
+    totals = Totals.of([len(target.labels) for target in targets], QUERIES, CONFIG)
+    assert totals == Totals(masks=2, class_weight=pytest.approx(2 + 6 * CONFIG.background), photos=1)
+    both = ssc_loss(prediction.embeddings, targets, matching, _text()[:-1], totals)
+    first = ssc_loss(prediction.embeddings[:1], targets[:1], matching[:1], _text()[:-1], totals)
     assert both == first > 0
 
 
