@@ -68,7 +68,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(epilog='Example: ebseg predict street/ --labels "sky,road,car|automobile"')(predict)
-app.command(epilog="Example: ebseg train --encoders encoders.safetensors --out runs/tiny")(train)
+app.command(epilog="Example: ebseg train --variant base --data coco-stuff-171 --data-root datasets")(train)
 app.command(epilog="Example: ebseg evaluate runs/tiny/model.safetensors --json result.json")(evaluate)
 
 

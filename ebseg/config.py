@@ -4,9 +4,11 @@ The three variants at the end are the only place where sizes stand. ``BASE`` and
 paper's (section 4.2 and the released checkpoints); ``TINY`` is ours and ships in the package.
 """
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 
 class _Frozen(BaseModel):
@@ -93,6 +95,10 @@ class LossConfig(_Frozen):
     points: int = Field(default=12544, description="points a mask is compared at")
     oversampling: float = Field(default=3.0, description="candidates drawn for each point")
     uncertain_share: float = Field(default=0.75, description="share of points where masks are unsure")
+    unlabelled: Literal["negative", "ignored"] = Field(
+        default="negative",
+        description="what pixels without a label are: outside all masks, as in the paper, or not known",
+    )
 
 
 class ModelConfig(_Frozen):
@@ -109,19 +115,31 @@ class ModelConfig(_Frozen):
 
 
 class TrainConfig(_Frozen):
-    """A training run. The defaults are TINY's on drawn scenes; schedule and decay are the paper's."""
+    """A training run; ``RECIPES`` has each variant's. The defaults are the paper's (section 4.2)."""
 
-    steps: int = Field(default=2400, gt=0)
-    batch: int = Field(default=4, gt=0, description="photos a step")
-    sizes: tuple[int, ...] = Field(
-        default=(160, 192, 256), description="sides of a batch's scenes in pixels, drawn step by step"
+    steps: int = Field(default=120_000, gt=0, description="updates of the weights")
+    batch: int = Field(default=16, gt=0, description="photos a step, over all processes")
+    accumulation: int = Field(
+        default=1, gt=0, description="batches into which each process splits its photos of a step"
     )
-    learning_rate: float = Field(default=1e-3, gt=0)
+    short_edges: tuple[int, ...] = Field(
+        default=tuple(range(320, 961, 64)), min_length=1, description="shorter edges, drawn photo by photo"
+    )
+    max_edge: int = Field(default=2560, gt=0, description="pixels that the longer edge may not exceed")
+    crop: int = Field(default=640, gt=0, description="pixels of a side of the random crop")
+    colour: bool = Field(default=True, description="change brightness, contrast, saturation and hue")
+    learning_rate: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     largest_gradient: float = Field(default=0.01, gt=0, description="norm that gradients are clipped to")
     power: float = Field(default=0.9, description="of the polynomial decay of the learning rate")
-    seed: int = 0
-    checkpoint_every: int = Field(default=100, gt=0, description="steps between checkpoints")
+    precision: Precision = Field(
+        default="auto", description="of the model; auto: fp16 on a GPU as the paper, float32 on a CPU"
+    )
+    seed: int = Field(default=0, ge=0)
+    checkpoint_every: int = Field(default=1000, gt=0, description="steps between checkpoints")
+    keep_checkpoints: int = Field(default=2, gt=0, description="newest checkpoints that are kept")
+    log_every: int = Field(default=20, gt=0, description="steps between lines of the log")
+    max_broken: int = Field(default=100, ge=0, description="broken files that are skipped before a run stops")
 
 
 _SAM_BASE = SamConfig(
@@ -174,3 +192,14 @@ TINY = ModelConfig(
 )  # fmt: skip
 
 VARIANTS = {config.name: config for config in (TINY, BASE, LARGE)}
+
+RECIPES = {
+    "base": TrainConfig(),
+    "large": TrainConfig(learning_rate=8e-5),
+    # Drawn scenes name things by their colours, so these stay as they are.
+    "tiny": TrainConfig(
+        steps=2400, batch=4, short_edges=(160, 192, 224, 256, 320), crop=192, colour=False,
+        learning_rate=1e-3, checkpoint_every=100,
+    ),
+}  # fmt: skip
+"""How each variant is trained unless told otherwise."""

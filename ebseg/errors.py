@@ -35,3 +35,7 @@ class TrainingError(EBSegError):
 
 class AnnotationError(EBSegError):
     """An annotation or prediction cannot be read or made: damaged brush RLE, wrong size, unknown label."""
+
+
+class DataError(EBSegError):
+    """Training or evaluation data is missing, damaged, or not what its label list says."""

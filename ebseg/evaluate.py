@@ -1,11 +1,12 @@
 """Metrics of semantic segmentation as the field reports them, from a confusion matrix."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from ebseg.errors import VocabularyError
 from ebseg.predictor import Predictor
 from ebseg.vocabulary import Vocabulary
 
@@ -34,12 +35,16 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True)
 class Result:
-    """Percent. ``miou`` over all labels present, then over the seen and the unseen ones of them."""
+    """Percent. ``miou`` over all labels present, then over the seen and the unseen ones of them.
+
+    ``new_names``: over all labels present, asked for by other names; None where that was not asked.
+    """
 
     miou: float
     seen: float
     unseen: float
     photos: int
+    new_names: float | None = None
 
     @property
     def harmonic(self) -> float:
@@ -50,23 +55,35 @@ class Result:
 
 def summarise(iou: npt.NDArray[np.float64], seen: Sequence[bool], photos: int) -> Result:
     """Mean IoU in percent over all labels, the seen and the unseen; absent labels do not count."""
-
-    def mean(values: npt.NDArray[np.float64]) -> float:
-        present = values[~np.isnan(values)]
-        return float(present.mean() * 100) if len(present) else float("nan")
-
     known = np.asarray(seen)
-    return Result(miou=mean(iou), seen=mean(iou[known]), unseen=mean(iou[~known]), photos=photos)
+    return Result(miou=_percent(iou), seen=_percent(iou[known]), unseen=_percent(iou[~known]), photos=photos)
+
+
+def _percent(iou: npt.NDArray[np.float64]) -> float:
+    present = iou[~np.isnan(iou)]
+    return float(present.mean() * 100) if len(present) else float("nan")
 
 
 def evaluate(
     predictor: Predictor,
     photos: Iterable[tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]],
     vocabulary: Vocabulary,
+    *,
+    renamed: Vocabulary | None = None,
 ) -> Result:
-    """Predict every photo, with no threshold as the benchmarks do, and compare with its label map."""
-    matrix, count = ConfusionMatrix(len(vocabulary)), 0
+    """Predict every photo, with no threshold as the benchmarks do, and compare with its label map.
+
+    ``renamed``: the same labels in the same order by other names; each photo is then predicted a second
+    time with these. Raises VocabularyError where it has not as many labels.
+    """
+    asked = [vocabulary] if renamed is None else [vocabulary, renamed]
+    if len({len(labels) for labels in asked}) > 1:
+        raise VocabularyError(f"{len(vocabulary)} labels cannot be renamed with {len(asked[-1])} names")
+    matrices = [ConfusionMatrix(len(labels)) for labels in asked]
+    count = 0
     for image, truth in photos:
-        matrix.add(predictor.predict(image, vocabulary, threshold=0.0).label_map, truth)
+        for matrix, labels in zip(matrices, asked, strict=True):
+            matrix.add(predictor.predict(image, labels, threshold=0.0).label_map, truth)
         count += 1
-    return summarise(matrix.iou(), predictor.net.seen(vocabulary), count)
+    result = summarise(matrices[0].iou(), predictor.net.seen(vocabulary), count)
+    return result if renamed is None else replace(result, new_names=_percent(matrices[1].iou()))

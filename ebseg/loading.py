@@ -31,13 +31,13 @@ def load(name: str | Path, *, device: str | None = None) -> Predictor:
 
     Raises ConfigError for an unknown name or device, CheckpointError for weights that cannot be had or read.
     """
-    path = _checkpoint_path(str(name))
+    path = checkpoint_path(str(name))
     net, metadata = load_checkpoint(path)
     version = metadata.get("version") or f"ebseg-{net.config.name}-{_digest(path)}"
     return Predictor(net, version=version, device=device, text_cache=TextCache(default_folder()))
 
 
-def _checkpoint_path(name: str) -> Path:
+def checkpoint_path(name: str) -> Path:
     """Find a model's checkpoint, downloading it where necessary."""
     if name == PACKAGED:
         return Path(str(files("ebseg").joinpath("weights", f"{PACKAGED}.safetensors")))

@@ -22,10 +22,15 @@ from ebseg.config import LossConfig
 
 @dataclass(frozen=True)
 class Target:
-    """What a label map holds. ``labels``: (T,) int64, ascending; ``masks``: (T, H, W) float, 0 or 1."""
+    """What a label map holds.
+
+    ``labels``: (T,) int64, ascending; ``masks``: (T, H, W) float, 0 or 1; ``known``: (H, W) float, 0 where
+    masks are not compared, or None where they are compared everywhere.
+    """
 
     labels: Tensor
     masks: Tensor
+    known: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -73,13 +78,14 @@ class Totals:
         )
 
 
-def targets_of(label_maps: Tensor) -> list[Target]:
-    """Split label maps (B, H, W), -1 ignored, into one mask a label. Ignored pixels are in no mask."""
+def targets_of(label_maps: Tensor, config: LossConfig) -> list[Target]:
+    """Split label maps (B, H, W), -1 unlabelled, into one mask a label. Unlabelled pixels are in no mask."""
     targets = []
     for label_map in label_maps:
         labels = label_map.unique()
         labels = labels[labels >= 0]
-        targets.append(Target(labels.long(), (label_map == labels[:, None, None]).float()))
+        known = (label_map >= 0).float() if config.unlabelled == "ignored" else None
+        targets.append(Target(labels.long(), (label_map == labels[:, None, None]).float(), known))
     return targets
 
 
@@ -125,10 +131,11 @@ def match(
         points = torch.rand(1, config.points, 2, device=masks.device, generator=generator)
         predicted = sample_points(masks.float(), points.expand(len(masks), -1, -1))  # (Q, P)
         wanted = sample_points(target.masks, points.expand(len(target.masks), -1, -1))  # (T, P)
+        known = _known_at(target, points)[0]  # (P,)
         cost = (
             -config.match_class * logits.float().softmax(dim=-1)[:, target.labels]
-            + config.match_mask * _pairwise_cross_entropy(predicted, wanted)
-            + config.match_dice * _pairwise_dice(predicted, wanted)
+            + config.match_mask * _pairwise_cross_entropy(predicted, wanted, known)
+            + config.match_dice * _pairwise_dice(predicted, wanted, known)
         )  # (Q, T)
         rows, columns = linear_sum_assignment(cost.cpu().numpy())
         device = masks.device
@@ -209,9 +216,13 @@ def _mask_losses(
         counts = [len(queries) for queries, _ in matching]
         points = _uncertain_points(predicted.detach(), counts, config, generators)
         labels = sample_points(wanted, points)  # (M, P)
+        known = torch.cat(
+            [_known_at(target, part) for target, part in zip(targets, points.split(counts), strict=True)]
+        )  # (M, P)
     logits = sample_points(predicted, points)
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
-    shares = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, weight=known, reduction="none")
+    cross_entropy = cross_entropy.sum(dim=1) / known.sum(dim=1).clamp(min=1)
+    shares, labels = logits.sigmoid() * known, labels * known
     dice = 1 - (2 * (shares * labels).sum(dim=1) + 1) / (shares.sum(dim=1) + labels.sum(dim=1) + 1)
     mask_count = max(1.0, totals.masks)
     return cross_entropy.sum() / mask_count, dice.sum() / mask_count
@@ -243,15 +254,22 @@ def _uncertain_points(
     return torch.cat([picked, anywhere], dim=1)
 
 
-def _pairwise_cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Mean binary cross-entropy (Q, T) of every pair, logits (Q, P) against wanted (T, P)."""
-    positive, negative = F.softplus(-logits), F.softplus(logits)
-    return (positive @ wanted.T + negative @ (1 - wanted).T) / logits.shape[1]
+def _known_at(target: Target, points: Tensor) -> Tensor:
+    """Tell whether masks are compared (N, P) at a photo's points (N, P, 2): 1, or 0 where little is known."""
+    if target.known is None:
+        return points.new_ones(points.shape[:2])
+    return (sample_points(target.known.expand(len(points), -1, -1), points) > 0.5).float()
 
 
-def _pairwise_dice(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Dice loss (Q, T) of every pair."""
-    shares = logits.sigmoid()
+def _pairwise_cross_entropy(logits: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
+    """Mean binary cross-entropy (Q, T) of logits (Q, P) against wanted (T, P), at known points (P,)."""
+    positive, negative = F.softplus(-logits) * known, F.softplus(logits) * known
+    return (positive @ wanted.T + negative @ (1 - wanted).T) / known.sum().clamp(min=1)
+
+
+def _pairwise_dice(logits: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
+    """Dice loss (Q, T) of each pair, at known points (P,)."""
+    shares, wanted = logits.sigmoid() * known, wanted * known
     overlap = 2 * shares @ wanted.T
     total = shares.sum(dim=1)[:, None] + wanted.sum(dim=1)[None]
     return 1 - (overlap + 1) / (total + 1)

@@ -140,7 +140,7 @@ class EBSeg(nn.Module):
         label_maps = F.pad(label_maps, (0, columns, 0, rows), value=-1)
         return criterion(
             predictions,
-            targets_of(label_maps),
+            targets_of(label_maps, self.config.losses),
             text,
             self.config.losses,
             generators=generators,

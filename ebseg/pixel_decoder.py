@@ -67,8 +67,12 @@ class PixelDecoder(nn.Module):
         """Decode four (B, C, h, w) maps, stride 4 first.
 
         Returns the mask features (B, D, height / 4, width / 4) and three (B, D, h, w) memories at
-        strides 32, 16 and 8, in this order.
+        strides 32, 16 and 8, in this order. Mixed precision stops here, as in the authors' code.
         """
+        with torch.autocast(maps[0].device.type, enabled=False):
+            return self._decode([x.to(self.mask_features.weight.dtype) for x in maps])
+
+    def _decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         levels = [project(x) for project, x in zip(self.inputs, reversed(maps[1:]), strict=True)]
         shapes = [(x.shape[2], x.shape[3]) for x in levels]
         positions = torch.cat(

@@ -3,7 +3,8 @@
 Q masks, K labels; H x W: the photo's own size; h x w: the masks', which is the photo's at test size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from ebseg.config import ModelConfig
 from ebseg.errors import ConfigError, ImageError
 from ebseg.images import read_image
 from ebseg.model import EBSeg
+from ebseg.resize import shortest_edge_size
 from ebseg.scores import score_strips
 from ebseg.text_cache import TextCache
 from ebseg.vocabulary import Vocabulary
@@ -139,6 +141,21 @@ class Predictor:
         return Segmentation(label_map, shares, vocabulary.names)
 
 
+@contextmanager
+def undisturbed(net: EBSeg) -> Iterator[None]:
+    """Give the model's modes, its encoder of names and PyTorch's random numbers back as they were."""
+    modes = [(module, module.training) for module in net.modules()]
+    encode_names = net.encode_names
+    device = next(net.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            net.encode_names = encode_names
+            for module, training in modes:
+                module.training = training
+
+
 def best_labels(scores: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Choose each pixel's label and say how sure that is.
 
@@ -173,17 +190,10 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 def resize_shortest_edge(photo: npt.NDArray[np.uint8], size: int, max_size: int) -> npt.NDArray[np.uint8]:
     """Resize (H, W, 3) to a shorter edge of ``size``, or less where the longer would pass ``max_size``.
 
-    Bilinear as in Pillow; sizes are rounded as in detectron2's ResizeShortestEdge, which the published
-    results were measured with.
+    Bilinear as in Pillow; sizes as in ``shortest_edge_size``.
     """
-    height, width = photo.shape[:2]
-    scale = size / min(height, width)
-    new_height, new_width = (size, scale * width) if height < width else (scale * height, size)
-    excess = max(new_height, new_width) / max_size
-    if excess > 1:
-        new_height, new_width = new_height / excess, new_width / excess
-    target = max(1, int(new_width + 0.5)), max(1, int(new_height + 0.5))
-    return np.array(Image.fromarray(photo).resize(target, Image.Resampling.BILINEAR))
+    height, width = shortest_edge_size(photo.shape[0], photo.shape[1], size, max_size)
+    return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _as_array(image: npt.NDArray[np.uint8] | Image.Image | str | Path) -> npt.NDArray[np.uint8]:

@@ -1,83 +1,311 @@
-"""The training loop: read it from top to bottom."""
+"""The training loop: read it from top to bottom.
+
+One loop for a CPU, a GPU and several processes (``accelerate launch`` or ``torchrun``).
+"""
 
 import json
 import os
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from ebseg.checkpoint import save_checkpoint
-from ebseg.config import ModelConfig, TrainConfig
-from ebseg.data.scenes import BENCHMARK_SEED, SceneBatches, training_vocabulary
-from ebseg.errors import CheckpointError, ConfigError, TrainingError
+from ebseg.config import TrainConfig
+from ebseg.data.batches import Batch, StepBatches, StepData, loader
+from ebseg.data.samples import Source
+from ebseg.errors import CheckpointError, ConfigError, DataError, TrainingError
+from ebseg.losses import Totals
 from ebseg.model import EBSeg
+from ebseg.run_state import RunState
 from ebseg.text_cache import TextCache
+from ebseg.vocabulary import Vocabulary
+from ebseg.watch import Enough, Progress, Watcher
 
-STATE_FILE = "last.pt"
 MODEL_FILE = "model.safetensors"
 LOG_FILE = "log.jsonl"
-LOG_EVERY = 20
-"""Steps between lines of the log."""
 
-Report = Callable[[int, dict[str, float]], None]
-"""Called after each step with the steps done and the loss terms."""
+SMALLEST_SCALE = 1.0
+"""Loss scale of fp16 under which a run has diverged: it starts at 65,536, and each overflow halves it."""
+
+_PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def train(
-    model: ModelConfig, config: TrainConfig, out: Path, *, encoders: Path | None = None, report: Report
+    net: EBSeg,
+    sources: Sequence[Source],
+    config: TrainConfig,
+    out: Path,
+    *,
+    weights: Sequence[float] | None = None,
+    watchers: Sequence[Watcher] = (),
+    workers: int = 1,
 ) -> Path:
-    """Train on drawn scenes; go on from the state in ``out`` where there is one.
+    """Train ``net``, in place, on labelled photos; go on from the checkpoint in ``out`` where there is one.
 
-    ``encoders``: pre-trained CLIP and spatial encoders, frozen here but for their positions (paper,
-    section 4.2). Writes ``model.safetensors`` and ``log.jsonl`` into ``out`` and returns the model's path.
-    Batches and random points depend on the seed and the step alone, so that a run that was stopped
-    ends as one that was not.
+    Trains what the paper trains (section 4.2); ``net`` freezes the rest. ``weights``: how often each source
+    is drawn from; by default by its size. ``workers``: processes that read photos. Writes
+    ``model.safetensors``, ``log.jsonl`` and checkpoints into ``out`` and returns the model's path. The
+    model's training vocabulary becomes what it was trained on before and the sources' labels.
 
-    Raises TrainingError where a loss is not finite, and CheckpointError for encoders that do not fit.
+    Everything random follows from the seed and the number of a photo: on a CPU, a run that was killed at
+    any moment and is started again ends with the same weights as one that was not.
+
+    Raises TrainingError where a loss or a gradient is not finite, naming terms and photos (the checkpoint
+    before it stays); DataError where more than ``config.max_broken`` files are broken; CheckpointError
+    where ``out`` holds another run; ConfigError for a batch that the processes cannot share.
     """
-    if config.seed == BENCHMARK_SEED:
-        raise ConfigError(f"seed {BENCHMARK_SEED} draws the benchmark's scenes: train with another")
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    net = EBSeg(model).train()
-    if encoders is not None:
-        load_encoders(net, encoders)
-    vocabulary = net.training_vocabulary = training_vocabulary()
-    net.encode_names = partial(
-        TextCache(None).embed, encode=net.text.encode_names, fingerprint=net.text.fingerprint()
-    )
-    optimiser = torch.optim.AdamW(parameter_groups(net, config.weight_decay), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.PolynomialLR(optimiser, config.steps, config.power)
-    done = _resume(out, net, optimiser, schedule)
-    batches = DataLoader(
-        SceneBatches(config), batch_size=None, sampler=range(done, config.steps), num_workers=1
-    )
-    for images, label_maps in batches:
-        started = time.monotonic()
-        torch.manual_seed(config.seed * config.steps + done)
-        losses = net.losses(images.float(), label_maps, vocabulary)
-        terms = _finite(losses, done)
-        optimiser.zero_grad()
-        sum(losses.values(), torch.zeros(())).backward()
-        nn.utils.clip_grad_norm_(net.parameters(), config.largest_gradient)
-        optimiser.step()
-        schedule.step()
-        done += 1
-        if done % LOG_EVERY == 0:
-            _log(out, done, terms, time.monotonic() - started)
-        if done % config.checkpoint_every == 0 or done == config.steps:
-            _store(out, net, optimiser, schedule, done)
-        report(done, terms)
-    save_checkpoint(net, out / MODEL_FILE)
+    run = _Run(net, sources, config, out, weights, watchers)
+    accelerator = run.accelerator
+    try:
+        run.start(sources)
+        for loaded in loader(run.plan, run.done, workers):
+            if run.ended():
+                break
+            run.count_broken(loaded)
+            totals = run.shared_totals(loaded)
+            rate = run.set_learning_rate()
+            terms: dict[str, float] = {}
+            for batch in loaded.batches:
+                # Processes average their gradients once a step: in the last batch's backward pass.
+                waits = batch is not loaded.batches[-1]
+                with accelerator.no_sync(run.module) if waits else nullcontext():
+                    losses = run.module(batch, run.vocabularies[batch.source], config.seed, totals)
+                    for name, value in finite(losses, batch, run.done).items():
+                        terms[name] = terms.get(name, 0.0) + value
+                    accelerator.backward(sum(losses.values(), torch.zeros((), device=accelerator.device)))
+            norm = accelerator.clip_grad_norm_(list(run.trained.values()), config.largest_gradient)
+            run.check_gradients(norm, loaded)
+            run.optimiser.step()
+            run.optimiser.zero_grad()
+            run.done += 1
+            run.report(terms, rate, float(norm))
+            if run.done % config.checkpoint_every == 0 or run.done == config.steps:
+                run.store()
+        run.finish()
+    except BaseException as error:
+        for watcher in run.watchers:
+            watcher.failed(error)
+        raise
     return out / MODEL_FILE
+
+
+class _Run:
+    """What the loop works on: the model, its optimiser, the data, and who is told."""
+
+    def __init__(
+        self,
+        net: EBSeg,
+        sources: Sequence[Source],
+        config: TrainConfig,
+        out: Path,
+        weights: Sequence[float] | None,
+        watchers: Sequence[Watcher],
+    ) -> None:
+        self.net, self.config, self.out = net, config, out
+        self.accelerator = make_accelerator(config)
+        self.main = self.accelerator.is_main_process
+        self.vocabularies = [source.vocabulary for source in sources]
+        net.to(self.accelerator.device).train()
+        known = [] if net.training_vocabulary is None else [net.training_vocabulary]
+        net.training_vocabulary = Vocabulary.union([*known, *self.vocabularies])
+        # The text tower is frozen, so a name is encoded once a run.
+        net.encode_names = partial(
+            TextCache(None).embed, encode=net.text.encode_names, fingerprint=net.text.fingerprint()
+        )
+        self.trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        groups = parameter_groups(net, config.weight_decay)
+        optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
+        self.plan = StepBatches(
+            sources,
+            config,
+            weights=weights,
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        data = [f"{source.name}, {source.fingerprint()}" for source in sources]
+        self.state = RunState(out, net, config, [*data, f"weights {weights}"])
+        self.done = 0
+        self.broken: set[str] = set()
+        self._resume(optimiser)
+        self.module, self.optimiser = self.accelerator.prepare(_Losses(net), optimiser)
+        self.watchers = list(watchers) if self.main else []
+        self._enough = False
+        self._step_started = time.monotonic()
+
+    def start(self, sources: Sequence[Source]) -> None:
+        """Tell the watchers; one that has seen enough of an earlier part of the run may say so."""
+        try:
+            for watcher in self.watchers:
+                watcher.started(self.net, self.config, sources, self.done)
+        except Enough:
+            self._enough = True
+        self._step_started = time.monotonic()
+
+    def ended(self) -> bool:
+        """Tell all processes whether a watcher of the main one has seen enough."""
+        flag = torch.tensor([float(self._enough)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum").item())
+
+    def _resume(self, optimiser: torch.optim.Optimizer) -> None:
+        """Restore weights, optimiser and position from the newest checkpoint, where there is one."""
+        state = self.state.newest()
+        if state is not None:
+            found: Mapping[str, Tensor] = state["parameters"]
+            if {n: p.shape for n, p in found.items()} != {n: p.shape for n, p in self.trained.items()}:
+                raise CheckpointError(f"{self.state.folder} is of another model: choose another folder")
+            with torch.no_grad():
+                for name, parameter in self.trained.items():
+                    parameter.copy_(found[name])
+            optimiser.load_state_dict(state["optimiser"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.done, self.broken = state["step"], set(state["broken"])
+        if self.main:
+            _trim_log(self.out / LOG_FILE, self.done)
+
+    def count_broken(self, loaded: StepData) -> None:
+        """Keep count of the files that were skipped, and stop where they are too many."""
+        self.broken |= set(loaded.broken)
+        if len(self.broken) > self.config.max_broken:
+            raise DataError(
+                f"{len(self.broken)} files are broken, more than {self.config.max_broken}: "
+                f"{'; '.join(sorted(self.broken)[:5])}; mend or remove them, or raise the limit"
+            )
+
+    def shared_totals(self, loaded: StepData) -> Totals:
+        """Add up what all batches of all processes hold, so that it does not matter how they are split."""
+        segments = [
+            len(label_map[label_map >= 0].unique())
+            for batch in loaded.batches
+            for label_map in batch.label_maps
+        ]
+        own = Totals.of(segments, self.net.config.decoder.queries, self.net.config.losses)
+        device = self.accelerator.device
+        summed = torch.tensor([own.masks, own.class_weight, own.photos], device=device)
+        masks, class_weight, photos = self.accelerator.reduce(summed, reduction="mean").tolist()
+        return Totals(masks=masks, class_weight=class_weight, photos=photos)
+
+    def set_learning_rate(self) -> float:
+        """Poly schedule: a pure function of the step, so that nothing of it has to be stored."""
+        rate: float = self.config.learning_rate * (1 - self.done / self.config.steps) ** self.config.power
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def check_gradients(self, norm: Tensor, loaded: StepData) -> None:
+        """Stop at a gradient that is not finite. With fp16 it is a usual overflow, up to a point."""
+        if torch.isfinite(norm):
+            return
+        scaler = self.accelerator.scaler
+        if scaler is not None and float(scaler.get_scale()) > SMALLEST_SCALE:
+            return  # the scaler skips this update and halves its scale
+        broken = [n for n, p in self.trained.items() if p.grad is not None and not p.grad.isfinite().all()]
+        names = [name for batch in loaded.batches for name in batch.names]
+        raise TrainingError(
+            f"step {self.done}: the gradients of {', '.join(broken[:5])} ({len(broken)} tensors) are not "
+            f"finite, for {', '.join(names)}; {_REMEDY}"
+        )
+
+    def report(self, terms: dict[str, float], rate: float, norm: float) -> None:
+        """Tell the log and the watchers what the step did."""
+        progress = Progress(
+            step=self.done,
+            steps=self.config.steps,
+            terms=self._over_processes(terms),
+            learning_rate=rate,
+            gradient_norm=norm,
+            photos=self.config.batch,
+            seconds=time.monotonic() - self._step_started,
+            memory=_peak_memory(self.accelerator.device),
+            broken=len(self.broken),
+        )
+        self._step_started = time.monotonic()
+        if self.main and (self.done % self.config.log_every == 0 or self.done == self.config.steps):
+            _log(self.out / LOG_FILE, progress)
+        for watcher in self.watchers:
+            watcher.stepped(progress)
+
+    def _over_processes(self, terms: dict[str, float]) -> dict[str, float]:
+        values = torch.tensor(list(terms.values()), device=self.accelerator.device)
+        return dict(zip(terms, self.accelerator.reduce(values, reduction="mean").tolist(), strict=True))
+
+    def store(self) -> None:
+        """Write a checkpoint."""
+        if not self.main:
+            return
+        scaler = self.accelerator.scaler
+        self.state.store(
+            self.done,
+            {
+                "parameters": {name: parameter.detach() for name, parameter in self.trained.items()},
+                "optimiser": self.optimiser.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "broken": sorted(self.broken),
+            },
+        )
+        try:
+            for watcher in self.watchers:
+                watcher.stored(self.net, self.done)
+        except Enough:
+            self._enough = True
+
+    def finish(self) -> None:
+        """Write the model, once every process is done."""
+        self.accelerator.wait_for_everyone()
+        self.net.eval()
+        if self.main:
+            save_checkpoint(self.net, self.out / MODEL_FILE)
+        for watcher in self.watchers:
+            watcher.finished(self.out / MODEL_FILE)
+        self.accelerator.wait_for_everyone()
+
+
+class _Losses(nn.Module):
+    """The model's losses as a module's forward pass, which is what several processes can share."""
+
+    def __init__(self, net: EBSeg) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, batch: Batch, vocabulary: Vocabulary, seed: int, totals: Totals) -> dict[str, Tensor]:
+        weight = self.net.text.background
+        images = batch.images.to(weight.device, weight.dtype)
+        generators = [random_points(seed, photo, weight.device) for photo in batch.photos]
+        return self.net.losses(
+            images, batch.label_maps.to(weight.device), vocabulary, generators=generators, totals=totals
+        )
+
+
+def random_points(seed: int, photo: int, device: torch.device) -> torch.Generator:
+    """Give a photo of a run a generator of its own for random points, so that batches can be split anyhow."""
+    (state,) = np.random.SeedSequence((seed, photo)).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Prepare device, precision and processes. Raises ConfigError for a precision that is not to be had."""
+    precision = config.precision
+    if precision == "auto":
+        precision = "fp16" if torch.cuda.is_available() else "float32"
+    # Accelerate keeps the first precision of a process for good; a second run may want another.
+    AcceleratorState._reset_state()
+    try:
+        return Accelerator(mixed_precision=_PRECISIONS[precision])
+    except (ValueError, ImportError) as error:
+        raise ConfigError(
+            f"precision {precision} cannot be had on this machine ({error}); try float32"
+        ) from error
 
 
 def parameter_groups(net: EBSeg, weight_decay: float) -> list[dict[str, Any]]:
@@ -85,7 +313,8 @@ def parameter_groups(net: EBSeg, weight_decay: float) -> list[dict[str, Any]]:
 
     As the authors' run did: norms, embedding tables and the encoders' positional embeddings do not
     decay; biases, scales, the background vector, the pixel decoder's level embedding and, by a slip
-    that the published numbers were made with, the norms before the fusion do.
+    that the published numbers were made with, the norms before the fusion do. Nor has their factor for
+    the backbone's learning rate any effect (it is 1): there is one learning rate.
     """
     kept = {id(net.clip.tower.positional_embedding), id(net.sam.encoder.pos_embed)}
     for module in (net.pixel_decoder, net.mask_decoder):
@@ -94,78 +323,64 @@ def parameter_groups(net: EBSeg, weight_decay: float) -> list[dict[str, Any]]:
                 kept |= {id(parameter) for parameter in part.parameters()}
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     return [
-        {"params": [p for p in trained if id(p) not in kept], "weight_decay": weight_decay},
-        {"params": [p for p in trained if id(p) in kept], "weight_decay": 0.0},
+        {
+            "name": "decayed",
+            "params": [p for p in trained if id(p) not in kept],
+            "weight_decay": weight_decay,
+        },
+        {"name": "kept", "params": [p for p in trained if id(p) in kept], "weight_decay": 0.0},
     ]
 
 
-def load_encoders(net: EBSeg, path: Path) -> None:
-    """Load pre-trained encoders: safetensors with ``clip_image.``, ``clip_text.`` and ``sam.`` names."""
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"encoders {path} cannot be read ({error})") from error
-    parts = {"clip_image.": net.clip.tower, "clip_text.": net.text.tower, "sam.": net.sam.encoder}
-    try:
-        for prefix, part in parts.items():
-            part.load_state_dict(
-                {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-            )
-        with torch.no_grad():
-            net.text.logit_scale.copy_(state["clip_logit_scale"])
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"encoders {path} do not fit EBSeg {net.config.name!r}: {error}") from error
-
-
-def _finite(losses: dict[str, Tensor], step: int) -> dict[str, float]:
-    terms = {name: float(term.detach()) for name, term in losses.items()}
-    broken = [name for name, value in terms.items() if not torch.isfinite(torch.tensor(value))]
+def finite(losses: Mapping[str, Tensor], batch: Batch, step: int) -> dict[str, float]:
+    """Give the terms as numbers. Raises TrainingError that names what is not finite, and for which photos."""
+    values = torch.stack([term.detach().float() for term in losses.values()])
+    terms = dict(zip(losses, values.tolist(), strict=True))
+    broken = [name for name, good in zip(losses, values.isfinite().tolist(), strict=True) if not good]
     if broken:
         raise TrainingError(
-            f"step {step}: {', '.join(broken)} is not finite; the state before it is kept: "
-            "lower the learning rate and start again"
+            f"step {step}: the loss terms {', '.join(broken)} are not finite, for {', '.join(batch.names)}; "
+            f"{_REMEDY}"
         )
     return terms
 
 
-def _log(out: Path, done: int, terms: dict[str, float], seconds: float) -> None:
-    last = {name: round(terms[name], 4) for name in ("class_a", "class_b", "mask", "dice", "ssc")}
-    line = {"step": done, "loss": round(sum(terms.values()), 4), **last, "seconds": round(seconds, 3)}
-    with (out / LOG_FILE).open("a") as log:
+_REMEDY = "the checkpoint before it is kept: look at these photos, or start again with a lower learning rate"
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes that the GPU's tensors, or else this process, have taken at most."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _log(path: Path, progress: Progress) -> None:
+    main = {name: round(value, 4) for name, value in progress.terms.items() if not name[-1].isdigit()}
+    line = {
+        "step": progress.step,
+        "loss": round(progress.loss, 4),
+        **main,
+        "gradient_norm": round(progress.gradient_norm, 4),
+        "seconds": round(progress.seconds, 3),
+    }
+    with path.open("a") as log:
         log.write(json.dumps(line) + "\n")
 
 
-def _store(
-    out: Path,
-    net: EBSeg,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    done: int,
-) -> None:
-    """Write the run's state, atomically."""
-    trained = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
-    state = {
-        "step": done,
-        "parameters": {name: parameter.detach() for name, parameter in trained.items()},
-        "optimiser": optimiser.state_dict(),
-        "schedule": schedule.state_dict(),
-    }
-    unfinished = out / f"{STATE_FILE}.unfinished"
-    torch.save(state, unfinished)
-    os.replace(unfinished, out / STATE_FILE)
+def _trim_log(path: Path, done: int) -> None:
+    """Drop the lines of steps that a resumed run does again."""
+    if not path.exists():
+        return
+    lines = [line for line in path.read_text().splitlines() if _step_of(line) <= done]
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text("".join(f"{line}\n" for line in lines))
+    os.replace(unfinished, path)
 
 
-def _resume(
-    out: Path, net: EBSeg, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
-) -> int:
-    """Restore the run's state and return the steps done: 0 where there is none."""
-    if not (out / STATE_FILE).exists():
-        return 0
-    state = torch.load(out / STATE_FILE, weights_only=True)
-    missing, unexpected = net.load_state_dict(state["parameters"], strict=False)
-    trained = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
-    if unexpected or trained & set(missing):
-        raise CheckpointError(f"{out / STATE_FILE} is of another model: choose another folder")
-    optimiser.load_state_dict(state["optimiser"])
-    schedule.load_state_dict(state["schedule"])
-    return int(state["step"])
+def _step_of(line: str) -> float:
+    """Tell a line's step; a line that a kill cut short counts as too late."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

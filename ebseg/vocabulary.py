@@ -114,6 +114,24 @@ class Vocabulary:
         vocabulary._fill(name, prompts, tuple(tuple(label[1:]) for label in labels))
         return vocabulary
 
+    @classmethod
+    def union(cls, vocabularies: Sequence["Vocabulary"]) -> "Vocabulary":
+        """Join what a model was trained on, in order, each label once; the first one where it has them all.
+
+        It is for ``seen_in`` to compare with, not to be asked for: it may repeat a name, and have more than
+        ``MAX_LABELS``.
+        """
+        first = vocabularies[0]
+        names: dict[tuple[str, ...], str] = {}
+        for vocabulary in vocabularies:
+            for prompts, synonyms in zip(vocabulary.prompts, vocabulary.synonyms, strict=True):
+                names.setdefault(synonyms, prompts[0])
+        if names.keys() == set(first.synonyms):
+            return first
+        parts = [part for v in vocabularies for part in (v.dataset or "custom").split("+")]
+        labels = [(name, *synonyms) for synonyms, name in names.items()]
+        return cls._of_dataset("+".join(dict.fromkeys(parts)), labels)
+
     def to_json(self) -> str:
         """Write JSON: ``{"dataset": name or null, "labels": [[name, synonym, ...], ...]}``.
 

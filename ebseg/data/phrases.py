@@ -31,3 +31,25 @@ PHRASES: tuple[str, ...] = SEEN_PHRASES + UNSEEN_PHRASES
 
 SEEN_THINGS = tuple(phrase for phrase in _THING_PHRASES if phrase not in HELD_OUT)
 UNSEEN_THINGS = tuple(phrase for phrase in _THING_PHRASES if phrase in HELD_OUT)
+
+OTHER_NAMES: dict[str, str] = {
+    "sky": "heavens", "cloud": "cumulus", "mountain": "peak", "grass": "lawn",
+    "water": "lake", "sand": "beach", "snow": "frost", "road": "street",
+    "brick": "masonry", "stone": "granite", "wooden": "timber", "tiled": "mosaic",
+    "wall": "partition", "floor": "flooring",
+    "red": "crimson", "orange": "amber", "yellow": "golden", "green": "emerald",
+    "blue": "azure", "purple": "violet", "white": "ivory", "black": "ebony",
+    "metal": "steel", "striped": "banded",
+    "ball": "sphere", "box": "crate", "cone": "spire", "star": "pentagram", "ring": "hoop",
+    "house": "cottage", "tree": "oak", "car": "automobile", "cup": "mug", "flag": "banner",
+}  # fmt: skip
+"""Another name for each word of the phrases: no scene is labelled with it, and it shares no token of CLIP's
+with any phrase or template. The text tower learns these names alone (`training/new_words.py`)."""
+
+
+def renamed(phrase: str) -> str:
+    """Give a phrase with every word replaced by its other name: "red ball" is "crimson sphere".
+
+    Raises KeyError for a word that no phrase has.
+    """
+    return " ".join(OTHER_NAMES[word] for word in phrase.split())

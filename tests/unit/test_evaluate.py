@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from ebseg.errors import VocabularyError
 from ebseg.evaluate import ConfusionMatrix, evaluate, summarise
 from ebseg.predictor import Predictor
 from ebseg.vocabulary import Vocabulary
@@ -38,3 +39,17 @@ def test_a_model_is_measured_without_a_threshold(random_tiny):
     truth = predictor.predict(photo, ["sky", "water"], threshold=0.0).label_map
     result = evaluate(predictor, [(photo, truth)], Vocabulary(["sky", "water"]))
     assert result.miou == 100.0
+
+
+def test_other_names_of_the_same_labels_are_measured_apart(random_tiny):
+    predictor = Predictor(random_tiny, version="random", device="cpu")
+    photo = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    asked, renamed = Vocabulary(["sky", "water", "road"]), Vocabulary(["heavens", "lake", "street"])
+    truth = predictor.predict(photo, renamed, threshold=0.0).label_map
+    result = evaluate(predictor, [(photo, truth)], asked, renamed=renamed)
+    assert result.new_names == 100.0
+    alone = evaluate(predictor, [(photo, truth)], asked)
+    assert alone.new_names is None
+    assert (alone.miou, alone.photos) == (result.miou, result.photos) == (result.miou, 1)
+    with pytest.raises(VocabularyError, match="3 labels cannot be renamed with 2 names"):
+        evaluate(predictor, [(photo, truth)], asked, renamed=Vocabulary(["heavens", "lake"]))

@@ -33,7 +33,7 @@ def _stripes(labels):
 
 def test_targets_leave_ignored_pixels_out():
     label_map = torch.tensor([[[3, -1], [1, 3]]])
-    (target,) = targets_of(label_map)
+    (target,) = targets_of(label_map, CONFIG)
     assert target.labels.tolist() == [1, 3]
     assert target.masks.tolist() == [[[0, 0], [1, 0]], [[1, 0], [0, 1]]]
 
@@ -45,7 +45,7 @@ def test_targets_leave_ignored_pixels_out():
 )
 def test_losses_and_gradients_are_finite(labels):
     predictions = [_prediction(), _prediction()]
-    losses = criterion(predictions, targets_of(_stripes(labels)), _text(), CONFIG)
+    losses = criterion(predictions, targets_of(_stripes(labels), CONFIG), _text(), CONFIG)
     assert set(losses) == {
         "class_a", "class_b", "mask", "dice", "ssc", "class_a_0", "class_b_0", "mask_0", "dice_0"
     }  # fmt: skip
@@ -57,7 +57,7 @@ def test_losses_and_gradients_are_finite(labels):
 
 def test_matching_finds_the_right_masks():
     label_map = _stripes([2, 0, 4])
-    (target,) = targets_of(label_map)
+    (target,) = targets_of(label_map, CONFIG)
     prediction = _prediction()
     order = [2, 0, 1]  # query 0 shows target 2, and so on; query 3 shows nothing
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_matching_finds_the_right_masks():
 
 def test_a_perfect_prediction_costs_almost_nothing():
     label_map = _stripes([1, 3])
-    (target,) = targets_of(label_map)
+    (target,) = targets_of(label_map, CONFIG)
     logits = torch.full((1, QUERIES, LABELS + 1), -20.0)
     logits[0, :, LABELS] = 20
     masks = torch.full((1, QUERIES, 16, 16), -20.0)
@@ -90,7 +90,7 @@ def test_a_perfect_prediction_costs_almost_nothing():
 
 
 def test_ssc_counts_only_photos_with_labels():
-    targets = targets_of(torch.cat([_stripes([1, 2]), _stripes([-1])]))
+    targets = targets_of(torch.cat([_stripes([1, 2]), _stripes([-1])]), CONFIG)
     prediction = _prediction(photos=2)
     matching = match(prediction, targets, CONFIG, [None, None])
     totals = Totals.of([len(target.labels) for target in targets], QUERIES, CONFIG)
@@ -117,3 +117,24 @@ def test_a_models_losses_reach_every_trainable_parameter():
     without = [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None]
     assert not without
     assert all(p.grad is None for p in net.parameters() if not p.requires_grad)
+
+
+def test_pixels_that_are_not_known_change_no_loss():
+    """A photo whose right half is unlabelled, and not known, costs the same whatever is predicted there."""
+    config = CONFIG.model_copy(update={"unlabelled": "ignored"})
+    label_map = _stripes([1, 3]).clone()
+    label_map[:, :, 8:] = -1
+
+    def losses(right, config):
+        prediction = _prediction()
+        with torch.no_grad():
+            prediction.masks[..., 5:] = right
+            prediction.masks[..., 4] = 0  # reaches across the border
+        torch.manual_seed(1)
+        return criterion([prediction], targets_of(label_map, config), _text(), config)
+
+    low, high = losses(-5.0, config), losses(5.0, config)
+    for name in low:
+        assert low[name].item() == pytest.approx(high[name].item(), rel=1e-6), name
+    low, high = losses(-5.0, CONFIG), losses(5.0, CONFIG)
+    assert high["mask"] > low["mask"] + 1 and high["dice"] > low["dice"]

@@ -1,121 +1,244 @@
 import json
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from ebseg.checkpoint import load_checkpoint
-from ebseg.config import TINY, TrainConfig
-from ebseg.data.scenes import BENCHMARK_SEED, SceneBatches, training_vocabulary
-from ebseg.data.synthetic import SEEN_PHRASES
-from ebseg.errors import CheckpointError, ConfigError, TrainingError
+from ebseg.config import RECIPES, TINY
+from ebseg.data.samples import Sample
+from ebseg.data.scenes import SceneSource, training_vocabulary
+from ebseg.errors import CheckpointError, DataError, TrainingError
 from ebseg.model import EBSeg
-from ebseg.train import LOG_FILE, STATE_FILE, load_encoders, parameter_groups, train
+from ebseg.run_state import FOLDER
+from ebseg.train import LOG_FILE, parameter_groups, train
+from ebseg.vocabulary import Vocabulary
 
-SHORT = TrainConfig(steps=4, batch=1, sizes=(64,), checkpoint_every=2)
-
-
-def _no_report(_done, _terms):
-    pass
-
-
-class _StoppedError(Exception):
-    pass
+SHORT = RECIPES["tiny"].model_copy(
+    update={"steps": 4, "batch": 1, "crop": 64, "short_edges": (64,), "checkpoint_every": 2}
+)
+SCENES = SceneSource(0, 8, size=(64, 64))
 
 
-def _stop_after(step):
-    def report(done, _terms):
-        if done == step:
-            raise _StoppedError
+def _net():
+    torch.manual_seed(0)
+    return EBSeg(TINY)
 
-    return report
+
+def _train(out, config=SHORT, sources=(SCENES,), net=None, **more):
+    return train(net or _net(), sources, config, out, workers=0, **more)
 
 
 def _weights(path):
     return dict(load_checkpoint(path)[0].named_parameters())
 
 
+def _checkpoints(out):
+    return sorted(path.name for path in (out / FOLDER).iterdir())
+
+
+class Recorder:
+    """Remembers what a run tells its watchers; stops it after a step if asked to."""
+
+    def __init__(self, stop_after=None):
+        self.calls, self.progress, self.stop_after = [], [], stop_after
+
+    def started(self, _net, _config, _sources, step):
+        self.calls.append(f"started at {step}")
+
+    def stepped(self, progress):
+        self.progress.append(progress)
+        if progress.step == self.stop_after:
+            raise KeyboardInterrupt
+
+    def stored(self, _net, step):
+        self.calls.append(f"stored {step}")
+
+    def finished(self, path):
+        self.calls.append(f"finished {path.name}")
+
+    def failed(self, error):
+        self.calls.append(f"failed {type(error).__name__}")
+
+
 def test_a_stopped_run_ends_as_one_that_was_not(tmp_path):
-    whole = train(TINY, SHORT, tmp_path / "whole", report=_no_report)
-    with pytest.raises(_StoppedError):
-        train(TINY, SHORT, tmp_path / "parts", report=_stop_after(3))  # the state is of step 2
-    resumed = train(TINY, SHORT, tmp_path / "parts", report=_no_report)
+    whole = _train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path / "parts", watchers=[Recorder(stop_after=3)])  # the checkpoint is of step 2
+    watcher = Recorder()
+    resumed = _train(tmp_path / "parts", watchers=[watcher])
 
     ours, theirs = _weights(whole), _weights(resumed)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert watcher.calls == ["started at 2", "stored 4", "finished model.safetensors"]
+
+
+def test_a_finished_run_is_not_done_again(tmp_path):
+    _train(tmp_path)
+    watcher = Recorder()
+    _train(tmp_path, watchers=[watcher])
+    assert watcher.calls == ["started at 4", "finished model.safetensors"] and not watcher.progress
 
 
 def test_the_checkpoint_knows_what_it_was_trained_on(tmp_path):
-    path = train(TINY, SHORT.model_copy(update={"steps": 1}), tmp_path, report=_no_report)
-    net, _ = load_checkpoint(path)
+    net, _ = load_checkpoint(_train(tmp_path, SHORT.model_copy(update={"steps": 1})))
     assert net.training_vocabulary == training_vocabulary()
     assert net.config == TINY
 
 
+def test_a_second_training_adds_to_what_was_trained_on(tmp_path):
+    net = _net()
+    net.training_vocabulary = Vocabulary(["unicorn"])
+    found, _ = load_checkpoint(_train(tmp_path, SHORT.model_copy(update={"steps": 1}), net=net))
+    assert Vocabulary(["unicorn", "sky", "dragon"]).seen_in(found.training_vocabulary) == (True, True, False)
+
+
 def test_only_the_trainable_parameters_change(tmp_path):
-    torch.manual_seed(SHORT.seed)
-    before = dict(EBSeg(TINY).named_parameters())
-    after = _weights(train(TINY, SHORT, tmp_path, report=_no_report))
+    before = dict(_net().named_parameters())
+    after = _weights(_train(tmp_path))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     frozen = {name for name, parameter in before.items() if not parameter.requires_grad}
     assert not changed & frozen
     assert {"clip.tower.positional_embedding", "sam.encoder.pos_embed", "text.background"} <= changed
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state(tmp_path, monkeypatch):
+def test_watchers_and_log_see_every_term(tmp_path):
+    watcher = Recorder()
+    _train(tmp_path, SHORT.model_copy(update={"log_every": 2}), watchers=[watcher])
+    assert [progress.step for progress in watcher.progress] == [1, 2, 3, 4]
+    first, last = watcher.progress[0], watcher.progress[-1]
+    assert len(first.terms) == 4 * (TINY.decoder.mask_layers + 1) + 1
+    assert first.learning_rate == SHORT.learning_rate
+    assert last.learning_rate == pytest.approx(SHORT.learning_rate * 0.25**0.9)
+    assert first.gradient_norm > 0 and first.memory > 2**20 and first.photos == 1
+    lines = [json.loads(line) for line in (tmp_path / LOG_FILE).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert lines[-1]["loss"] == pytest.approx(sum(last.terms.values()), rel=1e-3)
+    assert {"class_a", "class_b", "mask", "dice", "ssc", "gradient_norm", "seconds"} <= set(lines[0])
+
+
+def _broken_in_step(monkeypatch, step, change):
+    """Damage the losses of one step of the next run."""
     losses = EBSeg.losses
     calls = []
 
-    def broken_in_the_third_step(self, *arguments):
-        terms = losses(self, *arguments)
+    def broken(self, *arguments, **more):
+        terms = losses(self, *arguments, **more)
         calls.append(1)
-        return {**terms, "ssc": terms["ssc"] * float("nan")} if len(calls) == 3 else terms
+        return change(terms) if len(calls) == step + 1 else terms
 
-    monkeypatch.setattr(EBSeg, "losses", broken_in_the_third_step)
-    with pytest.raises(TrainingError, match="step 2: ssc is not finite"):
-        train(TINY, SHORT, tmp_path, report=_no_report)
-    assert torch.load(tmp_path / STATE_FILE, weights_only=True)["step"] == 2
+    monkeypatch.setattr(EBSeg, "losses", broken)
 
 
-def test_the_log_has_a_line_every_twenty_steps(tmp_path):
-    train(TINY, SHORT.model_copy(update={"steps": 20}), tmp_path, report=_no_report)
-    (line,) = (tmp_path / LOG_FILE).read_text().splitlines()
-    entry = json.loads(line)
-    assert entry["step"] == 20
-    assert {"loss", "class_a", "class_b", "mask", "dice", "ssc", "seconds"} <= set(entry)
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    _broken_in_step(monkeypatch, 2, lambda terms: {**terms, "ssc": terms["ssc"] * float("nan")})
+    watcher = Recorder()
+    with pytest.raises(TrainingError, match=r"step 2: .* ssc are not finite, for scene \d of seed 0"):
+        _train(tmp_path, watchers=[watcher])
+    assert _checkpoints(tmp_path) == ["step-00000002.pt"]
+    assert watcher.calls[-1] == "failed TrainingError"
 
 
-def test_training_refuses_the_benchmarks_scenes(tmp_path):
-    with pytest.raises(ConfigError, match="benchmark"):
-        train(TINY, SHORT.model_copy(update={"seed": BENCHMARK_SEED}), tmp_path, report=_no_report)
+class _NanGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(_context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(_context, gradient):
+        return gradient * float("nan")
 
 
-def test_batches_depend_on_seed_and_step_alone():
-    first, second = SceneBatches(SHORT), SceneBatches(SHORT)
-    for step in (0, 3):
-        for left, right in zip(first[step], second[step], strict=True):
-            assert torch.equal(left, right)
-    assert not torch.equal(first[0][0], first[1][0])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weights(tmp_path, monkeypatch):
+    _broken_in_step(monkeypatch, 3, lambda terms: {**terms, "dice": _NanGradient.apply(terms["dice"])})
+    net = _net()
+    with pytest.raises(
+        TrainingError, match=r"step 3: the gradients of .* tensors\) are not finite, for scene"
+    ):
+        _train(tmp_path, net=net)
+    assert all(torch.isfinite(parameter).all() for parameter in net.parameters())
+    assert _checkpoints(tmp_path) == ["step-00000002.pt"]
 
 
-def test_training_scenes_show_seen_phrases_only():
-    for step in range(4):
-        images, label_maps = SceneBatches(SHORT)[step]
-        assert images.shape == (1, 3, 64, 64) and images.dtype == torch.uint8
-        assert label_maps.max() < len(SEEN_PHRASES)
+class _SomeBroken:
+    """Scenes of which some files cannot be read."""
+
+    name, vocabulary = "damaged", SCENES.vocabulary
+
+    def __init__(self, broken):
+        self.broken = broken
+
+    def __len__(self):
+        return len(SCENES)
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise DataError(f"{index}.jpg is cut short")
+        return SCENES[index]
+
+    def fingerprint(self):
+        return "damaged"
+
+
+def test_broken_files_are_counted_named_and_skipped_up_to_a_limit(tmp_path):
+    config = SHORT.model_copy(update={"steps": 8, "max_broken": 2})
+    watcher = Recorder()
+    _train(tmp_path / "few", config, [_SomeBroken({1, 5})], watchers=[watcher])
+    assert watcher.progress[-1].broken == 2
+    with pytest.raises(DataError, match=r"3 files are broken, more than 2: .*jpg is cut short"):
+        _train(tmp_path / "many", config, [_SomeBroken({1, 3, 5})])
+
+
+class _Blank:
+    """Photos of which the second has no label at all."""
+
+    name = "blank"
+
+    def __init__(self, label="sky"):
+        self.vocabulary = Vocabulary([label])
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        label_map = np.full((64, 64), -1 if index else 0, dtype=np.int16)
+        return Sample(str(index), np.zeros((64, 64, 3), dtype=np.uint8), label_map)
+
+    def fingerprint(self):
+        return "blank"
+
+
+def test_photos_without_labels_are_trained_on(tmp_path):
+    watcher = Recorder()
+    _train(tmp_path, sources=[_Blank()], watchers=[watcher])
+    assert sorted(progress.terms["ssc"] == 0 for progress in watcher.progress) == [False, False, True, True]
+
+
+def test_data_sets_of_different_vocabularies_are_mixed(tmp_path):
+    watcher = Recorder()
+    _train(tmp_path, sources=[SCENES, _Blank("unicorn")], weights=[1, 1], watchers=[watcher])
+    net, _ = load_checkpoint(tmp_path / "model.safetensors")
+    assert all(Vocabulary(["sky", "red ball", "unicorn"]).seen_in(net.training_vocabulary))
+    losses = [progress.terms["class_b"] for progress in watcher.progress]
+    assert len(losses) == SHORT.steps and np.isfinite(losses).all()
+
+
+def test_another_runs_folder_is_refused(tmp_path):
+    _train(tmp_path)
+    with pytest.raises(CheckpointError, match="learning_rate"):
+        _train(tmp_path, SHORT.model_copy(update={"learning_rate": 1.0}))
+    with pytest.raises(CheckpointError, match="data"):
+        _train(tmp_path, sources=[_Blank()])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision(tmp_path, precision):
+    watcher = Recorder()
+    _train(tmp_path, SHORT.model_copy(update={"precision": precision, "steps": 2}), watchers=[watcher])
+    assert all(np.isfinite(list(progress.terms.values())).all() for progress in watcher.progress)
 
 
 def test_every_trainable_parameter_is_in_exactly_one_group():
     net = EBSeg(TINY)
     grouped = [id(p) for group in parameter_groups(net, 0.05) for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in net.parameters() if p.requires_grad)
-
-
-def test_encoders_that_do_not_fit_are_refused(tmp_path):
-    path = tmp_path / "encoders.safetensors"
-    save_file({"clip_image.proj": torch.zeros(2, 2)}, path)
-    with pytest.raises(CheckpointError, match="do not fit EBSeg 'tiny'"):
-        load_encoders(EBSeg(TINY), path)
-    path.write_bytes(b"not safetensors")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        load_encoders(EBSeg(TINY), path)

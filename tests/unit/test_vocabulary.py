@@ -211,3 +211,22 @@ def test_json_of_typed_labels_is_plain() -> None:
 def test_damaged_json_is_refused(content: str) -> None:
     with pytest.raises(VocabularyError, match="saved vocabulary cannot be read"):
         Vocabulary.from_json(content)
+
+
+def test_a_union_knows_every_label_once():
+    coco = Vocabulary.from_dataset("coco-stuff-171")
+    own = Vocabulary(["sky", ["kerb", "curb"], "my robot"])
+    both = Vocabulary.union([coco, own])
+    assert len(both) == len(coco) + 3
+    assert Vocabulary(["my robots", "curb", "giraffe", "unicorn"]).seen_in(both) == (True, True, True, False)
+    ade = Vocabulary.from_dataset("ade20k-150")
+    assert sum(ade.seen_in(both)) == sum(ade.seen_in(coco))
+    assert Vocabulary.union([both, own]) == both == Vocabulary.from_json(both.to_json())
+    assert Vocabulary.union([own]) == own
+
+
+def test_a_union_may_be_larger_than_a_vocabulary_that_is_asked_for():
+    names = ("coco-stuff-171", "ade20k-847", "pascal-context-459")
+    joined = Vocabulary.union([Vocabulary.from_dataset(name) for name in names])
+    assert len(joined) > MAX_LABELS
+    assert Vocabulary.from_json(joined.to_json()) == joined

@@ -1,0 +1,223 @@
+"""Labelled photos in two folders: photos, and label maps of the same names."""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL.ImageFile import ImageFile
+
+from ebseg.data.samples import Sample
+from ebseg.errors import DataError, ImageError, VocabularyError
+from ebseg.images import read_image
+from ebseg.vocabulary import Vocabulary
+
+PHOTO_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+LABEL_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
+CONVERTED = "_labelTrainIds"
+"""End of the names that COCO-Stuff's scripts give to converted label maps."""
+
+_BAD = -2  # in a lookup table: a value that means nothing
+_VALUES_SHOWN = 5
+# Pillow stretches grey samples of fewer than 8 bits to 0..255; label maps need the samples themselves.
+_STRETCHED = {"L;2": 85, "L;4": 17}
+
+
+class FolderSource:
+    """Photos and label maps whose paths below two folders agree but for their ends.
+
+    ``photos``: JPEG, PNG, WebP, BMP, TIFF or GIF. ``labels``: PNG or TIFF with 8 or 16 bits, whose values are
+    indices into ``vocabulary``; a palette is not looked at. The largest value (255 or 65535) is ignored, and
+    so are those of ``ignored``, also where the vocabulary has a label of that index. Subfolders are searched;
+    hidden files are not. Where names end in ``_labelTrainIds``, other label maps are not looked at: they are
+    raw ones that lie beside. ``name`` is the photos' folder unless given.
+
+    Photos are in the order of their names. Those without a label map are left out, see ``without_labels``.
+
+    Raises DataError where a folder is missing, two files claim the same name, or no photo has a label map.
+    """
+
+    def __init__(
+        self,
+        photos: Path,
+        labels: Path,
+        vocabulary: Vocabulary,
+        *,
+        ignored: Collection[int] = (),
+        name: str | None = None,
+    ) -> None:
+        self.photos = photos
+        self.labels = labels
+        self.ignored = tuple(sorted(set(ignored)))
+        self._name = name or str(photos)
+        self._vocabulary = vocabulary
+        found = _by_stem(photos, _files(photos, PHOTO_SUFFIXES, without=labels))
+        label_maps = _label_maps(labels, photos)
+        self._pairs = tuple((file, label_maps[stem]) for stem, file in found.items() if stem in label_maps)
+        self.without_labels = tuple(file for stem, file in found.items() if stem not in label_maps)
+        """Photos left out, as paths below ``photos``."""
+        if not self._pairs:
+            raise DataError(
+                f"no photo of {photos} ({len(found)} photos) has a label map in {labels} "
+                f"({len(label_maps)} label maps): a photo a/b.jpg needs a label map a/b.png or a/b.tif"
+            )
+
+    @property
+    def name(self) -> str:
+        """What people know it by."""
+        return self._name
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the label maps' numbers mean."""
+        return self._vocabulary
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one; its name is the photo's path.
+
+        Raises DataError, which names the file, for one that is missing or damaged, for sizes that differ and
+        for values that are neither a label nor ignored.
+        """
+        photo, labels = self._paths(index)
+        try:
+            image = read_image(photo)
+        except ImageError as error:
+            raise DataError(str(error)) from error
+        values = _read_values(labels, photo, (image.shape[0], image.shape[1]))
+        return Sample(str(photo), image, self._indices(values, labels))
+
+    def fingerprint(self) -> str:
+        """Name the content: a hash of all pairs' names and lengths in bytes, the labels and ``ignored``.
+
+        Files are not read, so that 118,000 pairs take seconds: a file that is changed and keeps its length
+        goes unnoticed. The folders' own place does not count. Raises DataError for a file that has gone.
+        """
+        content = hashlib.sha256(json.dumps([self._vocabulary.to_json(), self.ignored]).encode())
+        for index, pair in enumerate(self._pairs):
+            lengths = [_length(path) for path in self._paths(index)]
+            content.update(json.dumps([pair, lengths]).encode())
+        return content.hexdigest()
+
+    def _paths(self, index: int) -> tuple[Path, Path]:
+        photo, labels = self._pairs[index]
+        return self.photos / photo, self.labels / labels
+
+    def _indices(self, values: npt.NDArray[np.unsignedinteger], path: Path) -> npt.NDArray[np.int16]:
+        """Turn a label map's values into indices, -1 where they are ignored."""
+        count = len(self._vocabulary)
+        largest = int(np.iinfo(values.dtype).max)
+        ignored = [value for value in (*self.ignored, largest) if value <= largest]
+        table = np.full(largest + 1, _BAD, dtype=np.int16)
+        table[:count] = np.arange(count)[: largest + 1]
+        table[ignored] = -1
+        indices: npt.NDArray[np.int16] = table[values]
+        if indices.min() == _BAD:
+            bad = np.unique(values[indices == _BAD]).tolist()
+            shown = ", ".join(map(str, bad[:_VALUES_SHOWN])) + (" ..." if len(bad) > _VALUES_SHOWN else "")
+            raise DataError(
+                f"{path}: value {shown} is neither one of the {count} labels (0 to {count - 1}) nor ignored "
+                f"({', '.join(map(str, ignored))}); give the label list it was made with, or ignore it"
+            )
+        return indices
+
+
+def read_names(path: Path) -> Vocabulary:
+    """Read a list of labels: a text file with a label a line, "|" between synonyms, or a JSON list.
+
+    A JSON list (.json) has names and lists of synonyms. Raises DataError for a file that cannot be read and
+    VocabularyError for faulty labels; both name it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the list of labels {path} cannot be read: {error}") from error
+    try:
+        if path.suffix.lower() == ".json":
+            return Vocabulary(_json_list(text))
+        return Vocabulary([line.split("|") for line in text.splitlines() if line.strip()])
+    except VocabularyError as error:
+        raise VocabularyError(f"{path}: {error}") from error
+
+
+def _json_list(text: str) -> list[str | list[str]]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise VocabularyError(f"not JSON ({error})") from error
+    if not isinstance(content, list):
+        raise VocabularyError('not a JSON list such as ["sky", ["car", "automobile"]]')
+    return content
+
+
+def _files(folder: Path, suffixes: Collection[str], *, without: Path) -> Iterator[str]:
+    """List files as paths below a folder; another folder below it is left out."""
+    if not folder.is_dir():
+        raise DataError(f"folder {folder} is missing; check the path")
+    for place, subfolders, names in os.walk(folder, followlinks=True):
+        subfolders[:] = [s for s in subfolders if not s.startswith(".") and Path(place, s) != without]
+        below = os.path.relpath(place, folder)
+        for name in names:
+            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
+                yield os.path.normpath(os.path.join(below, name))
+
+
+def _by_stem(folder: Path, files: Iterable[str], *, end: str = "") -> dict[str, str]:
+    """Sort files by name, and key them by what they are paired by: their path without suffix and ``end``."""
+    found: dict[str, str] = {}
+    for file in sorted(files):
+        stem = os.path.splitext(file)[0].removesuffix(end)
+        if stem in found:
+            raise DataError(f"{folder} has both {found[stem]} and {file}; keep one of them")
+        found[stem] = file
+    return found
+
+
+def _label_maps(folder: Path, photos: Path) -> dict[str, str]:
+    files = list(_files(folder, LABEL_SUFFIXES, without=photos))
+    converted = [file for file in files if os.path.splitext(file)[0].endswith(CONVERTED)]
+    return _by_stem(folder, converted or files, end=CONVERTED)
+
+
+def _read_values(path: Path, photo: Path, size: tuple[int, int]) -> npt.NDArray[np.unsignedinteger]:
+    """Read a label map's numbers as they are stored: (H, W) uint8 or uint16."""
+    try:
+        with Image.open(path, formats=("PNG", "TIFF")) as image:
+            width, height = image.size
+            if (height, width) != size:
+                raise DataError(
+                    f"{path}: {width} x {height} pixels, but its photo {photo} has {size[1]} x {size[0]}; "
+                    "make the label map again from this photo"
+                )
+            return _numbers(image, path)
+    except DataError:
+        raise
+    except Exception as error:  # damaged files make Pillow raise almost anything, see ebseg.images
+        raise DataError(f"{path}: cannot be read as a label map ({error}); replace or remove it") from error
+
+
+def _numbers(image: ImageFile, path: Path) -> npt.NDArray[np.unsignedinteger]:
+    arguments = image.tile[0].args or ("",)  # gone once the picture is decoded
+    raw_mode = arguments if isinstance(arguments, str) else arguments[0]
+    values = np.asarray(image)
+    if image.mode in ("1", "L", "P"):
+        return values.astype(np.uint8) // np.uint8(_STRETCHED.get(raw_mode, 1))
+    if image.mode.startswith("I;16"):
+        return values.astype(np.uint16)
+    raise DataError(
+        f"{path}: a picture of the kind {image.mode}, not one number of 8 or 16 bits a pixel; "
+        "save it as grey or palette PNG or as TIFF"
+    )
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); it was there before") from error

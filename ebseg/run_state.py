@@ -1,0 +1,103 @@
+"""A run's checkpoints: written whole or not at all, rotated, refused by a run that they do not belong to."""
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ebseg.config import TrainConfig
+from ebseg.errors import CheckpointError, TrainingError
+
+_log = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+_FREE = {"checkpoint_every", "keep_checkpoints", "log_every", "max_broken", "accumulation"}
+"""Settings that a resumed run may change: none of them changes its weights."""
+
+
+class RunState:
+    """The checkpoints of one run, in ``out/checkpoints``.
+
+    A checkpoint is complete: the trained weights, the optimiser's moments, the loss scaler, and the step,
+    from which the learning rate, the order of the photos, their augmentation and their random points all
+    follow (each is drawn from the run's seed and a photo's number alone, so no generator has a state to
+    keep). Frozen weights are not stored but must be the same ones: their digest is.
+    """
+
+    def __init__(self, out: Path, net: nn.Module, config: TrainConfig, data: Sequence[str]) -> None:
+        self.folder = out / FOLDER
+        self.keep = config.keep_checkpoints
+        settings = config.model_dump(exclude=_FREE)
+        self.identity = {
+            **{name: json.dumps(value) for name, value in settings.items()},
+            "data": json.dumps(list(data)),
+            "frozen weights": _digest(net),
+        }
+
+    def store(self, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint, atomically, and drop the oldest ones.
+
+        Raises TrainingError where it cannot be written; those before it stay.
+        """
+        path = self._path(step)
+        unfinished = path.with_suffix(".unfinished")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as file:
+                torch.save({"step": step, "identity": self.identity, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except (OSError, RuntimeError) as error:  # PyTorch says RuntimeError when a disk is full
+            unfinished.unlink(missing_ok=True)
+            raise TrainingError(
+                f"the checkpoint {path} could not be written ({error}): make room; the same command goes on "
+                "from the checkpoint before it"
+            ) from error
+        for old in self._paths()[: -self.keep]:
+            old.unlink(missing_ok=True)
+
+    def newest(self) -> dict[str, Any] | None:
+        """Read the newest checkpoint that can be read; None where there is none.
+
+        Raises CheckpointError for one of another run: other settings, data or frozen weights.
+        """
+        for path in reversed(self._paths()):
+            try:
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                found = state["identity"]
+            except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+                _log.warning("Ignored a damaged checkpoint: %s (%s)", path, error)
+                continue
+            other = [name for name in self.identity | found if self.identity.get(name) != found.get(name)]
+            if other:
+                raise CheckpointError(
+                    f"{path} is of another run, which differs in: {', '.join(sorted(other))}. Choose another "
+                    "folder, or give what that run was given"
+                )
+            return state
+        return None
+
+    def _paths(self) -> list[Path]:
+        """List the checkpoints, oldest first."""
+        return sorted(self.folder.glob("step-*.pt"))
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.pt"
+
+
+def _digest(net: nn.Module) -> str:
+    """Name the frozen weights by their content."""
+    digest = hashlib.sha256()
+    for name, parameter in net.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]

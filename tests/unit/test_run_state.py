@@ -1,0 +1,80 @@
+import resource
+
+import pytest
+import torch
+
+from ebseg.config import RECIPES
+from ebseg.errors import CheckpointError, TrainingError
+from ebseg.run_state import FOLDER, RunState
+
+CONFIG = RECIPES["tiny"]
+
+
+def _net():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    net[0].requires_grad_(False)
+    return net
+
+
+def _state(out, config=CONFIG, data=("photos",), net=None):
+    return RunState(out, net or _net(), config, data)
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path):
+    state = _state(tmp_path)
+    for step in (1, 2, 10):
+        state.store(step, {"value": torch.tensor(step)})
+    assert [path.name for path in sorted((tmp_path / FOLDER).iterdir())] == [
+        "step-00000002.pt",
+        "step-00000010.pt",
+    ]
+    assert _state(tmp_path).newest()["value"] == 10
+
+
+def test_no_checkpoint_is_no_error(tmp_path):
+    assert _state(tmp_path).newest() is None
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
+    state = _state(tmp_path)
+    state.store(1, {"value": torch.tensor(1)})
+    state.store(2, {"value": torch.tensor(2)})
+    newest = tmp_path / FOLDER / "step-00000002.pt"
+    newest.write_bytes(newest.read_bytes()[:100])
+    assert state.newest()["value"] == 1
+    assert "step-00000002.pt" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"config": CONFIG.model_copy(update={"learning_rate": 1.0})}, "learning_rate"),
+        ({"data": ("other photos",)}, "data"),
+        ({"net": torch.nn.Linear(2, 2).requires_grad_(False)}, "frozen weights"),
+    ],
+)
+def test_another_runs_checkpoint_is_refused(tmp_path, change, named):
+    _state(tmp_path).store(1, {})
+    with pytest.raises(CheckpointError, match=f"differs in: {named}"):
+        _state(tmp_path, **change).newest()
+
+
+def test_what_does_not_change_the_weights_may_change(tmp_path):
+    _state(tmp_path).store(1, {})
+    config = CONFIG.model_copy(update={"checkpoint_every": 7, "max_broken": 0})
+    assert _state(tmp_path, config=config).newest()["step"] == 1
+
+
+def test_a_write_that_fails_keeps_the_checkpoint_before(tmp_path):
+    state = _state(tmp_path)
+    state.store(1, {"value": torch.tensor(1)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as a full disk: the write itself fails
+    try:
+        with pytest.raises(TrainingError, match="could not be written"):
+            state.store(2, {"value": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["step-00000001.pt"]
+    assert state.newest()["value"] == 1
