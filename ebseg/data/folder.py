@@ -76,6 +76,11 @@ class FolderSource:
         """What the label maps' numbers mean."""
         return self._vocabulary
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Paths of the photos below ``photos``."""
+        return tuple(photo for photo, _ in self._pairs)
+
     def __len__(self) -> int:
         return len(self._pairs)
 

@@ -1,0 +1,292 @@
+"""Fine-tune a model on a project's annotations without losing what it could do before.
+
+Three things work together. **Rehearsal**: some of the steps see the general data that the model comes
+from, where that is at hand. **Early stopping** on photos that are held out. **Interpolation** of all
+trained weights between the base and the fine-tuned model (WiSE-FT: Wortsman et al., "Robust fine-tuning of
+zero-shot models", CVPR 2022), as far towards the fine-tuned one as the general measure allows.
+docs/finetuning.md has the measurements that these were chosen by.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from ebseg.checkpoint import load_checkpoint, save_checkpoint
+from ebseg.config import RECIPES, TrainConfig
+from ebseg.data.samples import Source
+from ebseg.errors import ConfigError, DataError
+from ebseg.evaluate import evaluate
+from ebseg.loading import checkpoint_path
+from ebseg.model import EBSeg
+from ebseg.predictor import Predictor, undisturbed
+from ebseg.text_cache import TextCache
+from ebseg.train import MODEL_FILE, train
+from ebseg.vocabulary import Vocabulary
+from ebseg.watch import Enough, Progress, Watcher
+
+OUTCOME_FILE = "outcome.json"
+BEST_FILE = "best.safetensors"
+MEASURED_FILE = "measured.json"
+
+MIXES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+"""Shares of the fine-tuned weights that are tried; the rest is the base's, which is the last resort."""
+
+
+class FinetuneConfig(BaseModel):
+    """A fine-tuning run. Sizes of photos and crops are the variant's own (``config.RECIPES``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(default=300, gt=0, description="updates at most")
+    batch: int = Field(default=4, gt=0, description="photos a step")
+    learning_rate: float = Field(default=3e-4, gt=0)
+    unlabelled: Literal["ignored", "background"] = Field(
+        default="ignored", description="what a pixel without a label is: not known, or none of the labels"
+    )
+    rehearsal: float = Field(default=0.5, ge=0, lt=1, description="share of the steps on general data")
+    keep: float = Field(default=0.95, ge=0, le=1, description="share of the general mIoU that must be left")
+    measure_every: int = Field(default=50, gt=0, description="steps between looks at the held-out photos")
+    patience: int = Field(default=3, gt=0, description="looks without a better mIoU before it ends early")
+    general_photos: int = Field(default=40, gt=0, description="general photos that forgetting is measured on")
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A project's annotated photos, of one vocabulary: to train on, and held out."""
+
+    train: Source
+    held_out: Source
+
+
+@dataclass(frozen=True)
+class General:
+    """What the base can do besides the project: data to rehearse with, if at hand, and to measure on."""
+
+    train: Source | None
+    held_out: Source
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Weights between base and fine-tuned model, and the mIoU they reach (percent; None: not measured)."""
+
+    share: float
+    project: float
+    general: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a fine-tuning: ``chosen`` is the model in ``path``, ``base`` what it was before."""
+
+    path: Path
+    base: Mix
+    chosen: Mix
+    tried: tuple[Mix, ...]
+    steps: int
+    seconds: float
+
+
+def finetune(
+    base: str,
+    snapshot: Snapshot,
+    config: FinetuneConfig,
+    out: Path,
+    *,
+    general: General | None = None,
+    watchers: Sequence[Watcher] = (),
+    workers: int = 1,
+) -> Outcome:
+    """Fine-tune a model on a project's photos; go on where a run in ``out`` was stopped.
+
+    ``base``: what ``ebseg.load`` takes. ``general``: without it nothing is rehearsed, forgetting cannot be
+    measured, and the fine-tuned weights are taken as they are. The same arguments give the same weights on
+    the same machine. Writes ``model.safetensors`` and ``outcome.json`` into ``out``.
+
+    Where the fine-tuned weights are no better on the held-out photos than the base, the base's are written.
+
+    Raises what ``ebseg.train.train`` raises; ConfigError for a vocabulary that differs between the two parts
+    of the snapshot; DataError where one of them has no photos.
+    """
+    _check(snapshot)
+    started = time.monotonic()
+    net, _ = load_checkpoint(checkpoint_path(base))
+    unlabelled: Literal["ignored", "negative"] = "ignored" if config.unlabelled == "ignored" else "negative"
+    losses = net.config.losses.model_copy(update={"unlabelled": unlabelled})
+    net.config = net.config.model_copy(update={"losses": losses})
+    before = {name: p.detach().clone() for name, p in net.named_parameters() if p.requires_grad}
+    out.mkdir(parents=True, exist_ok=True)
+    measure = _Measure(snapshot.held_out, general.held_out if general else None, config.general_photos)
+    base_mix = measure.mix(net, 0.0)
+    if np.isnan(base_mix.project):
+        raise DataError(f"{snapshot.held_out.name} has no labelled pixel: hold other photos out")
+    sources, weights = [snapshot.train], [1.0]
+    if general is not None and general.train is not None and config.rehearsal > 0:
+        sources.append(general.train)
+        weights = [1 - config.rehearsal, config.rehearsal]
+    stopper = _EarlyStopping(out, measure, config, base_mix.project)
+    train(
+        net,
+        sources,
+        _recipe(net, config),
+        out,
+        weights=weights,
+        watchers=[*watchers, stopper],
+        workers=workers,
+    )
+    chosen, tried = _choose(net, before, stopper.best_weights(before), measure, base_mix, config)
+    save_checkpoint(net, out / MODEL_FILE)
+    outcome = Outcome(
+        path=out / MODEL_FILE,
+        base=base_mix,
+        chosen=chosen,
+        tried=tried,
+        steps=stopper.last_step,
+        seconds=time.monotonic() - started,
+    )
+    _write(out / OUTCOME_FILE, {**asdict(outcome), "path": str(outcome.path), "config": config.model_dump()})
+    return outcome
+
+
+def _check(snapshot: Snapshot) -> None:
+    for part in (snapshot.train, snapshot.held_out):
+        if len(part) == 0:
+            raise DataError(f"{part.name} has no photos: annotate some more")
+    if snapshot.train.vocabulary != snapshot.held_out.vocabulary:
+        raise ConfigError(f"{snapshot.train.name} and {snapshot.held_out.name} have different labels")
+
+
+def _recipe(net: EBSeg, config: FinetuneConfig) -> TrainConfig:
+    """Take photos' sizes, decay and clipping from the variant's recipe, the rest from the fine-tuning's."""
+    return RECIPES[net.config.name].model_copy(
+        update={
+            "steps": config.steps,
+            "batch": config.batch,
+            "learning_rate": config.learning_rate,
+            "seed": config.seed,
+            "checkpoint_every": config.measure_every,
+        }
+    )
+
+
+class _Measure:
+    """Mean IoU, in percent, of a model as it is, on the project's held-out photos and on general ones."""
+
+    def __init__(self, project: Source, general: Source | None, general_photos: int) -> None:
+        self._project, self._general, self._general_photos = project, general, general_photos
+        self._texts = TextCache(None)
+
+    def project(self, net: EBSeg) -> float:
+        return self._miou(net, self._project, len(self._project), self._project.vocabulary)
+
+    def general(self, net: EBSeg) -> float | None:
+        if self._general is None:
+            return None
+        return self._miou(
+            net, self._general, min(self._general_photos, len(self._general)), self._general.vocabulary
+        )
+
+    def mix(self, net: EBSeg, share: float) -> Mix:
+        return Mix(share, self.project(net), self.general(net))
+
+    def _miou(self, net: EBSeg, source: Source, count: int, vocabulary: Vocabulary) -> float:
+        with undisturbed(net):
+            device = next(net.parameters()).device
+            predictor = Predictor(net, version="measured", device=device, text_cache=self._texts)
+            samples = (source[index] for index in range(count))
+            return evaluate(predictor, ((s.image, s.label_map) for s in samples), vocabulary).miou
+
+
+class _EarlyStopping:
+    """Measures at each checkpoint, keeps the best weights, and ends a run that no longer gets better.
+
+    All it knows is in two files, so that a resumed run decides as one that was not stopped.
+    """
+
+    def __init__(self, out: Path, measure: _Measure, config: FinetuneConfig, base: float) -> None:
+        self._out, self._measure, self._config, self._base = out, measure, config, base
+        self._measured: dict[int, float] = {}
+
+    @property
+    def last_step(self) -> int:
+        """Steps done."""
+        return max(self._measured, default=0)
+
+    def started(self, _net: EBSeg, _config: TrainConfig, _sources: Sequence[Source], step: int) -> None:
+        path = self._out / MEASURED_FILE
+        found = json.loads(path.read_text()) if path.exists() else {}
+        self._measured = {int(key): value for key, value in found.items() if int(key) <= step}
+        self._end_if_done()
+
+    def stepped(self, progress: Progress) -> None:
+        pass
+
+    def stored(self, net: EBSeg, step: int) -> None:
+        score = self._measure.project(net)
+        if score > max(self._measured.values(), default=-1.0):
+            save_checkpoint(net, self._out / BEST_FILE)
+        self._measured[step] = score
+        _write(self._out / MEASURED_FILE, self._measured)
+        self._end_if_done()
+
+    def finished(self, path: Path) -> None:
+        pass
+
+    def failed(self, error: BaseException) -> None:
+        pass
+
+    def _end_if_done(self) -> None:
+        scores = [self._measured[step] for step in sorted(self._measured)]
+        if len(scores) - int(np.argmax(scores or [0.0])) > self._config.patience:
+            raise Enough
+
+    def best_weights(self, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Read the trained weights of the best checkpoint."""
+        net, _ = load_checkpoint(self._out / BEST_FILE)
+        return {name: p.detach() for name, p in net.named_parameters() if name in names}
+
+
+def _choose(
+    net: EBSeg,
+    base: Mapping[str, Tensor],
+    tuned: Mapping[str, Tensor],
+    measure: _Measure,
+    base_mix: Mix,
+    config: FinetuneConfig,
+) -> tuple[Mix, tuple[Mix, ...]]:
+    """Leave in ``net`` the best mix of both on the project that keeps enough of the general mIoU."""
+    floor = config.keep * (base_mix.general or 0.0)
+    tried: list[Mix] = []
+    for share in MIXES:
+        interpolate(net, base, tuned, share)
+        tried.append(measure.mix(net, share))
+        if base_mix.general is None:
+            break  # nothing to keep: the fine-tuned weights as they are
+    allowed = [mix for mix in tried if (mix.general or 0.0) >= floor]
+    best = max([base_mix, *allowed], key=lambda mix: (mix.project, mix.share))
+    interpolate(net, base, tuned, best.share)
+    return best, tuple(tried)
+
+
+@torch.no_grad()
+def interpolate(net: EBSeg, base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float) -> None:
+    """Set the trained weights of ``net`` to (1 - share) base + share tuned."""
+    for name, parameter in net.named_parameters():
+        if name in base:
+            parameter.copy_(torch.lerp(base[name], tuned[name], share))
+
+
+def _write(path: Path, content: object) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(unfinished, path)

@@ -1,0 +1,73 @@
+"""``ebseg finetune``: what the retrain jobs do, on a folder of one's own."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ebseg.errors import ConfigError
+
+HELD_OUT = 0.2
+"""Share of the photos that early stopping and the choice of weights look at."""
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(epilog="Example: ebseg finetune ebseg-tiny --data street.toml --out runs/street")
+def finetune(
+    model: Annotated[str, typer.Argument(help="Model to start from: a name or a checkpoint file.")],
+    data: Annotated[Path, typer.Option(dir_okay=False, help="A .toml file (docs/training.md).")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder of checkpoints, log and model.")],
+    photos: Annotated[int | None, typer.Option(min=2, help="Use so many photos; else all.")] = None,
+    general: Annotated[
+        str | None, typer.Option(help="Data not to forget: as --data of ebseg train. None: nothing is kept.")
+    ] = "drawn-scenes",
+    rehearsal: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share of general steps.")] = None,
+    keep: Annotated[float | None, typer.Option(min=0, max=1, help="General mIoU that must be left.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates at most.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0)] = None,
+    background: Annotated[bool, typer.Option(help="Unlabelled pixels are none of the labels.")] = False,
+    data_root: Annotated[Path, typer.Option(envvar="EBSEG_DATA_ROOT", help="Where benchmarks are.")] = Path(
+        "datasets"
+    ),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Fine-tune a model on labelled photos, without losing what it could do before.
+
+    A fifth of the photos is held out by the hash of their names, for early stopping and for the choice
+    between old and new weights. Where the data has a validation split, the model is measured on that too.
+    """
+    from ebseg.data.folder import FolderSource  # PyTorch is slow to import
+    from ebseg.data.open import open_data
+    from ebseg.data.subset import hold_out, sample_of
+    from ebseg.watch import ProgressBar
+    from training.finetune import FinetuneConfig, General, Snapshot
+    from training.finetune import finetune as run
+
+    source = open_data(str(data), "train", root=data_root, seed=seed)
+    if not isinstance(source, FolderSource):
+        raise ConfigError(f"{data} is no folder of photos: give a .toml file that describes one")
+    given: dict[str, Any] = {
+        "rehearsal": rehearsal, "keep": keep, "steps": steps, "learning_rate": learning_rate, "seed": seed,
+        "unlabelled": "background" if background else "ignored",
+    }  # fmt: skip
+    config = FinetuneConfig(**{name: value for name, value in given.items() if value is not None})
+    train, held_out = hold_out(sample_of(source, photos or len(source)), HELD_OUT)
+    kept = None
+    if general is not None:
+        kept = General(
+            open_data(general, "train", root=data_root, seed=seed + 1),
+            open_data(general, "val", root=data_root, seed=seed),
+        )
+    outcome = run(model, Snapshot(train, held_out), config, out, general=kept, watchers=[ProgressBar()])
+    if as_json:
+        typer.echo(json.dumps({**asdict(outcome), "path": str(outcome.path)}))
+        return
+    typer.echo(f"wrote {outcome.path} after {outcome.steps} steps and {outcome.seconds:.0f} s")
+    typer.echo(f"{len(train)} photos, {len(held_out)} held out; mIoU there, and on other labels:")
+    for name, mix in (("before", outcome.base), *((f"{m.share:.0%} new", m) for m in outcome.tried)):
+        other = "" if mix.general is None else f"{mix.general:6.1f}"
+        typer.echo(f"  {name:8} {mix.project:6.1f} {other}{'  <- chosen' if mix == outcome.chosen else ''}")
