@@ -8,11 +8,11 @@ g x G CLIP's grid.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ebseg.config import DecoderConfig
 from ebseg.pixel_decoder import sine_positions
@@ -56,15 +56,37 @@ class MaskDecoder(nn.Module):
         ``mask_features``: (B, D, h, w); ``memories``: three (B, D, ., .) maps, coarse to fine.
         """
         queries = self._run(mask_features, memories)[-1]
-        return self._predict(queries, mask_features, clip_grid)
+        kernels = self.mask_mlp(queries)  # (B, Q, D)
+        masks = torch.einsum("bqd,bdhw->bqhw", kernels, mask_features)
+        embeddings = self.mask_embedding(queries, masks, mask_features)
+        return MaskPrediction(masks, embeddings, self._pooled_bias(kernels, mask_features, clip_grid))
 
     def predict_all(
         self, mask_features: Tensor, memories: Sequence[Tensor], clip_grid: tuple[int, int]
     ) -> list[MaskPrediction]:
-        """All predictions, before the first layer and after each one, as the training losses need."""
-        return [
-            self._predict(queries, mask_features, clip_grid) for queries in self._run(mask_features, memories)
-        ]
+        """All predictions, before the first layer and after each one, as the training losses need.
+
+        They differ in their queries only, so what is not a query's own is computed once for all.
+        """
+        states = self._run(mask_features, memories)
+        count = states[0].shape[1]
+        queries = torch.cat(states, dim=1)  # (B, predictions * Q, D)
+        kernels = self.mask_mlp(queries)
+        masks = torch.einsum("bqd,bdhw->bqhw", kernels, mask_features)
+        embeddings = self.mask_embedding(queries, masks, mask_features)
+        if torch.is_grad_enabled():
+            h, w = mask_features.shape[-2:]
+            pixels = self.attention_bias.pixels(mask_features)
+            biases = [
+                self.attention_bias.pooled(part, pixels, (h, w), clip_grid)
+                for part in kernels.split(count, dim=1)
+            ]
+        else:
+            biases = [
+                self._pooled_bias(part, mask_features, clip_grid) for part in kernels.split(count, dim=1)
+            ]
+        parts = zip(masks.split(count, dim=1), embeddings.split(count, dim=1), biases, strict=True)
+        return [MaskPrediction(*part) for part in parts]
 
     def _run(self, mask_features: Tensor, memories: Sequence[Tensor]) -> list[Tensor]:
         """Normed queries (B, Q, D) before the first layer and after each one."""
@@ -96,20 +118,6 @@ class MaskDecoder(nn.Module):
         masks = torch.einsum("bqd,bdhw->bqhw", self.mask_mlp(queries), features).flatten(2)
         blocked = masks.sigmoid() < 0.5
         return blocked & ~blocked.all(dim=-1, keepdim=True)
-
-    def _predict(self, queries: Tensor, mask_features: Tensor, clip_grid: tuple[int, int]) -> MaskPrediction:
-        kernels = self.mask_mlp(queries)  # (B, Q, D)
-        masks = torch.einsum("bqd,bdhw->bqhw", kernels, mask_features)
-        embeddings = self.mask_embedding(queries, masks, mask_features)
-        if torch.is_grad_enabled():
-            # The biases at stride 4 are the largest tensors of a training step (H * Q * h * w a
-            # prediction): computed again in the backward pass rather than kept.
-            bias: Tensor = checkpoint(
-                self._pooled_bias, kernels, mask_features, clip_grid, use_reentrant=False
-            )
-        else:
-            bias = self._pooled_bias(kernels, mask_features, clip_grid)
-        return MaskPrediction(masks=masks, embeddings=embeddings, bias=bias)
 
     def _pooled_bias(self, kernels: Tensor, mask_features: Tensor, clip_grid: tuple[int, int]) -> Tensor:
         bias = self.attention_bias(kernels, mask_features)  # (B, H, Q, h, w)
@@ -200,11 +208,82 @@ class AttentionBias(nn.Module):
         The MLP's last layer and the scaling are linear, so they are folded into the kernels: H * D
         channels a pixel are never made.
         """
+        folded, constant = self._folded(kernels)
+        bias: Tensor = torch.einsum("bnqd,bpd->bnqp", folded, self.pixels(mask_features)) + constant
+        return bias.reshape(*bias.shape[:3], *mask_features.shape[-2:])
+
+    def pooled(
+        self, kernels: Tensor, pixels: Tensor, shape: tuple[int, int], grid: tuple[int, int]
+    ) -> Tensor:
+        """Adaptive max pooling of ``forward`` to a grid (g, G), for training: (B, H, Q, g * G).
+
+        ``pixels``: of ``self.pixels``; ``shape``: their (h, w). At stride 4 the biases are by far the
+        largest tensors of a training step; here they are neither kept nor given a gradient.
+        """
+        folded, constant = self._folded(kernels)
+        largest: Tensor = LargestProducts.apply(folded.flatten(1, 2).to(pixels.dtype), pixels, shape, grid)
+        pooled: Tensor = largest.unflatten(1, folded.shape[1:3]) + constant
+        return pooled
+
+    def pixels(self, mask_features: Tensor) -> Tensor:
+        """Run the MLP but for its last layer at every pixel: (B, D, h, w) to (B, hw, D)."""
+        return self.mlp.hidden(mask_features.flatten(2).transpose(1, 2))
+
+    def _folded(self, kernels: Tensor) -> tuple[Tensor, Tensor]:
+        """Fold the MLP's last layer and the scaling into mask kernels (B, Q, D).
+
+        Returns what to multiply with ``pixels``, (B, H, Q, D), and what to add, (B, H, Q, 1).
+        """
         weight, offset = (
             parameter.unflatten(0, (self.clip_heads, -1)) for parameter in self.mlp.layers[-1].parameters()
         )  # (H, D, D) and (H, D)
         folded = torch.einsum("bqc,ncd->bnqd", kernels, weight) * self.scaling.weight
         constant = torch.einsum("bqc,nc->bnq", kernels, offset) * self.scaling.weight + self.scaling.bias
-        pixels = self.mlp.hidden(mask_features.flatten(2).transpose(1, 2))  # (B, hw, D)
-        bias: Tensor = torch.einsum("bnqd,bpd->bnqp", folded, pixels) + constant[..., None]
-        return bias.reshape(*bias.shape[:3], *mask_features.shape[-2:])
+        return folded, constant[..., None]
+
+
+class LargestProducts(torch.autograd.Function):
+    """``adaptive_max_pool2d`` of the inner products of kernels (B, N, D) with pixels (B, h * w, D).
+
+    A pooled product has the gradient of one pixel, the largest: the backward pass gathers these few
+    rather than fill and multiply maps of N * h * w numbers that are almost all zero.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, kernels: Tensor, pixels: Tensor, shape: tuple[int, int], grid: tuple[int, int]
+    ) -> Tensor:
+        """Give (B, N, g * G); ``shape`` is (h, w), ``grid`` (g, G)."""
+        (h, w), (g, _) = shape, grid
+        values, places = [], []
+        for row in range(g):  # the products of a row of the grid fit into a CPU's cache
+            top, bottom = row * h // g, -(-(row + 1) * h // g)
+            strip = kernels @ pixels[:, top * w : bottom * w].transpose(1, 2)
+            value, place = F.adaptive_max_pool2d(
+                strip.unflatten(2, (bottom - top, w)), (1, grid[1]), return_indices=True
+            )  # (B, N, 1, G)
+            values.append(value[:, :, 0])
+            places.append(place[:, :, 0] + top * w)
+        ctx.save_for_backward(kernels, pixels, torch.cat(places, dim=2))
+        return torch.cat(values, dim=2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Gradients of kernels and pixels: sums of the others' rows, weighted, as ``embedding_bag`` does."""
+        kernels, pixels, places = ctx.saved_tensors  # places: (B, N, g * G), 0..hw
+        weights = gradient.to(pixels.dtype).flatten()
+        cells = places.shape[2]
+        first = torch.arange(len(pixels), device=pixels.device)[:, None, None] * pixels.shape[1]
+        places = (places + first).flatten()  # 0..B * hw
+        of_kernels = F.embedding_bag(
+            places.reshape(-1, cells),
+            pixels.flatten(0, 1),
+            per_sample_weights=weights.reshape(-1, cells),
+            mode="sum",
+        )
+        places, order = places.sort()
+        offsets = torch.searchsorted(places, torch.arange(pixels[..., 0].numel(), device=pixels.device))
+        of_pixels = F.embedding_bag(
+            order // cells, kernels.flatten(0, 1), offsets, per_sample_weights=weights[order], mode="sum"
+        )
+        return of_kernels.view_as(kernels), of_pixels.view_as(pixels), None, None

@@ -95,17 +95,31 @@ def _attend(attention: Any, x: Tensor) -> Tensor:
     batch, h, w, _ = x.shape
     qkv = attention.qkv(x).reshape(batch, h * w, 3, attention.num_heads, -1)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, hw, D)
-    bias = _relative_positions(attention, q, h, w)
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=attention.scale)
+    q, k = _with_relative_positions(attention, q, k, (h, w))
+    v = F.pad(v, (0, h + w))  # fused kernels want one size for all three
+    x = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., : x.shape[-1] // attention.num_heads]
     merged: Tensor = attention.proj(x.transpose(1, 2).reshape(batch, h, w, -1))
     return merged
 
 
-def _relative_positions(attention: Any, q: Tensor, h: int, w: int) -> Tensor:
-    """Attention bias (B, H, hw, hw): the query's product with row and column offset embeddings."""
-    rows = get_rel_pos(h, h, attention.rel_pos_h)  # (h, h, D)
-    columns = get_rel_pos(w, w, attention.rel_pos_w)  # (w, w, D)
-    grid = q.unflatten(2, (h, w))  # (B, H, h, w, D)
-    by_row = torch.einsum("bnhwd,hkd->bnhwk", grid, rows)
-    by_column = torch.einsum("bnhwd,wkd->bnhwk", grid, columns)
-    return (by_row[..., :, None] + by_column[..., None, :]).reshape(*q.shape[:3], h * w)
+def _with_relative_positions(
+    attention: Any, q: Tensor, k: Tensor, grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Extend scaled queries and keys (B, H, hw, D) to (B, H, hw, D + h + w) by relative positions.
+
+    To the product of a query and a key belong the query's products with the embeddings of the row
+    and the column offset between them. The query carries its products with all h + w offsets, and the
+    key picks its row's and its column's by ones among zeros. So no attention bias (B, H, hw, hw) is
+    made: it would be most of the memory, and a bias with a gradient keeps PyTorch from its fused kernels.
+    """
+    h, w = grid
+    rows = get_rel_pos(h, h, attention.rel_pos_h).to(q.dtype)  # (h, h, D)
+    columns = get_rel_pos(w, w, attention.rel_pos_w).to(q.dtype)  # (w, w, D)
+    pixels = q.unflatten(2, grid)  # (B, H, h, w, D)
+    by_row = torch.einsum("bnhwd,hkd->bnhwk", pixels, rows).flatten(2, 3)  # (B, H, hw, h)
+    by_column = torch.einsum("bnhwd,wkd->bnhwk", pixels, columns).flatten(2, 3)  # (B, H, hw, w)
+    own_row = torch.eye(h, dtype=k.dtype, device=k.device).repeat_interleave(w, dim=0)  # (hw, h)
+    own_column = torch.eye(w, dtype=k.dtype, device=k.device).repeat(h, 1)  # (hw, w)
+    places = torch.cat([own_row, own_column], dim=1).expand(*k.shape[:2], -1, -1)
+    queries = torch.cat([q * attention.scale, by_row, by_column], dim=-1)
+    return queries, torch.cat([k, places], dim=-1)

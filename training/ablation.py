@@ -76,7 +76,7 @@ class Plan:
     from. `validation`: scenes that exponents are chosen on. `scenes`: of the benchmark.
     """
 
-    training: TrainConfig = RECIPES["tiny"].model_copy(update={"steps": 700, "crop": 160})
+    training: TrainConfig = RECIPES["tiny"].model_copy(update={"steps": 500, "crop": 160})
     encoders: str = PACKAGED
     validation: int = 40
     scenes: int = 100
