@@ -56,12 +56,34 @@ class Result:
 def summarise(iou: npt.NDArray[np.float64], seen: Sequence[bool], photos: int) -> Result:
     """Mean IoU in percent over all labels, the seen and the unseen; absent labels do not count."""
     known = np.asarray(seen)
-    return Result(miou=_percent(iou), seen=_percent(iou[known]), unseen=_percent(iou[~known]), photos=photos)
+    return Result(
+        miou=mean_percent(iou), seen=mean_percent(iou[known]), unseen=mean_percent(iou[~known]), photos=photos
+    )
 
 
-def _percent(iou: npt.NDArray[np.float64]) -> float:
+def mean_percent(iou: npt.NDArray[np.float64]) -> float:
+    """Mean of the labels that are present (not NaN), in percent; NaN where none is."""
     present = iou[~np.isnan(iou)]
     return float(present.mean() * 100) if len(present) else float("nan")
+
+
+def count_pixels(
+    predictor: Predictor,
+    photos: Iterable[tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]],
+    vocabularies: Sequence[Vocabulary],
+) -> tuple[list[ConfusionMatrix], int]:
+    """Predict every photo with each vocabulary, with no threshold as the benchmarks do.
+
+    The truth's indices are those of every vocabulary. Returns a confusion matrix for each, and how many
+    photos there were.
+    """
+    matrices = [ConfusionMatrix(len(labels)) for labels in vocabularies]
+    count = 0
+    for image, truth in photos:
+        for matrix, labels in zip(matrices, vocabularies, strict=True):
+            matrix.add(predictor.predict(image, labels, threshold=0.0).label_map, truth)
+        count += 1
+    return matrices, count
 
 
 def evaluate(
@@ -71,7 +93,7 @@ def evaluate(
     *,
     renamed: Vocabulary | None = None,
 ) -> Result:
-    """Predict every photo, with no threshold as the benchmarks do, and compare with its label map.
+    """Predict every photo and compare with its label map.
 
     ``renamed``: the same labels in the same order by other names; each photo is then predicted a second
     time with these. Raises VocabularyError where it has not as many labels.
@@ -79,11 +101,6 @@ def evaluate(
     asked = [vocabulary] if renamed is None else [vocabulary, renamed]
     if len({len(labels) for labels in asked}) > 1:
         raise VocabularyError(f"{len(vocabulary)} labels cannot be renamed with {len(asked[-1])} names")
-    matrices = [ConfusionMatrix(len(labels)) for labels in asked]
-    count = 0
-    for image, truth in photos:
-        for matrix, labels in zip(matrices, asked, strict=True):
-            matrix.add(predictor.predict(image, labels, threshold=0.0).label_map, truth)
-        count += 1
+    matrices, count = count_pixels(predictor, photos, asked)
     result = summarise(matrices[0].iou(), predictor.net.seen(vocabulary), count)
-    return result if renamed is None else replace(result, new_names=_percent(matrices[1].iou()))
+    return result if renamed is None else replace(result, new_names=mean_percent(matrices[1].iou()))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -24,13 +25,12 @@ from ebseg.checkpoint import load_checkpoint, save_checkpoint
 from ebseg.config import RECIPES, TrainConfig
 from ebseg.data.samples import Source
 from ebseg.errors import ConfigError, DataError
-from ebseg.evaluate import evaluate
+from ebseg.evaluate import count_pixels, mean_percent
 from ebseg.loading import checkpoint_path
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor, undisturbed
 from ebseg.text_cache import TextCache
 from ebseg.train import MODEL_FILE, train
-from ebseg.vocabulary import Vocabulary
 from ebseg.watch import Enough, Progress, Watcher
 
 OUTCOME_FILE = "outcome.json"
@@ -134,7 +134,7 @@ def finetune(
     if general is not None and general.train is not None and config.rehearsal > 0:
         sources.append(general.train)
         weights = [1 - config.rehearsal, config.rehearsal]
-    stopper = _EarlyStopping(out, measure, config, base_mix.project)
+    stopper = _EarlyStopping(out, measure, config)
     train(
         net,
         sources,
@@ -180,31 +180,36 @@ def _recipe(net: EBSeg, config: FinetuneConfig) -> TrainConfig:
 
 
 class _Measure:
-    """Mean IoU, in percent, of a model as it is, on the project's held-out photos and on general ones."""
+    """Mean IoU, in percent, of a model as it is, on the project's held-out photos and on general ones.
+
+    A broken photo is a DataError: leaving it out would make numbers that cannot be compared.
+    """
 
     def __init__(self, project: Source, general: Source | None, general_photos: int) -> None:
         self._project, self._general, self._general_photos = project, general, general_photos
         self._texts = TextCache(None)
 
     def project(self, net: EBSeg) -> float:
-        return self._miou(net, self._project, len(self._project), self._project.vocabulary)
+        return mean_percent(self._iou(net, self._project, len(self._project)))
 
     def general(self, net: EBSeg) -> float | None:
+        """Measure the labels that the project does not use."""
         if self._general is None:
             return None
-        return self._miou(
-            net, self._general, min(self._general_photos, len(self._general)), self._general.vocabulary
-        )
+        iou = self._iou(net, self._general, min(self._general_photos, len(self._general)))
+        return mean_percent(iou[~np.array(self._general.vocabulary.seen_in(self._project.vocabulary))])
 
     def mix(self, net: EBSeg, share: float) -> Mix:
         return Mix(share, self.project(net), self.general(net))
 
-    def _miou(self, net: EBSeg, source: Source, count: int, vocabulary: Vocabulary) -> float:
+    def _iou(self, net: EBSeg, source: Source, count: int) -> npt.NDArray[np.float64]:
         with undisturbed(net):
             device = next(net.parameters()).device
             predictor = Predictor(net, version="measured", device=device, text_cache=self._texts)
             samples = (source[index] for index in range(count))
-            return evaluate(predictor, ((s.image, s.label_map) for s in samples), vocabulary).miou
+            photos = ((sample.image, sample.label_map) for sample in samples)
+            (matrix,), _ = count_pixels(predictor, photos, [source.vocabulary])
+            return matrix.iou()
 
 
 class _EarlyStopping:
@@ -213,8 +218,8 @@ class _EarlyStopping:
     All it knows is in two files, so that a resumed run decides as one that was not stopped.
     """
 
-    def __init__(self, out: Path, measure: _Measure, config: FinetuneConfig, base: float) -> None:
-        self._out, self._measure, self._config, self._base = out, measure, config, base
+    def __init__(self, out: Path, measure: _Measure, config: FinetuneConfig) -> None:
+        self._out, self._measure, self._config = out, measure, config
         self._measured: dict[int, float] = {}
 
     @property
@@ -264,16 +269,22 @@ def _choose(
     base_mix: Mix,
     config: FinetuneConfig,
 ) -> tuple[Mix, tuple[Mix, ...]]:
-    """Leave in ``net`` the best mix of both on the project that keeps enough of the general mIoU."""
+    """Leave in ``net`` the best mix of both on the project that keeps enough of the general mIoU.
+
+    From the fine-tuned weights towards the base's, until enough is kept and the project gets worse.
+    """
     floor = config.keep * (base_mix.general or 0.0)
     tried: list[Mix] = []
+    best = base_mix
     for share in MIXES:
         interpolate(net, base, tuned, share)
-        tried.append(measure.mix(net, share))
-        if base_mix.general is None:
-            break  # nothing to keep: the fine-tuned weights as they are
-    allowed = [mix for mix in tried if (mix.general or 0.0) >= floor]
-    best = max([base_mix, *allowed], key=lambda mix: (mix.project, mix.share))
+        mix = measure.mix(net, share)
+        tried.append(mix)
+        kept = (mix.general or 0.0) >= floor
+        if kept and mix.project > best.project:
+            best = mix
+        elif kept or base_mix.general is None:
+            break
     interpolate(net, base, tuned, best.share)
     return best, tuple(tried)
 

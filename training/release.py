@@ -12,7 +12,7 @@ import typer
 
 from ebseg.checkpoint import load_checkpoint, save_checkpoint
 from ebseg.config import TINY
-from ebseg.data.scenes import benchmark_scenes, benchmark_vocabulary
+from ebseg.data.scenes import benchmark_scenes, benchmark_vocabulary, renamed_vocabulary
 from ebseg.evaluate import evaluate
 from ebseg.loading import PACKAGED, load
 from ebseg.train import LOG_FILE, MODEL_FILE
@@ -23,14 +23,16 @@ SCENES = 300
 
 
 def main(
-    runs: Annotated[Path, typer.Argument(help="folder with pretrain/ and train/", exists=True)],
+    runs: Annotated[Path, typer.Argument(help="folder with pretrain/, train/ and words/", exists=True)],
 ) -> None:
     """Write the weights in half precision into the package, and what they were measured at into docs/."""
-    net, _ = load_checkpoint(runs / "train" / MODEL_FILE)
+    net, _ = load_checkpoint(runs / "words" / MODEL_FILE)
     net.config = net.config.model_copy(update={"balance": TINY.balance})  # exponents are not trained
     save_checkpoint(net, WEIGHTS, dtype=torch.float16, metadata={"version": f"{PACKAGED}-{version('ebseg')}"})
     predictor = load(str(WEIGHTS))
-    result = evaluate(predictor, benchmark_scenes(SCENES), benchmark_vocabulary())
+    result = evaluate(
+        predictor, benchmark_scenes(SCENES), benchmark_vocabulary(), renamed=renamed_vocabulary()
+    )
     RECORD.mkdir(parents=True, exist_ok=True)
     for stage in ("pretrain", "train"):
         shutil.copyfile(runs / stage / LOG_FILE, RECORD / f"{stage}.jsonl")

@@ -1,0 +1,175 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ebseg.checkpoint import load_checkpoint
+from ebseg.data.samples import Sample
+from ebseg.data.scenes import SceneSource
+from ebseg.errors import ConfigError, DataError
+from ebseg.vocabulary import Vocabulary
+from ebseg.watch import Enough
+from training.finetune import (
+    OUTCOME_FILE,
+    FinetuneConfig,
+    General,
+    Mix,
+    Snapshot,
+    _choose,
+    _EarlyStopping,
+    _Measure,
+    finetune,
+    interpolate,
+)
+
+SHORT = FinetuneConfig(steps=4, batch=1, measure_every=2, general_photos=2, learning_rate=1e-3)
+
+
+class Halves:
+    """Photos whose left half is one label and whose right half is another, or not labelled."""
+
+    name = "halves"
+
+    def __init__(self, count=3, labels=("kerb", "robot"), right=1):
+        self.vocabulary, self.count, self.right = Vocabulary(list(labels)), count, right
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        image = np.full((64, 64, 3), 40 * (index + 1), dtype=np.uint8)
+        image[:, 32:] = 200
+        label_map = np.zeros((64, 64), dtype=np.int16)
+        label_map[:, 32:] = self.right
+        return Sample(f"photo {index}", image, label_map)
+
+    def fingerprint(self):
+        return f"{self.count} {self.right}"
+
+
+PROJECT = Snapshot(Halves(), Halves(2))
+GENERAL = General(SceneSource(5, 40, size=(64, 64)), SceneSource(6, 2, size=(64, 64)))
+
+
+def _finetune(base, out, config=SHORT, snapshot=PROJECT, general=GENERAL, **more):
+    return finetune(str(base), snapshot, config, out, general=general, workers=0, **more)
+
+
+def _weights(path):
+    return {name: p.detach() for name, p in load_checkpoint(path)[0].named_parameters()}
+
+
+class _Stop:
+    """Ends a run from outside after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def stepped(self, progress):
+        if progress.step == self.step:
+            raise KeyboardInterrupt
+
+    def started(self, *_arguments):
+        pass
+
+    stored = finished = failed = started
+
+
+def test_a_stopped_fine_tuning_ends_as_one_that_was_not(random_checkpoint, tmp_path):
+    whole = _finetune(random_checkpoint, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        _finetune(random_checkpoint, tmp_path / "parts", watchers=[_Stop(3)])
+    resumed = _finetune(random_checkpoint, tmp_path / "parts")
+    assert (resumed.base, resumed.chosen, resumed.tried) == (whole.base, whole.chosen, whole.tried)
+    ours, theirs = _weights(resumed.path), _weights(whole.path)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    stored = json.loads((tmp_path / "whole" / OUTCOME_FILE).read_text())
+    assert stored["chosen"]["share"] == whole.chosen.share and stored["steps"] == whole.steps == 4
+    assert whole.chosen.general >= SHORT.keep * whole.base.general
+    net, _ = load_checkpoint(whole.path)
+    assert all(Vocabulary(["robot", "sky", "road"]).seen_in(net.training_vocabulary))
+
+
+def test_without_general_data_the_fine_tuned_weights_are_taken(random_checkpoint, tmp_path):
+    outcome = _finetune(random_checkpoint, tmp_path, general=None)
+    assert outcome.base.general is None
+    assert [mix.share for mix in outcome.tried] == [1.0]
+    assert outcome.chosen in (outcome.base, outcome.tried[0])
+
+
+def test_unlabelled_pixels_are_ignored_or_background_as_asked(random_checkpoint, tmp_path):
+    partly = Snapshot(Halves(right=-1), Halves(2))
+    weights = []
+    for setting, expected in (("ignored", "ignored"), ("background", "negative")):
+        config = SHORT.model_copy(update={"unlabelled": setting, "rehearsal": 0.0})
+        out = tmp_path / setting
+        _finetune(random_checkpoint, out, config, partly, None)
+        assert load_checkpoint(out / "best.safetensors")[0].config.losses.unlabelled == expected
+        weights.append(_weights(out / "best.safetensors")["mask_decoder.query_features.weight"])
+    assert not torch.equal(*weights)
+
+
+def test_labels_of_the_project_are_not_measured_as_general(random_tiny):
+    general = Halves(2, labels=("kerbs", "robot"))  # "kerbs" is the project's "kerb"
+    project = Halves(2, labels=("kerb", "horse"))
+    both = _Measure(Halves(2, labels=("horse", "cow")), general, 2).general(random_tiny)
+    without_kerb = _Measure(project, general, 2).general(random_tiny)
+    only_robot = _Measure(Halves(2, labels=("kerb", "cow")), general, 2).general(random_tiny)
+    assert without_kerb == only_robot != both
+
+
+def _scripted(table):
+    """A measure that knows what each mix reaches; the mix is read off the weights."""
+    return SimpleNamespace(mix=lambda net, share: Mix(share, *table(share)))
+
+
+@pytest.mark.parametrize(
+    ("table", "share"),
+    [
+        (lambda share: (40 + 20 * share, 50.0), 1.0),
+        (lambda share: (40 + 20 * share, 50 - 10 * share), 0.2),  # 95 % of 50 is 47.5
+        (lambda share: (40 + 20 * share, 40.0), 0.0),  # nothing keeps enough
+        (lambda share: (39.0, 50.0), 0.0),  # nothing is better
+        (lambda share: (50 - abs(share - 0.6), 50.0), 0.6),  # the middle may be best
+    ],
+)
+def test_the_best_mix_that_keeps_enough_is_chosen(random_tiny, table, share):
+    base = {"text.background": torch.zeros(1, 128)}
+    tuned = {"text.background": torch.ones(1, 128)}
+    chosen, _ = _choose(random_tiny, base, tuned, _scripted(table), Mix(0.0, 40.0, 50.0), SHORT)
+    assert chosen.share == share
+    assert torch.allclose(random_tiny.text.background, torch.full((1, 128), share))
+
+
+def test_interpolation_is_linear_and_leaves_frozen_weights(random_tiny):
+    before = random_tiny.clip.tower.proj.clone()
+    base = {"text.background": torch.full((1, 128), 2.0)}
+    interpolate(random_tiny, base, {"text.background": torch.full((1, 128), 4.0)}, 0.25)
+    assert torch.equal(random_tiny.text.background, torch.full((1, 128), 2.5))
+    assert torch.equal(random_tiny.clip.tower.proj, before)
+
+
+def test_it_ends_early_when_nothing_gets_better(random_tiny, tmp_path):
+    scores = iter([10.0, 30.0, 20.0, 25.0, 29.0])
+    measure = SimpleNamespace(project=lambda _net: next(scores))
+    config = SHORT.model_copy(update={"patience": 3})
+    stopper = _EarlyStopping(tmp_path, measure, config)
+    for step in (2, 4, 6, 8):
+        stopper.stored(random_tiny, step)
+    with pytest.raises(Enough):
+        stopper.stored(random_tiny, 10)
+    with pytest.raises(Enough):  # and so does the same run when it is started again
+        _EarlyStopping(tmp_path, measure, config).started(random_tiny, None, [], 10)
+    earlier = _EarlyStopping(tmp_path, measure, config)
+    earlier.started(random_tiny, None, [], 6)
+    assert earlier.last_step == 6
+
+
+def test_snapshots_that_cannot_be_used_are_errors(random_checkpoint, tmp_path):
+    with pytest.raises(DataError, match="no photos"):
+        _finetune(random_checkpoint, tmp_path, snapshot=Snapshot(Halves(), Halves(0)))
+    with pytest.raises(ConfigError, match="different labels"):
+        _finetune(random_checkpoint, tmp_path, snapshot=Snapshot(Halves(), Halves(2, labels=("a", "b"))))
