@@ -1,21 +1,25 @@
 """Where a training run's frozen encoders come from: CLIP's and segment-anything's released weights."""
 
+import fcntl
 import hashlib
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError
-from open_clip.factory import load_state_dict
-from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+from huggingface_hub import hf_hub_download
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME
+from open_clip.pretrained import get_pretrained_cfg
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ebseg.checkpoint import load_checkpoint
 from ebseg.errors import CheckpointError
-from ebseg.loading import checkpoint_path
+from ebseg.loading import PACKAGED, checkpoint_path
 from ebseg.model import EBSeg
 
 CLIP_MODELS = {"base": "ViT-B-16", "large": "ViT-L-14-336"}
@@ -25,6 +29,8 @@ SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth"
 """The last part of the file's name begins the SHA-256 of its content."""
 
 _PARTS = ("clip_image.", "clip_text.", "sam.")
+_SCALE = "clip_logit_scale"
+_FAULTS_SHOWN = 3
 
 
 def load_encoders(net: EBSeg, source: str | None) -> None:
@@ -34,35 +40,50 @@ def load_encoders(net: EBSeg, source: str | None) -> None:
     which only the encoders are taken. None: the released CLIP and segment-anything weights, downloaded once;
     for the small variant, which has no released ones, those of the packaged model.
 
-    Raises CheckpointError for weights that cannot be had, cannot be read or do not fit.
+    Raises CheckpointError for weights that cannot be had, cannot be read or do not fit (``net`` is as it was
+    then), and ConfigError for an unknown name.
     """
     if source is None and net.config.name in CLIP_MODELS:
-        _load_parts(net, _released(net.config.name), "released encoders")
+        clip = _released_clip(CLIP_MODELS[net.config.name])
+        _fill(net, {**clip, **_released_sam()}, "the released encoders")
         return
-    path = checkpoint_path(source or "ebseg-tiny")
+    path = checkpoint_path(source or PACKAGED)
     if path.suffix == ".safetensors" and _holds_encoders(path):
-        _load_parts(net, load_file(path), str(path))
-        return
-    donor, _ = load_checkpoint(path)
-    parts = zip(_PARTS, _modules(donor), strict=True)
-    state = {f"{prefix}{n}": t for prefix, module in parts for n, t in module.state_dict().items()}
-    _load_parts(net, {**state, "clip_logit_scale": donor.text.logit_scale.detach()}, str(path))
+        _fill(net, load_file(path), str(path))
+    else:
+        donor, _ = load_checkpoint(path)
+        _fill(net, _tensors(donor), str(path))
 
 
 def _modules(net: EBSeg) -> tuple[nn.Module, nn.Module, nn.Module]:
     return net.clip.tower, net.text.tower, net.sam.encoder
 
 
-def _load_parts(net: EBSeg, state: Mapping[str, Tensor], source: str) -> None:
-    try:
-        for prefix, module in zip(_PARTS, _modules(net), strict=True):
-            module.load_state_dict(
-                {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-            )
-        with torch.no_grad():
-            net.text.logit_scale.copy_(state["clip_logit_scale"])
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{source} do not fit EBSeg {net.config.name!r}: {error}") from error
+def _tensors(net: EBSeg) -> dict[str, Tensor]:
+    """Name the encoders' tensors as a file of encoders does; they share the model's memory."""
+    parts = zip(_PARTS, _modules(net), strict=True)
+    tensors = {f"{prefix}{n}": t for prefix, module in parts for n, t in module.state_dict().items()}
+    return {**tensors, _SCALE: net.text.logit_scale.detach()}
+
+
+def _fill(net: EBSeg, state: Mapping[str, Tensor], source: str) -> None:
+    """Copy all encoders, by exact names and shapes, or none."""
+    wanted = _tensors(net)
+    faults = [f"{name} is missing" for name in wanted if name not in state]
+    faults += [f"{name} is left over" for name in state if name not in wanted]
+    faults += [
+        f"{name} is {tuple(state[name].shape)} and should be {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if faults:
+        shown = "; ".join(faults[:_FAULTS_SHOWN])
+        raise CheckpointError(
+            f"{source} cannot be used for EBSeg {net.config.name!r}: {len(faults)} tensors do not fit, "
+            f"{shown}{' ...' if len(faults) > _FAULTS_SHOWN else ''}. Give encoders of this variant"
+        )
+    for name, tensor in wanted.items():
+        tensor.copy_(state[name])
 
 
 def _holds_encoders(path: Path) -> bool:
@@ -71,47 +92,82 @@ def _holds_encoders(path: Path) -> bool:
         with safe_open(path, framework="pt") as file:
             return any(name.startswith(_PARTS[0]) for name in file.keys())  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"encoders {path} cannot be read ({error})") from error
+        raise CheckpointError(f"encoders {path} cannot be read ({error}): fetch them again") from error
 
 
-def _released(variant: str) -> dict[str, Tensor]:
-    """Download OpenAI's CLIP and segment-anything's ViT-B, each once."""
-    name = CLIP_MODELS[variant]
+def _released_clip(name: str) -> dict[str, Tensor]:
+    """Download OpenAI's CLIP, once, into huggingface_hub's cache; it shows its progress itself."""
+    repository = get_pretrained_cfg(name, "openai")["hf_hub"].strip("/")
     try:
-        clip = load_state_dict(download_pretrained(get_pretrained_cfg(name, "openai")))
-    except (OSError, HfHubHTTPError, RuntimeError) as error:
+        # OpenCLIP's own download would try each of two files and say only what was wrong with the second.
+        path = Path(hf_hub_download(repository, HF_SAFE_WEIGHTS_NAME))
+    except OSError as error:  # the hub's own errors are OSErrors, offline or not
         raise CheckpointError(
-            f"CLIP {name} could not be downloaded ({error}): check the connection, or set HF_ENDPOINT to a "
-            "mirror"
+            f"CLIP {name} could not be downloaded ({HF_SAFE_WEIGHTS_NAME} of {repository}): {error}. Check "
+            "the connection or set HF_ENDPOINT to a mirror"
         ) from error
-    state = {"clip_logit_scale": clip.pop("logit_scale")}
-    for key, tensor in clip.items():
-        part = "clip_image." if key.startswith("visual.") else "clip_text."
-        state[part + key.removeprefix("visual.")] = tensor
-    return state | {f"sam.{key}": tensor for key, tensor in _released_sam().items()}
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        # The hub's cache would link a file to its old content again: that is what has to go.
+        raise CheckpointError(f"{path.resolve()} is damaged ({error}): delete it and start again") from error
+    return {_clip_name(key): tensor for key, tensor in state.items()}
+
+
+def _clip_name(key: str) -> str:
+    """Turn OpenCLIP's name of a tensor into ours."""
+    if key == "logit_scale":
+        return _SCALE
+    return f"clip_image.{key.removeprefix('visual.')}" if key.startswith("visual.") else f"clip_text.{key}"
 
 
 def _released_sam() -> dict[str, Tensor]:
-    """Download segment-anything's ViT-B into PyTorch's cache and keep its image encoder without the neck."""
+    """Download segment-anything's ViT-B, once, into PyTorch's cache; its neck is left out."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / SAM_URL.rpartition("/")[2]
+    wanted = re.search(r"_([0-9a-f]+)\.pth$", path.name)
+    if wanted is None:
+        raise ValueError(f"{SAM_URL} does not end in its content's SHA-256")
     try:
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(SAM_URL, str(path), progress=False)
-    except OSError as error:
+            _download_sam(path, wanted[1])
+    except (
+        OSError,
+        HTTPException,
+        RuntimeError,
+    ) as error:  # RuntimeError: of another hash, such as cut short
         raise CheckpointError(
             f"segment-anything's weights could not be downloaded ({error}): check the connection, or fetch "
             f"{SAM_URL} elsewhere and put it at {path}"
         ) from error
-    wanted = re.search(r"_([0-9a-f]+)\.pth$", path.name)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if wanted is None or not digest.startswith(wanted[1]):
+    if not digest.startswith(wanted[1]):
         raise CheckpointError(f"{path} is damaged (its SHA-256 is {digest}): delete it and start again")
     state = torch.load(path, map_location="cpu", weights_only=True)
     prefix = "image_encoder."
     return {
-        key.removeprefix(prefix): tensor
+        f"sam.{key.removeprefix(prefix)}": tensor
         for key, tensor in state.items()
-        if key.startswith(prefix) and not key.startswith(prefix + "neck.")
+        if key.startswith(prefix) and not key.startswith(f"{prefix}neck.")
     }
+
+
+def _download_sam(path: Path, digest: str) -> None:
+    """Download to a name of its own and move it once its hash is right; show progress in a terminal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(path.with_suffix(".lock")):
+        if path.exists():  # another process has fetched it meanwhile
+            return
+        terminal = sys.stderr.isatty()
+        if terminal:
+            print(f"downloading {path.name}", file=sys.stderr)
+        torch.hub.download_url_to_file(SAM_URL, str(path), hash_prefix=digest, progress=terminal)
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Make the processes of a run on one machine wait for each other."""
+    with path.open("a") as file:
+        with suppress(OSError):  # some network file systems lock nothing: then each downloads for itself
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

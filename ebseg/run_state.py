@@ -28,7 +28,8 @@ class RunState:
     A checkpoint is complete: the trained weights, the optimiser's moments, the loss scaler, and the step,
     from which the learning rate, the order of the photos, their augmentation and their random points all
     follow (each is drawn from the run's seed and a photo's number alone, so no generator has a state to
-    keep). Frozen weights are not stored but must be the same ones: their digest is.
+    keep). Frozen weights are not stored, but the weights that a run starts from must be the same ones: their
+    digest is.
     """
 
     def __init__(self, out: Path, net: nn.Module, config: TrainConfig, data: Sequence[str]) -> None:
@@ -38,7 +39,7 @@ class RunState:
         self.identity = {
             **{name: json.dumps(value) for name, value in settings.items()},
             "data": json.dumps(list(data)),
-            "frozen weights": _digest(net),
+            "starting weights": _digest(net),
         }
 
     def store(self, step: int, state: dict[str, Any]) -> None:
@@ -67,7 +68,7 @@ class RunState:
     def newest(self) -> dict[str, Any] | None:
         """Read the newest checkpoint that can be read; None where there is none.
 
-        Raises CheckpointError for one of another run: other settings, data or frozen weights.
+        Raises CheckpointError for one of another run: other settings, data or starting weights.
         """
         for path in reversed(self._paths()):
             try:
@@ -94,10 +95,9 @@ class RunState:
 
 
 def _digest(net: nn.Module) -> str:
-    """Name the frozen weights by their content."""
+    """Name weights by their content."""
     digest = hashlib.sha256()
     for name, parameter in net.named_parameters():
-        if not parameter.requires_grad:
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]

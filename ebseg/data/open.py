@@ -2,13 +2,15 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ebseg.data.catalogue import open_dataset
 from ebseg.data.folder import FolderSource, read_names
 from ebseg.data.samples import Source
-from ebseg.data.scenes import VALIDATION_SEED, SceneSource
-from ebseg.errors import ConfigError, DataError
+from ebseg.data.scenes import BENCHMARK_SEED, VALIDATION_SEED, SceneSource
+from ebseg.errors import ConfigError, DataError, VocabularyError
 from ebseg.vocabulary import DATASETS, Vocabulary
 
 Split = Literal["train", "val"]
@@ -33,38 +35,84 @@ def open_data(name: str, split: Split, *, root: Path, seed: int) -> Source:
         photos = "images/val"
         label_maps = "labels/val"
 
-    Raises ConfigError for an unknown name, and DataError for a file or folder that is not as it should be.
+    Raises ConfigError for an unknown name and for training on the seeds that drawn scenes are held out by;
+    DataError for a file or folder that is not as it should be, and VocabularyError for faulty labels; these
+    two name the file.
     """
     if name == DRAWN_SCENES:
-        return SceneSource(seed if split == "train" else VALIDATION_SEED, SCENES)
+        return _scenes(split, seed)
     if name in DATASETS:
         return open_dataset(name, root, split)
     path = Path(name).expanduser()
-    if path.suffix != ".toml" or not path.is_file():
+    if path.suffix != ".toml":
         known = ", ".join((*DATASETS, DRAWN_SCENES))
         raise ConfigError(f"no data named {name!r}; known: {known}, or a .toml file that describes a folder")
-    return _described(path, split)
+    return _folder(path, split)
 
 
-def _described(path: Path, split: Split) -> FolderSource:
+def _scenes(split: Split, seed: int) -> SceneSource:
+    if split == "val":
+        return SceneSource(VALIDATION_SEED, SCENES)
+    if seed in (VALIDATION_SEED, BENCHMARK_SEED):
+        raise ConfigError(f"seed {seed} draws the scenes that models are measured on: train with another")
+    return SceneSource(seed, SCENES)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _Folders(_Strict):
+    photos: str
+    label_maps: str
+
+
+class _Description(_Strict):
+    labels: str | list[Any]  # Vocabulary says more precisely what is wrong with a label
+    ignored: list[Annotated[int, Field(ge=0, le=65535)]] = []
+    train: _Folders | None = None
+    val: _Folders | None = None
+
+
+def _folder(path: Path, split: Split) -> FolderSource:
+    description = _read(path)
+    folders = description.train if split == "train" else description.val
+    if folders is None:
+        raise DataError(f"{path} has no [{split}] with its photos and label_maps")
+    photos, label_maps = (
+        path.parent / Path(place).expanduser() for place in (folders.photos, folders.label_maps)
+    )
+    vocabulary = _vocabulary(path, description.labels)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        part = content[split]
-        photos, label_maps = (path.parent / str(part[key]) for key in ("photos", "label_maps"))
-        ignored = [int(value) for value in content.get("ignored", [])]
-        vocabulary = _labels(path.parent, content["labels"])
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} does not describe labelled photos: {error}") from error
-    except KeyError as error:
-        raise DataError(
-            f"{path} has no {error}: it must have labels, and photos and label_maps of [{split}]"
-        ) from error
-    return FolderSource(photos, label_maps, vocabulary, ignored=ignored)
+        return FolderSource(
+            photos, label_maps, vocabulary, ignored=description.ignored, name=f"{path.stem} {split}"
+        )
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
-def _labels(folder: Path, labels: Any) -> Vocabulary:
+def _read(path: Path) -> _Description:
+    try:
+        return _Description(**tomllib.loads(path.read_text(encoding="utf-8-sig")))
+    except ValidationError as error:
+        raise DataError(f"{path} does not describe labelled photos: {_faults(error)}") from error
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as a description of labelled photos: {error}") from error
+
+
+def _faults(error: ValidationError) -> str:
+    """Say in one line what is wrong where. What labels are is a choice, which is no place in the file."""
+    places = [fault["loc"][: 1 if fault["loc"][0] == "labels" else None] for fault in error.errors()]
+    messages = [fault["msg"] for fault in error.errors()]
+    return "; ".join(
+        f"{'.'.join(map(str, place))}: {message}" for place, message in zip(places, messages, strict=True)
+    )
+
+
+def _vocabulary(path: Path, labels: str | list[Any]) -> Vocabulary:
     if isinstance(labels, str):
-        return read_names(folder / labels)
-    if not isinstance(labels, list):
-        raise TypeError("labels must be a list of names or the name of a file")
-    return Vocabulary([label.split("|") if isinstance(label, str) else label for label in labels])
+        return read_names(path.parent / Path(labels).expanduser())
+    try:
+        return Vocabulary([label.split("|") if isinstance(label, str) else label for label in labels])
+    except VocabularyError as error:
+        raise VocabularyError(f"{path}: {error}") from error

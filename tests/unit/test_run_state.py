@@ -51,7 +51,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
     [
         ({"config": CONFIG.model_copy(update={"learning_rate": 1.0})}, "learning_rate"),
         ({"data": ("other photos",)}, "data"),
-        ({"net": torch.nn.Linear(2, 2).requires_grad_(False)}, "frozen weights"),
+        ({"net": torch.nn.Linear(2, 2)}, "starting weights"),
     ],
 )
 def test_another_runs_checkpoint_is_refused(tmp_path, change, named):
