@@ -1,4 +1,4 @@
-"""``ebseg bench``: how fast the service answers Label Studio's short calls, and how fast the model is."""
+"""``ebseg bench``: how fast the service answers Label Studio's short calls, and what the model costs."""
 
 import http.client
 import json
@@ -21,7 +21,7 @@ from PIL import Image
 from rich.progress import track
 
 from backend.processes import ServerProcess, free_port
-from ebseg.config import VARIANTS
+from ebseg.config import VARIANTS, ModelConfig
 from ebseg.data.synthetic import PHRASES, draw_scene
 from ebseg.errors import ConfigError
 from ebseg.vocabulary import Vocabulary
@@ -97,11 +97,10 @@ def model(
 
     Example: ebseg bench model --variant base
     """
-    if variant not in VARIANTS:
-        raise ConfigError(f"no variant named {variant!r}; known: {', '.join(VARIANTS)}")
+    config = _variant(variant)
     from ebseg.bench import time_model  # PyTorch is slow to import and `ebseg --help` does not need it
 
-    times = time_model(VARIANTS[variant], Vocabulary.from_dataset("ade20k-150"), rounds)
+    times = time_model(config, Vocabulary.from_dataset("ade20k-150"), rounds)
     if as_json:
         typer.echo(json.dumps({**asdict(times), "ratio": times.ratio}))
         return
@@ -109,6 +108,35 @@ def model(
         f"EBSeg {variant}: {times.photo:.2f} s a photo, segment-anything's encoder {times.encoder:.2f} s: "
         f"{times.ratio:.2f} times"
     )
+
+
+@app.command()
+def train(
+    variant: Annotated[str, typer.Option(help="Size of the model; its weights are random.")] = "base",
+    rounds: Annotated[int, typer.Option(min=1, help="Steps to measure.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Measure a training step on a 640x640 photo, side by side with segment-anything's image encoder.
+
+    Example: ebseg bench train --variant base
+    """
+    config = _variant(variant)
+    from ebseg.bench import time_training_step  # as above
+
+    cost = time_training_step(config, Vocabulary.from_dataset("coco-stuff-171"), rounds)
+    if as_json:
+        typer.echo(json.dumps({**asdict(cost), "ratio": cost.ratio}))
+        return
+    typer.echo(
+        f"EBSeg {variant}: {cost.step:.2f} s a training step, segment-anything's encoder "
+        f"{cost.encoder:.2f} s: {cost.ratio:.2f} times; {cost.peak_gib:.2f} GiB of memory"
+    )
+
+
+def _variant(name: str) -> ModelConfig:
+    if name not in VARIANTS:
+        raise ConfigError(f"no variant named {name!r}; known: {', '.join(VARIANTS)}")
+    return VARIANTS[name]
 
 
 def measure(address: str, photos: list[str], seconds: float) -> tuple[list[Latency], int]:

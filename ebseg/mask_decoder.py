@@ -281,7 +281,7 @@ class LargestProducts(torch.autograd.Function):
             per_sample_weights=weights.reshape(-1, cells),
             mode="sum",
         )
-        places, order = places.sort()
+        places, order = places.sort(stable=True)  # stable: equal runs give equal sums
         offsets = torch.searchsorted(places, torch.arange(pixels[..., 0].numel(), device=pixels.device))
         of_pixels = F.embedding_bag(
             order // cells, kernels.flatten(0, 1), offsets, per_sample_weights=weights[order], mode="sum"

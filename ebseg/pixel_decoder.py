@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ebseg.config import DecoderConfig
 
@@ -164,13 +165,22 @@ class DeformableAttention(nn.Module):
         shares = self.weights(queries).reshape(*sampling[:3], -1).softmax(dim=-1).reshape(sampling)
         sizes = torch.tensor([(w, h) for h, w in shapes], device=tokens.device)[:, None]  # (S, 1, 2)
         pixels = (reference[:, None, None, None] + offsets / sizes) * sizes - 0.5  # (B, N, H, S, P, 2)
-        rows, weights = self._bilinear(pixels, shares, shapes, length)
-        bags = batch * length * self.heads
-        summed = F.embedding_bag(
-            rows.reshape(bags, -1), table, per_sample_weights=weights.reshape(bags, -1), mode="sum"
+        # Rows and weights of all sampling points are large and quickly made: the backward pass makes
+        # them again rather than keep them (75 MiB a layer at 640x640).
+        summed: Tensor = checkpoint(
+            self._sampled, table, pixels, shares, shapes, use_reentrant=False, preserve_rng_state=False
         )
         merged: Tensor = self.output(summed.reshape(batch, length, width))
         return merged
+
+    def _sampled(
+        self, table: Tensor, pixels: Tensor, shares: Tensor, shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Weighted sums (B * N * H, D / H) of the table's rows at pixels (B, N, H, S, P, 2)."""
+        rows, weights = self._bilinear(pixels, shares, shapes, pixels.shape[1])
+        rows, weights = rows.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)
+        # PyTorch sorts the rows in the backward pass, which is faster with 32 bits.
+        return F.embedding_bag(rows.int(), table, per_sample_weights=weights, mode="sum")
 
     def _bilinear(
         self, pixels: Tensor, shares: Tensor, shapes: list[tuple[int, int]], length: int

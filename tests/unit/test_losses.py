@@ -138,3 +138,22 @@ def test_pixels_that_are_not_known_change_no_loss():
         assert low[name].item() == pytest.approx(high[name].item(), rel=1e-6), name
     low, high = losses(-5.0, CONFIG), losses(5.0, CONFIG)
     assert high["mask"] > low["mask"] + 1 and high["dice"] > low["dice"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[-1], [2], list(range(TINY.decoder.queries + 4)), [-1, 3]],
+    ids=["all ignored", "one label", "more labels than queries", "partly ignored"],
+)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_models_losses_and_gradients_are_finite(labels, autocast):
+    torch.manual_seed(0)
+    net = EBSeg(TINY)
+    stripes = torch.tensor(labels)[torch.arange(80) * len(labels) // 80]
+    label_maps = torch.stack([stripes.expand(48, 80), torch.full((48, 80), -1)])
+    vocabulary = Vocabulary([f"thing {number}" for number in range(TINY.decoder.queries + 4)])
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        losses = net.losses(torch.rand(2, 3, 48, 80) * 255, label_maps, vocabulary)
+    assert all(torch.isfinite(term) for term in losses.values())
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.requires_grad)

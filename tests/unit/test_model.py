@@ -1,10 +1,14 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ebseg.balance import balance, pool_dense_features
 from ebseg.config import TINY, VARIANTS, BalanceConfig
+from ebseg.mask_decoder import LargestProducts
 from ebseg.model import EBSeg
+from ebseg.pixel_decoder import DeformableAttention
+from ebseg.sam import SpatialEncoder
 from ebseg.vocabulary import Vocabulary
 
 LABELS = ["sky", "road", ["car", "automobile"]]
@@ -89,3 +93,85 @@ def test_the_same_photo_gives_the_same_scores(net):
     image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 64, 64))).float()
     first = net.segment(image, Vocabulary(LABELS), (64, 64))
     assert torch.equal(first, net.segment(image, Vocabulary(LABELS), (64, 64)))
+
+
+def _same_values_and_gradients(found, expected, inputs):
+    """Compare in float64: rounding is out of the question."""
+    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-10)
+    weights = torch.randn_like(expected)
+    for ours, plain in zip(
+        torch.autograd.grad(found, inputs, weights),
+        torch.autograd.grad(expected, inputs, weights),
+        strict=True,
+    ):
+        assert torch.allclose(ours, plain, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("shape", "grid"), [((16, 24), (2, 3)), ((15, 22), (4, 5)), ((7, 5), (7, 5)), ((3, 4), (5, 6))]
+)
+@pytest.mark.parametrize("ties", [False, True])
+def test_largest_products_are_pooled_products(shape, grid, ties):
+    torch.manual_seed(0)
+    kernels = torch.randn(2, 6, 8, dtype=torch.float64)
+    pixels = torch.randn(2, shape[0] * shape[1], 8, dtype=torch.float64)
+    if ties:  # small whole numbers: many products are equal, and the first one has the gradient
+        kernels, pixels = kernels.round(), pixels.round()
+    inputs = (kernels.requires_grad_(), pixels.requires_grad_())
+    products = (kernels @ pixels.transpose(1, 2)).unflatten(2, shape)
+    expected = F.adaptive_max_pool2d(products, grid).flatten(2)
+    _same_values_and_gradients(LargestProducts.apply(kernels, pixels, shape, grid), expected, inputs)
+
+
+def test_sampled_rows_are_sampled_maps():
+    torch.manual_seed(0)
+    shapes, batch, heads, width = [(2, 3), (4, 6)], 2, TINY.decoder.heads, TINY.decoder.width
+    length = sum(h * w for h, w in shapes)
+    attention = DeformableAttention(TINY.decoder, scales=len(shapes))
+    table = torch.randn(batch, length, heads, width // heads, dtype=torch.float64, requires_grad=True)
+    shares = torch.rand(batch, length, heads, len(shapes), TINY.decoder.points, dtype=torch.float64)
+    shares.requires_grad_()
+    pixels = torch.rand(*shares.shape, 2, dtype=torch.float64) * 8 - 2  # some of them outside
+    pixels.requires_grad_()
+    expected = 0
+    for scale, (part, (h, w)) in enumerate(
+        zip(table.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
+    ):
+        maps = part.permute(0, 2, 3, 1).reshape(batch * heads, -1, h, w)
+        points = pixels[:, :, :, scale].transpose(1, 2).flatten(0, 1)  # (B * H, N, P, 2)
+        points = (points + 0.5) / torch.tensor([w, h]) * 2 - 1
+        samples = F.grid_sample(maps, points, align_corners=False)  # (B * H, D / H, N, P)
+        weighted = samples * shares[:, :, :, scale].transpose(1, 2).flatten(0, 1)[:, None]
+        expected = expected + weighted.sum(dim=-1).unflatten(0, (batch, heads)).permute(0, 3, 1, 2)
+    found = attention._sampled(table.flatten(0, 2), pixels, shares, shapes).view_as(expected)
+    _same_values_and_gradients(found, expected, (table, pixels, shares))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160)])
+def test_the_spatial_encoder_is_segment_anythings(size):
+    torch.manual_seed(0)
+    ours = SpatialEncoder(TINY.sam).double()
+    for name, parameter in ours.named_parameters():
+        if "rel_pos" in name:  # zero to begin with
+            torch.nn.init.normal_(parameter)
+    images = torch.randn(2, 3, *size, dtype=torch.float64)
+    x = ours.encoder.patch_embed(images)
+    x = x + ours.positions(*x.shape[1:3])
+    for block in ours.encoder.blocks:
+        x = block(x)
+    expected = F.interpolate(x.permute(0, 3, 1, 2), scale_factor=0.25, mode="bilinear", align_corners=False)
+    _same_values_and_gradients(ours(images)[-1], expected, (ours.encoder.pos_embed,))
+
+
+def test_training_and_inference_predict_the_same(net):
+    torch.manual_seed(0)
+    mask_features = torch.randn(2, TINY.decoder.width, 16, 24)
+    memories = [torch.randn(2, TINY.decoder.width, 2 * scale, 3 * scale) for scale in (1, 2, 4)]
+    training = net.mask_decoder.predict_all(mask_features, memories, (4, 6))
+    with torch.no_grad():
+        plain = net.mask_decoder.predict_all(mask_features, memories, (4, 6))
+        last = net.mask_decoder(mask_features, memories, (4, 6))
+    assert len(training) == TINY.decoder.mask_layers + 1
+    for found, expected in [*zip(training, plain, strict=True), (training[-1], last)]:
+        for part in ("masks", "embeddings", "bias"):
+            assert torch.allclose(getattr(found, part), getattr(expected, part), atol=1e-5)
