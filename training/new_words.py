@@ -30,7 +30,7 @@ from ebseg.clip import TextClassifier
 from ebseg.data.phrases import OTHER_NAMES, PHRASES, SEEN_PHRASES, renamed
 from ebseg.model import EBSeg
 from ebseg.vocabulary import TEMPLATES
-from training.pretrain_clip import BLOCKED, LARGEST_SCALE, MOST_REGIONS, ClipPair, _contrasts, _word_texts
+from training.pretrain_clip import BLOCKED, LARGEST_SCALE, MOST_REGIONS, ClipPair, contrasts, word_texts
 from training.pretrain_scenes import HELD_OUT_SEED, find_regions, half_size_scenes, random_crops
 
 SIDE = 128
@@ -106,7 +106,7 @@ class Captions:
 
     def __init__(self, text: TextClassifier) -> None:
         self._text = text
-        self.words, self.parts = _word_texts()
+        self.words, self.parts = word_texts()
         self._old_texts = (*SEEN_PHRASES, *self.words)
         with torch.no_grad():  # old texts have no new token: they never change
             self._old = torch.stack([self._embed([t.format(x) for x in self._old_texts]) for t in TEMPLATES])
@@ -160,7 +160,7 @@ class NewWords:
         net.requires_grad_(False)
         self.table: nn.Parameter = net.text.tower.token_embedding.weight
         self._rows = torch.zeros(len(self.table), 1).index_fill(0, new_tokens(), 1)
-        self._allowed = _contrasts(self.captions.words)
+        self._allowed = contrasts(self.captions.words)
         parts = self.captions.parts
         coats, nouns = (torch.tensor([part[i] if part else -1 for part in parts]) for i in (0, 1))
         self._groups = tuple(

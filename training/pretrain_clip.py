@@ -70,7 +70,7 @@ class ClipPair(nn.Module):
         return steered, inside @ dense.flatten(2).transpose(1, 2)
 
 
-def _word_texts() -> tuple[list[str], list[list[int]]]:
+def word_texts() -> tuple[list[str], list[list[int]]]:
     """List texts of single words, and for each seen phrase the indices of its words' texts."""
     texts: list[str] = []
     parts: list[list[int]] = []
@@ -86,7 +86,7 @@ def _word_texts() -> tuple[list[str], list[list[int]]]:
     return texts, parts
 
 
-def _contrasts(words: list[str]) -> Tensor:
+def contrasts(words: list[str]) -> Tensor:
     """Which words' texts a seen phrase may be contrasted with: (phrases, words) bool.
 
     Not with a word that is held out beside the phrase's other word. Else training would teach that
@@ -114,12 +114,12 @@ class ClipStage:
         self.scenes = scenes
         self.phases = tuple(phase for phases in rounds for phase in phases)
         self.rounds = tuple(sum(phase.steps for phase in phases) for phases in rounds)
-        words, parts = _word_texts()
+        words, parts = word_texts()
         self._texts = (*SEEN_PHRASES, *words)
         self._coats, self._nouns = (
             torch.tensor([part[place] if part else -1 for part in parts]) for place in (0, 1)
         )
-        self._allowed = _contrasts(words)
+        self._allowed = contrasts(words)
 
     def _phase(self, step: int) -> ClipPhase:
         for phase in self.phases:
