@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from ebseg.config import Precision, TrainConfig
-from ebseg.data.batches import StepBatches
+from ebseg.data.batches import check_shares
 from ebseg.data.samples import Source
 from ebseg.model import EBSeg
 from ebseg.train import parameter_groups
@@ -30,10 +30,10 @@ def plan(
 ) -> str:
     """Tell what training would do: data, steps, batches, precision, parameters, and memory a process.
 
-    Reads no photo, so that broken files are not known, and leaves ``net`` as it is. Raises ConfigError and
-    DataError where a run would, before its first step.
+    Reads no photo, so that broken files are not known, and leaves ``net`` as it is. Data that is not on disk
+    yet (``MissingDataset``) has no photos. Raises ConfigError where a run would, before its first step.
     """
-    StepBatches(sources, config, processes=processes)  # checks what a run checks
+    check_shares(config, processes)
     device = torch.device(device)
     sections = [
         _data(sources),
@@ -82,16 +82,17 @@ def activation_bytes(net: EBSeg, vocabulary: Vocabulary, photos: int, crop: int,
 def _data(sources: Sequence[Source]) -> list[str]:
     lines = ["Data (no photo was read: broken files are not known)"]
     for source in sources:
-        lines.append(f"  {source.name}: {len(source):,} photos, {len(source.vocabulary):,} labels")
+        photos = f"{len(source):,} photos, " if len(source) else ""
+        lines.append(f"  {source.name}: {photos}{len(source.vocabulary):,} labels")
     return lines
 
 
 def _steps(config: TrainConfig, sources: Sequence[Source]) -> list[str]:
     photos = sum(len(source) for source in sources)
-    epochs = config.steps * config.batch / photos
+    passes = f": {config.steps * config.batch / photos:,.1f} passes over {photos:,} photos" if photos else ""
     return [
         "Steps",
-        f"  {config.steps:,} steps of {config.batch} photos: {epochs:,.1f} passes over {photos:,} photos",
+        f"  {config.steps:,} steps of {config.batch} photos{passes}",
         f"  a checkpoint every {config.checkpoint_every:,} steps, the newest {config.keep_checkpoints} kept",
         f"  learning rate {config.learning_rate:g}, polynomial decay of power {config.power:g}, "
         f"gradients clipped to norm {config.largest_gradient:g}",

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from ebseg.config import RECIPES, VARIANTS, Precision, TrainConfig
 from ebseg.errors import ConfigError, DataError
+from ebseg.vocabulary import DATASETS, Vocabulary
 
 if TYPE_CHECKING:
     from ebseg.data.samples import Sample, Source
@@ -122,17 +123,14 @@ def train(
 def _run(request: _Request) -> None:
     """Build what is asked for, and train. Everything that is slow to import is imported here."""
     from ebseg.data.batches import StepBatches
-    from ebseg.data.open import open_data
     from ebseg.encoders import load_encoders
     from ebseg.train import make_accelerator
     from ebseg.train import train as run
     from ebseg.watch import ProgressBar, Watcher
 
     net, config = _model(request)
-    sources = [open_data(name, "train", root=request.root, seed=config.seed) for name in request.data]
+    sources = [_source(name, request, config.seed) for name in request.data]
     accelerator = make_accelerator(config)
-    # What does not fit together is said before anything is downloaded.
-    StepBatches(sources, config, weights=request.shares, processes=accelerator.num_processes)
     if request.dry_run:
         from ebseg.plan import plan
 
@@ -140,6 +138,8 @@ def _run(request: _Request) -> None:
         if accelerator.is_main_process:
             typer.echo(text)
         return
+    # What does not fit together is said before anything is downloaded.
+    StepBatches(sources, config, weights=request.shares, processes=accelerator.num_processes)
     if request.start is None:
         load_encoders(net, request.encoders)
     watchers: list[Watcher] = []
@@ -161,6 +161,19 @@ def _run(request: _Request) -> None:
     )
     if accelerator.is_main_process:
         typer.echo(f"wrote {path}")
+
+
+def _source(name: str, request: _Request, seed: int) -> "Source":
+    """Open a data set; a plan can be made before a benchmark is on disk."""
+    from ebseg.data.catalogue import MissingDataset
+    from ebseg.data.open import open_data
+
+    try:
+        return open_data(name, "train", root=request.root, seed=seed)
+    except DataError as error:
+        if not request.dry_run or name not in DATASETS:
+            raise
+        return MissingDataset(str(error), Vocabulary.from_dataset(name))
 
 
 def _model(request: _Request) -> tuple["EBSeg", TrainConfig]:

@@ -77,12 +77,7 @@ class StepBatches(Dataset[StepData]):
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        if config.batch % (processes * config.accumulation):
-            raise ConfigError(
-                f"a batch of {config.batch} photos cannot be dealt evenly to {processes} processes with "
-                f"{config.accumulation} batches each: make it a multiple of "
-                f"{processes * config.accumulation}"
-            )
+        check_shares(config, processes)
         self.sources = tuple(sources)
         self.config = config
         share = config.batch // processes
@@ -142,6 +137,15 @@ class StepBatches(Dataset[StepData]):
 
     def _random(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng((self.config.seed, *stream))
+
+
+def check_shares(config: TrainConfig, processes: int) -> None:
+    """Raise ConfigError where a step's photos cannot be dealt evenly to processes and their batches."""
+    if config.batch % (processes * config.accumulation):
+        raise ConfigError(
+            f"a batch of {config.batch} photos cannot be dealt evenly to {processes} processes with "
+            f"{config.accumulation} batches each: make it a multiple of {processes * config.accumulation}"
+        )
 
 
 def loader(step_batches: StepBatches, start: int, workers: int) -> Iterator[StepData]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ebseg.data.folder import FolderSource
+from ebseg.data.samples import Sample
 from ebseg.errors import ConfigError, DataError
 from ebseg.vocabulary import Vocabulary
 
@@ -75,6 +76,28 @@ BENCHMARKS = (
     ),
 )
 """One row for each of ``ebseg.vocabulary.DATASETS``."""
+
+
+@dataclass(frozen=True)
+class MissingDataset:
+    """A benchmark that is not on disk, for the plan of a run: it has labels, and no photos that can be read.
+
+    ``name`` says what is missing and where it comes from.
+    """
+
+    name: str
+    vocabulary: Vocabulary
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raise DataError."""
+        raise DataError(self.name)
+
+    def fingerprint(self) -> str:
+        """Raise DataError."""
+        raise DataError(self.name)
 
 
 def open_dataset(name: str, root: Path, split: Split) -> FolderSource:

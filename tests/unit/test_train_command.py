@@ -64,6 +64,13 @@ def seen(path: Path, *names: str) -> list[bool]:
     return list(Vocabulary(names).seen_in(load_checkpoint(path)[0].training_vocabulary))
 
 
+def test_a_plan_can_be_made_before_the_data_is_there(run):
+    status, out, _ = run("--variant", "base", "--data", "coco-stuff-171", "--dry-run")
+    assert status == 0
+    assert "coco-stuff-171 (train) is not in datasets" in out and "171 labels" in out
+    assert "120,000 steps of 16 photos" in out and "trained 26,622,403" in out
+
+
 def test_a_dry_run_of_the_papers_run_tells_its_plan_and_downloads_nothing(run, tmp_path, monkeypatch):
     def no_download(*_arguments, **_options):
         raise AssertionError("a dry run downloads nothing")
