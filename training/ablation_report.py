@@ -50,7 +50,8 @@ _LIMITS = """
 **Limits.** A few seeds of short runs on drawn scenes: a gain that is smaller than the spread, or of another
 sign for another seed, shows nothing. The encoders' positions that all rows start from were once trained by
 the full method. Rows with AdaB are a little favoured in the first three numbers: their exponents were chosen
-by the same unseen combinations, though in other scenes. Nothing was chosen by the unseen names.
+by the same unseen combinations, though in other scenes. Nothing was chosen by the unseen names. What SSC
+does and does not do here is in [ssc.md](ssc.md).
 """
 _COST = """
 At most {minutes:.1f} minutes of training a run, on so many threads: {threads}. Code: {code}.

@@ -37,7 +37,7 @@ OUTCOME_FILE = "outcome.json"
 BEST_FILE = "best.safetensors"
 MEASURED_FILE = "measured.json"
 
-MIXES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+MIXES = tuple(twentieths / 20 for twentieths in range(20, 0, -1))
 """Shares of the fine-tuned weights that are tried; the rest is the base's, which is the last resort."""
 
 
@@ -48,7 +48,7 @@ class FinetuneConfig(BaseModel):
 
     steps: int = Field(default=300, gt=0, description="updates at most")
     batch: int = Field(default=4, gt=0, description="photos a step")
-    learning_rate: float = Field(default=3e-4, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
     unlabelled: Literal["ignored", "background"] = Field(
         default="ignored", description="what a pixel without a label is: not known, or none of the labels"
     )

@@ -21,7 +21,7 @@ from ebseg.losses import Prediction, Totals, match, ssc_loss, targets_of
 from ebseg.model import EBSeg
 from ebseg.train import MODEL_FILE
 from training.ablation import A_ALONE, ROWS, AblatedEBSeg
-from training.exponents import choose, measure, observe_all
+from training.exponents import measure, observe_all
 
 COMPARED = tuple(row for row in ROWS if row.name in ("adab", "ssc"))
 
@@ -61,6 +61,7 @@ def structure_error(net: EBSeg, scenes: int) -> float:
     return math.sqrt(mean(errors))
 
 
+@torch.no_grad()
 def text_cosines(net: EBSeg) -> Tensor:
     """Cosines between the texts of different labels."""
     names = net.class_embeddings(benchmark_vocabulary())[:-1]
@@ -69,22 +70,20 @@ def text_cosines(net: EBSeg) -> Tensor:
 
 
 def study(folder: Path, row: Any, scenes: int) -> dict[str, float]:
-    """Measure one run: mIoU by A alone and balanced, A's scale, and how far its structure is off."""
+    """Measure one run: mIoU by A alone, A's scale, and how far its structure is off."""
     net = load_run(folder, row)
     vocabulary = benchmark_vocabulary()
     seen = net.seen(vocabulary)
     outcomes = observe_all(net, validation_scenes(scenes), vocabulary)
-    alone, balanced = measure(outcomes, seen, A_ALONE), choose(outcomes, seen).measured[0][1]
+    alone = measure(outcomes, seen, A_ALONE)
     cosines = text_cosines(net)
     return {
         "seen by A": alone.seen,
         "unseen by A": alone.unseen,
-        "seen": balanced.seen,
-        "unseen": balanced.unseen,
         "structure error": structure_error(net, scenes),
         "A's scale": net.mask_decoder.mask_embedding.scale.item(),
-        "text cosines, mean": float(cosines.mean()),
-        "text cosines, deviation": float(cosines.std()),
+        "text cosines, mean": cosines.mean().item(),
+        "text cosines, deviation": cosines.std().item(),
     }
 
 
