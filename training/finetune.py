@@ -227,22 +227,27 @@ class _EarlyStopping:
         """Steps done."""
         return max(self._measured, default=0)
 
-    def started(self, _net: EBSeg, _config: TrainConfig, _sources: Sequence[Source], step: int) -> None:
+    def started(self, net: EBSeg, _config: TrainConfig, _sources: Sequence[Source], step: int) -> None:
         path = self._out / MEASURED_FILE
         found = json.loads(path.read_text()) if path.exists() else {}
         self._measured = {int(key): value for key, value in found.items() if int(key) <= step}
+        if step and step not in self._measured:  # killed after the checkpoint, before it was measured
+            self._measure_at(net, step)
         self._end_if_done()
 
     def stepped(self, progress: Progress) -> None:
         pass
 
     def stored(self, net: EBSeg, step: int) -> None:
+        self._measure_at(net, step)
+        self._end_if_done()
+
+    def _measure_at(self, net: EBSeg, step: int) -> None:
         score = self._measure.project(net)
         if score > max(self._measured.values(), default=-1.0):
             save_checkpoint(net, self._out / BEST_FILE)
         self._measured[step] = score
         _write(self._out / MEASURED_FILE, self._measured)
-        self._end_if_done()
 
     def finished(self, path: Path) -> None:
         pass

@@ -130,7 +130,7 @@ def _scripted(table):
     ("table", "share"),
     [
         (lambda share: (40 + 20 * share, 50.0), 1.0),
-        (lambda share: (40 + 20 * share, 50 - 10 * share), 0.2),  # 95 % of 50 is 47.5
+        (lambda share: (40 + 20 * share, 50 - 10 * share), 0.25),  # 95 % of 50 is 47.5
         (lambda share: (40 + 20 * share, 40.0), 0.0),  # nothing keeps enough
         (lambda share: (39.0, 50.0), 0.0),  # nothing is better
         (lambda share: (50 - abs(share - 0.6), 50.0), 0.6),  # the middle may be best
@@ -166,6 +166,16 @@ def test_it_ends_early_when_nothing_gets_better(random_tiny, tmp_path):
     earlier = _EarlyStopping(tmp_path, measure, config)
     earlier.started(random_tiny, None, [], 6)
     assert earlier.last_step == 6
+
+
+def test_a_checkpoint_that_was_not_measured_is_measured_on_resuming(random_tiny, tmp_path):
+    scores = iter([10.0, 30.0])
+    measure = SimpleNamespace(project=lambda _net: next(scores))
+    _EarlyStopping(tmp_path, measure, SHORT).stored(random_tiny, 2)
+    resumed = _EarlyStopping(tmp_path, measure, SHORT)
+    resumed.started(random_tiny, None, [], 4)  # the run was killed after storing step 4
+    assert resumed.last_step == 4
+    assert json.loads((tmp_path / "measured.json").read_text()) == {"2": 10.0, "4": 30.0}
 
 
 def test_snapshots_that_cannot_be_used_are_errors(random_checkpoint, tmp_path):
