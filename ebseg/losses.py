@@ -19,6 +19,9 @@ from torch import Tensor
 
 from ebseg.config import LossConfig
 
+_ENDLESS = 1e9
+"""A matching cost that no finite one reaches."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -60,7 +63,8 @@ class Totals:
 
     ``masks``: targets. ``class_weight``: of all queries, by the classes they shall say. ``photos``: those
     with labels. Where a step is spread over batches and processes, the totals of all of them divided by
-    the number of processes (whose gradients are averaged) give the gradients of one large batch.
+    the number of processes (whose gradients are averaged) give the gradients of one large batch. The
+    authors count at least one mask a process, which two processes with one mask between them would feel.
     """
 
     masks: float
@@ -137,6 +141,8 @@ def match(
             + config.match_mask * _pairwise_cross_entropy(predicted, wanted, known)
             + config.match_dice * _pairwise_dice(predicted, wanted, known)
         )  # (Q, T)
+        # SciPy refuses what is not finite; the loss terms will say so, and of which photos.
+        cost = cost.nan_to_num(nan=_ENDLESS, posinf=_ENDLESS, neginf=-_ENDLESS)
         rows, columns = linear_sum_assignment(cost.cpu().numpy())
         device = masks.device
         matching.append((torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device)))
@@ -224,8 +230,7 @@ def _mask_losses(
     cross_entropy = cross_entropy.sum(dim=1) / known.sum(dim=1).clamp(min=1)
     shares, labels = logits.sigmoid() * known, labels * known
     dice = 1 - (2 * (shares * labels).sum(dim=1) + 1) / (shares.sum(dim=1) + labels.sum(dim=1) + 1)
-    mask_count = max(1.0, totals.masks)
-    return cross_entropy.sum() / mask_count, dice.sum() / mask_count
+    return cross_entropy.sum() / totals.masks, dice.sum() / totals.masks
 
 
 def _uncertain_points(

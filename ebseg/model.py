@@ -138,14 +138,16 @@ class EBSeg(nn.Module):
             padded - side for padded, side in zip(sam_images.shape[-2:], label_maps.shape[-2:], strict=True)
         )
         label_maps = F.pad(label_maps, (0, columns, 0, rows), value=-1)
-        return criterion(
-            predictions,
-            targets_of(label_maps, self.config.losses),
-            text,
-            self.config.losses,
-            generators=generators,
-            totals=totals,
-        )
+        # Half precision would overflow in sums over thousands of points.
+        with torch.autocast(images.device.type, enabled=False):
+            return criterion(
+                predictions,
+                targets_of(label_maps, self.config.losses),
+                text,
+                self.config.losses,
+                generators=generators,
+                totals=totals,
+            )
 
     @staticmethod
     def combine(masks: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:

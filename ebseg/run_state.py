@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ _FREE = {"checkpoint_every", "keep_checkpoints", "log_every", "max_broken", "acc
 
 
 class RunState:
-    """The checkpoints of one run, in ``out/checkpoints``.
+    """The checkpoints of one run, in ``out/checkpoints``. ``model``: the model's configuration.
 
     A checkpoint is complete: the trained weights, the optimiser's moments, the loss scaler, and the step,
     from which the learning rate, the order of the photos, their augmentation and their random points all
@@ -32,12 +31,15 @@ class RunState:
     digest is.
     """
 
-    def __init__(self, out: Path, net: nn.Module, config: TrainConfig, data: Sequence[str]) -> None:
+    def __init__(
+        self, out: Path, net: nn.Module, model: str, config: TrainConfig, data: Sequence[str]
+    ) -> None:
         self.folder = out / FOLDER
         self.keep = config.keep_checkpoints
         settings = config.model_dump(exclude=_FREE)
         self.identity = {
             **{name: json.dumps(value) for name, value in settings.items()},
+            "model": model,
             "data": json.dumps(list(data)),
             "starting weights": _digest(net),
         }
@@ -47,22 +49,23 @@ class RunState:
 
         Raises TrainingError where it cannot be written; those before it stay.
         """
-        path = self._path(step)
-        unfinished = path.with_suffix(".unfinished")
+        written = self._path(step)
+        unfinished = self.folder / "unfinished"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as file:
                 torch.save({"step": step, "identity": self.identity, **state}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(unfinished, path)
+            os.replace(unfinished, written)
         except (OSError, RuntimeError) as error:  # PyTorch says RuntimeError when a disk is full
             unfinished.unlink(missing_ok=True)
             raise TrainingError(
-                f"the checkpoint {path} could not be written ({error}): make room; the same command goes on "
-                "from the checkpoint before it"
+                f"the checkpoint {written} could not be written ({error}): make room; the same command goes "
+                "on from the checkpoint before it"
             ) from error
-        for old in self._paths()[: -self.keep]:
+        # A damaged file of a later step must not push this one out.
+        for old in [path for path in self._paths() if path <= written][: -self.keep]:
             old.unlink(missing_ok=True)
 
     def newest(self) -> dict[str, Any] | None:
@@ -74,8 +77,8 @@ class RunState:
             try:
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
                 found = state["identity"]
-            except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-                _log.warning("Ignored a damaged checkpoint: %s (%s)", path, error)
+            except Exception as error:  # a damaged file can make PyTorch raise nearly anything
+                _log.warning("Ignored a damaged checkpoint: %s (%s)", path, type(error).__name__)
                 continue
             other = [name for name in self.identity | found if self.identity.get(name) != found.get(name)]
             if other:

@@ -4,6 +4,8 @@ One loop for a CPU, a GPU and several processes (``accelerate launch`` or ``torc
 """
 
 import json
+import logging
+import math
 import os
 import resource
 import time
@@ -16,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from ebseg.checkpoint import save_checkpoint
-from ebseg.config import TrainConfig
+from ebseg.config import Precision, TrainConfig
 from ebseg.data.batches import Batch, StepBatches, StepData, loader
 from ebseg.data.samples import Source
 from ebseg.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -33,6 +36,8 @@ from ebseg.watch import Enough, Progress, Watcher
 
 MODEL_FILE = "model.safetensors"
 LOG_FILE = "log.jsonl"
+
+_logger = logging.getLogger(__name__)
 
 SMALLEST_SCALE = 1.0
 """Loss scale of fp16 under which a run has diverged: it starts at 65,536, and each overflow halves it."""
@@ -80,7 +85,7 @@ def train(
                 waits = batch is not loaded.batches[-1]
                 with accelerator.no_sync(run.module) if waits else nullcontext():
                     losses = run.module(batch, run.vocabularies[batch.source], config.seed, totals)
-                    for name, value in finite(losses, batch, run.done).items():
+                    for name, value in run.finite(losses, batch).items():
                         terms[name] = terms.get(name, 0.0) + value
                     accelerator.backward(sum(losses.values(), torch.zeros((), device=accelerator.device)))
             norm = accelerator.clip_grad_norm_(list(run.trained.values()), config.largest_gradient)
@@ -134,7 +139,9 @@ class _Run:
         )
         out.mkdir(parents=True, exist_ok=True)
         data = [f"{source.name}, {source.fingerprint()}" for source in sources]
-        self.state = RunState(out, net, config, [*data, f"weights {weights}"])
+        fixed = config.model_copy(update={"precision": resolved_precision(config)})
+        model = net.config.model_dump_json()
+        self.state = RunState(out, net, model, fixed, [*data, f"weights {weights}"])
         self.done = 0
         self.broken: set[str] = set()
         self._resume(optimiser)
@@ -154,8 +161,7 @@ class _Run:
 
     def ended(self) -> bool:
         """Tell all processes whether a watcher of the main one has seen enough."""
-        flag = torch.tensor([float(self._enough)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum").item())
+        return self._any(self._enough)
 
     def _resume(self, optimiser: torch.optim.Optimizer) -> None:
         """Restore weights, optimiser and position from the newest checkpoint, where there is one."""
@@ -175,8 +181,13 @@ class _Run:
             _trim_log(self.out / LOG_FILE, self.done)
 
     def count_broken(self, loaded: StepData) -> None:
-        """Keep count of the files that were skipped, and stop where they are too many."""
-        self.broken |= set(loaded.broken)
+        """Name and count the files that were skipped, in all processes, and stop where they are too many."""
+        new = set(loaded.broken) - self.broken
+        if self._any(bool(new)):
+            new = set(gather_object(sorted(new))) - self.broken
+            self.broken |= new
+            for message in sorted(new) if self.main else ():
+                _logger.warning("Skipped a broken file: %s", message)
         if len(self.broken) > self.config.max_broken:
             raise DataError(
                 f"{len(self.broken)} files are broken, more than {self.config.max_broken}: "
@@ -211,11 +222,32 @@ class _Run:
         if scaler is not None and float(scaler.get_scale()) > SMALLEST_SCALE:
             return  # the scaler skips this update and halves its scale
         broken = [n for n, p in self.trained.items() if p.grad is not None and not p.grad.isfinite().all()]
-        names = [name for batch in loaded.batches for name in batch.names]
+        names = gather_object([name for batch in loaded.batches for name in batch.names])
         raise TrainingError(
-            f"step {self.done}: the gradients of {', '.join(broken[:5])} ({len(broken)} tensors) are not "
+            f"step {self.done + 1}: the gradients of {', '.join(broken[:5])} ({len(broken)} tensors) are not "
             f"finite, for {', '.join(names)}; {_REMEDY}"
         )
+
+    def finite(self, losses: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
+        """Give the terms as numbers.
+
+        Raises TrainingError, in every process, that names what is not finite and for which photos.
+        """
+        values = torch.stack([term.detach().float() for term in losses.values()])
+        terms = dict(zip(losses, values.tolist(), strict=True))
+        broken = [name for name, value in terms.items() if not math.isfinite(value)]
+        if self._any(bool(broken)):
+            found = [f"{', '.join(broken)} for {', '.join(batch.names)}"] if broken else []
+            everywhere = "; ".join(gather_object(found))
+            raise TrainingError(f"step {self.done + 1}: loss terms are not finite: {everywhere}; {_REMEDY}")
+        return terms
+
+    def _any(self, here: bool) -> bool:
+        """Tell every process whether something is so in one of them."""
+        if self.accelerator.num_processes == 1:
+            return here
+        flag = torch.tensor([float(here)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum").item())
 
     def report(self, terms: dict[str, float], rate: float, norm: float) -> None:
         """Tell the log and the watchers what the step did."""
@@ -293,11 +325,16 @@ def random_points(seed: int, photo: int, device: torch.device) -> torch.Generato
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
+def resolved_precision(config: TrainConfig) -> Precision:
+    """Give the precision that "auto" means on the device that Accelerate chooses."""
+    if config.precision != "auto":
+        return config.precision
+    return "fp16" if PartialState().device.type == "cuda" else "float32"
+
+
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Prepare device, precision and processes. Raises ConfigError for a precision that is not to be had."""
-    precision = config.precision
-    if precision == "auto":
-        precision = "fp16" if torch.cuda.is_available() else "float32"
+    precision = resolved_precision(config)
     # Accelerate keeps the first precision of a process for good; a second run may want another.
     AcceleratorState._reset_state()
     try:
@@ -332,19 +369,6 @@ def parameter_groups(net: EBSeg, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def finite(losses: Mapping[str, Tensor], batch: Batch, step: int) -> dict[str, float]:
-    """Give the terms as numbers. Raises TrainingError that names what is not finite, and for which photos."""
-    values = torch.stack([term.detach().float() for term in losses.values()])
-    terms = dict(zip(losses, values.tolist(), strict=True))
-    broken = [name for name, good in zip(losses, values.isfinite().tolist(), strict=True) if not good]
-    if broken:
-        raise TrainingError(
-            f"step {step}: the loss terms {', '.join(broken)} are not finite, for {', '.join(batch.names)}; "
-            f"{_REMEDY}"
-        )
-    return terms
-
-
 _REMEDY = "the checkpoint before it is kept: look at these photos, or start again with a lower learning rate"
 
 
@@ -361,7 +385,8 @@ def _log(path: Path, progress: Progress) -> None:
         "step": progress.step,
         "loss": round(progress.loss, 4),
         **main,
-        "gradient_norm": round(progress.gradient_norm, 4),
+        # fp16 overflows now and then, and JSON has no infinity.
+        "gradient_norm": round(progress.gradient_norm, 4) if math.isfinite(progress.gradient_norm) else None,
         "seconds": round(progress.seconds, 3),
     }
     with path.open("a") as log:

@@ -132,7 +132,9 @@ class Stopwatch(Watcher):
 
     def stored(self, net: EBSeg, step: int) -> None:
         """Keep the sum with each checkpoint: what is done again after a stop is not counted twice."""
-        self.path.write_text(str(self.seconds))
+        unfinished = self.path.with_suffix(".unfinished")
+        unfinished.write_text(str(self.seconds))
+        os.replace(unfinished, self.path)
 
     def finished(self, path: Path) -> None:
         """Nothing is left to do: the last step was stored."""

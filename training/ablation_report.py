@@ -54,8 +54,8 @@ by the same unseen combinations, though in other scenes. Nothing was chosen by t
 does and does not do here is in [ssc.md](ssc.md).
 """
 _COST = """
-At most {minutes:.1f} minutes of training a run, on so many threads: {threads}; a machine that has other work to
-do takes longer for the same steps. Code: {code}.
+At most {minutes:.1f} minutes of training a run, on so many threads: {threads}; a machine that has other
+work to do takes longer for the same steps. Code: {code}.
 """
 
 Runs = dict[str, list[dict[str, Any]]]

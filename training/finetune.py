@@ -4,10 +4,11 @@ Three things work together. **Rehearsal**: some of the steps see the general dat
 from, where that is at hand. **Early stopping** on photos that are held out. **Interpolation** of all
 trained weights between the base and the fine-tuned model (WiSE-FT: Wortsman et al., "Robust fine-tuning of
 zero-shot models", CVPR 2022), as far towards the fine-tuned one as the general measure allows.
-docs/finetuning.md has the measurements that these were chosen by.
+docs/finetuning.md has what was measured.
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -28,12 +30,17 @@ from ebseg.errors import ConfigError, DataError
 from ebseg.evaluate import count_pixels, mean_percent
 from ebseg.loading import checkpoint_path
 from ebseg.model import EBSeg
-from ebseg.predictor import Predictor, undisturbed
+from ebseg.predictor import Predictor, choose_device, undisturbed
 from ebseg.text_cache import TextCache
 from ebseg.train import MODEL_FILE, train
 from ebseg.watch import Enough, Progress, Watcher
 
+_log = logging.getLogger(__name__)
+
 OUTCOME_FILE = "outcome.json"
+RUN_FOLDER = "training"
+"""Where in ``out`` the training run has its checkpoints, log and best weights."""
+
 BEST_FILE = "best.safetensors"
 MEASURED_FILE = "measured.json"
 
@@ -87,7 +94,10 @@ class Mix:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a fine-tuning: ``chosen`` is the model in ``path``, ``base`` what it was before."""
+    """What came of a fine-tuning: ``chosen`` is the model in ``path``, ``base`` what it was before.
+
+    ``seconds``: of this process; a run that was resumed took longer.
+    """
 
     path: Path
     base: Mix
@@ -107,25 +117,29 @@ def finetune(
     watchers: Sequence[Watcher] = (),
     workers: int = 1,
 ) -> Outcome:
-    """Fine-tune a model on a project's photos; go on where a run in ``out`` was stopped.
+    """Fine-tune a model on a project's photos, in one process; go on where a run in ``out`` was stopped.
 
     ``base``: what ``ebseg.load`` takes. ``general``: without it nothing is rehearsed, forgetting cannot be
-    measured, and the fine-tuned weights are taken as they are. The same arguments give the same weights on
-    the same machine. Writes ``model.safetensors`` and ``outcome.json`` into ``out``.
+    measured, and the fine-tuned weights are taken whole. The same arguments give the same weights on
+    the same machine. Writes ``model.safetensors`` and ``outcome.json`` into ``out``, each once, at the end.
 
-    Where the fine-tuned weights are no better on the held-out photos than the base, the base's are written.
+    Where the fine-tuned weights are no better on the held-out photos than the base, the base is written.
 
     Raises what ``ebseg.train.train`` raises; ConfigError for a vocabulary that differs between the two parts
-    of the snapshot; DataError where one of them has no photos.
+    of the snapshot, several processes, and a model that is none of our variants; DataError where a part of
+    the snapshot has no photos.
     """
     _check(snapshot)
     started = time.monotonic()
     net, _ = load_checkpoint(checkpoint_path(base))
+    net.to(choose_device(None))
+    recipe, known = _recipe(net, config), net.training_vocabulary
     unlabelled: Literal["ignored", "negative"] = "ignored" if config.unlabelled == "ignored" else "negative"
     losses = net.config.losses.model_copy(update={"unlabelled": unlabelled})
     net.config = net.config.model_copy(update={"losses": losses})
     before = {name: p.detach().clone() for name, p in net.named_parameters() if p.requires_grad}
-    out.mkdir(parents=True, exist_ok=True)
+    run = out / RUN_FOLDER
+    run.mkdir(parents=True, exist_ok=True)
     measure = _Measure(snapshot.held_out, general.held_out if general else None, config.general_photos)
     base_mix = measure.mix(net, 0.0)
     if np.isnan(base_mix.project):
@@ -134,17 +148,19 @@ def finetune(
     if general is not None and general.train is not None and config.rehearsal > 0:
         sources.append(general.train)
         weights = [1 - config.rehearsal, config.rehearsal]
-    stopper = _EarlyStopping(out, measure, config)
+    stopper = _EarlyStopping(run, measure, config)
     train(
         net,
         sources,
-        _recipe(net, config),
-        out,
+        recipe,
+        run,
         weights=weights,
         watchers=[*watchers, stopper],
         workers=workers,
     )
     chosen, tried = _choose(net, before, stopper.best_weights(before), measure, base_mix, config)
+    if chosen is base_mix:  # nor does it know the project's labels then
+        net.training_vocabulary = known
     save_checkpoint(net, out / MODEL_FILE)
     outcome = Outcome(
         path=out / MODEL_FILE,
@@ -159,6 +175,8 @@ def finetune(
 
 
 def _check(snapshot: Snapshot) -> None:
+    if PartialState().num_processes > 1:
+        raise ConfigError("fine-tuning runs in one process: start it without accelerate launch or torchrun")
     for part in (snapshot.train, snapshot.held_out):
         if len(part) == 0:
             raise DataError(f"{part.name} has no photos: annotate some more")
@@ -168,6 +186,8 @@ def _check(snapshot: Snapshot) -> None:
 
 def _recipe(net: EBSeg, config: FinetuneConfig) -> TrainConfig:
     """Take photos' sizes, decay and clipping from the variant's recipe, the rest from the fine-tuning's."""
+    if net.config.name not in RECIPES:
+        raise ConfigError(f"no recipe for EBSeg {net.config.name!r}; known: {', '.join(RECIPES)}")
     return RECIPES[net.config.name].model_copy(
         update={
             "steps": config.steps,
@@ -197,7 +217,12 @@ class _Measure:
         if self._general is None:
             return None
         iou = self._iou(net, self._general, min(self._general_photos, len(self._general)))
-        return mean_percent(iou[~np.array(self._general.vocabulary.seen_in(self._project.vocabulary))])
+        others = iou[~np.array(self._general.vocabulary.seen_in(self._project.vocabulary))]
+        if np.isnan(others).all():
+            _log.warning("%s shows no label that the project does not use", self._general.name)
+            self._general = None
+            return None
+        return mean_percent(others)
 
     def mix(self, net: EBSeg, share: float) -> Mix:
         return Mix(share, self.project(net), self.general(net))
@@ -285,10 +310,13 @@ def _choose(
         interpolate(net, base, tuned, share)
         mix = measure.mix(net, share)
         tried.append(mix)
+        if base_mix.general is None:  # nothing to keep: all or nothing
+            best = mix if mix.project > base_mix.project else base_mix
+            break
         kept = (mix.general or 0.0) >= floor
         if kept and mix.project > best.project:
             best = mix
-        elif kept or base_mix.general is None:
+        elif kept:
             break
     interpolate(net, base, tuned, best.share)
     return best, tuple(tried)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
-from ebseg.errors import ConfigError
+from ebseg.errors import ConfigError, DataError
 
 HELD_OUT = 0.2
 """Share of the photos that early stopping and the choice of weights look at."""
@@ -22,8 +23,9 @@ def finetune(
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder of checkpoints, log and model.")],
     photos: Annotated[int | None, typer.Option(min=2, help="Use so many photos; else all.")] = None,
     general: Annotated[
-        str | None, typer.Option(help="Data not to forget: as --data of ebseg train. None: nothing is kept.")
-    ] = "drawn-scenes",
+        str | None,
+        typer.Option(help="Data not to forget, as --data of ebseg train; drawn-scenes for the small model."),
+    ] = None,
     rehearsal: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share of general steps.")] = None,
     keep: Annotated[float | None, typer.Option(min=0, max=1, help="General mIoU that must be left.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Updates at most.")] = None,
@@ -38,11 +40,12 @@ def finetune(
     """Fine-tune a model on labelled photos, without losing what it could do before.
 
     A fifth of the photos is held out by the hash of their names, for early stopping and for the choice
-    between old and new weights. Where the data has a validation split, the model is measured on that too.
+    between old and new weights. Where the data has a validation split, both are measured on that too.
     """
     from ebseg.data.folder import FolderSource  # PyTorch is slow to import
     from ebseg.data.open import open_data
     from ebseg.data.subset import hold_out, sample_of
+    from ebseg.loading import PACKAGED
     from ebseg.watch import ProgressBar
     from training.finetune import FinetuneConfig, General, Snapshot
     from training.finetune import finetune as run
@@ -54,10 +57,18 @@ def finetune(
         "rehearsal": rehearsal, "keep": keep, "steps": steps, "learning_rate": learning_rate, "seed": seed,
         "unlabelled": "background" if background else "ignored",
     }  # fmt: skip
-    config = FinetuneConfig(**{name: value for name, value in given.items() if value is not None})
+    try:
+        config = FinetuneConfig(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise ConfigError(f"these settings cannot be used: {faults}") from error
     train, held_out = hold_out(sample_of(source, photos or len(source)), HELD_OUT)
+    if general is None and model == PACKAGED:
+        general = "drawn-scenes"
     kept = None
-    if general is not None:
+    if general is None:
+        typer.echo("no --general data: what the model could do before is neither kept nor measured", err=True)
+    else:
         kept = General(
             open_data(general, "train", root=data_root, seed=seed + 1),
             open_data(general, "val", root=data_root, seed=seed),
@@ -71,3 +82,21 @@ def finetune(
     for name, mix in (("before", outcome.base), *((f"{m.share:.0%} new", m) for m in outcome.tried)):
         other = "" if mix.general is None else f"{mix.general:6.1f}"
         typer.echo(f"  {name:8} {mix.project:6.1f} {other}{'  <- chosen' if mix == outcome.chosen else ''}")
+    _validate(data, data_root, seed, {"before": model, "after": str(outcome.path)})
+
+
+def _validate(data: Path, root: Path, seed: int, models: dict[str, str]) -> None:
+    """Print the models' mIoU on the validation split, where the data has one."""
+    import ebseg
+    from ebseg.data.open import open_data
+    from ebseg.evaluate import evaluate
+
+    try:
+        source = open_data(str(data), "val", root=root, seed=seed)
+    except DataError:
+        return
+    for name, model in models.items():
+        samples = (source[index] for index in range(len(source)))
+        photos = ((sample.image, sample.label_map) for sample in samples)
+        found = evaluate(ebseg.load(model), photos, source.vocabulary)
+        typer.echo(f"{name}: mIoU {found.miou:.1f} on {found.photos} photos of {source.name}")

@@ -131,6 +131,9 @@ def _run(request: _Request) -> None:
     net, config = _model(request)
     sources = [_source(name, request, config.seed) for name in request.data]
     accelerator = make_accelerator(config)
+    # What does not fit together is said before anything is downloaded.
+    if all(len(source) for source in sources):
+        StepBatches(sources, config, weights=request.shares, processes=accelerator.num_processes)
     if request.dry_run:
         from ebseg.plan import plan
 
@@ -138,8 +141,6 @@ def _run(request: _Request) -> None:
         if accelerator.is_main_process:
             typer.echo(text)
         return
-    # What does not fit together is said before anything is downloaded.
-    StepBatches(sources, config, weights=request.shares, processes=accelerator.num_processes)
     if request.start is None:
         load_encoders(net, request.encoders)
     watchers: list[Watcher] = []

@@ -167,10 +167,18 @@ def loader(step_batches: StepBatches, start: int, workers: int) -> Iterator[Step
         multiprocessing_context="spawn" if workers else None,
         generator=torch.Generator(),  # else each start draws from the generator that the run depends on
     )
-    for item in steps:
-        if isinstance(item, EBSegError):
-            raise item
-        yield item
+    try:
+        for item in steps:
+            if isinstance(item, EBSegError):
+                raise item
+            yield item
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"a process that reads photos was killed ({str(error).splitlines()[0]}): give it more memory, in "
+            "a container more shared memory (docker run --shm-size 512m), or take fewer --workers"
+        ) from error
 
 
 class _Caught(Dataset[StepData | EBSegError]):

@@ -44,9 +44,14 @@ def sample_of(source: FolderSource, count: int) -> Subset:
 def hold_out(part: Subset, share: float) -> tuple[Subset, Subset]:
     """Split into photos to train on and about a ``share`` of them held out, by the hash of their names.
 
-    A photo stays held out whatever other photos are added.
+    A photo stays held out whatever other photos are added, but where the hash leaves a half without photos:
+    it gets the nearest one.
     """
-    apart = {index: _hash("held out", part.source.names[index]) < share for index in part.indices}
+    hashes = {index: _hash("held out", part.source.names[index]) for index in part.indices}
+    apart = {index: value < share for index, value in hashes.items()}
+    if len(apart) > 1 and len(set(apart.values())) == 1:
+        lonely = min(hashes, key=lambda index: abs(hashes[index] - share))
+        apart[lonely] = not apart[lonely]
     kept, held = (tuple(index for index, out in apart.items() if out == wanted) for wanted in (False, True))
     return Subset(part.source, kept, f"{part.name}, training"), Subset(
         part.source, held, f"{part.name}, held out"

@@ -17,8 +17,8 @@ def _net():
     return net
 
 
-def _state(out, config=CONFIG, data=("photos",), net=None):
-    return RunState(out, net or _net(), config, data)
+def _state(out, config=CONFIG, data=("photos",), net=None, model="tiny"):
+    return RunState(out, net or _net(), model, config, data)
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path):
@@ -51,6 +51,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
     [
         ({"config": CONFIG.model_copy(update={"learning_rate": 1.0})}, "learning_rate"),
         ({"data": ("other photos",)}, "data"),
+        ({"model": "tiny with another loss"}, "model"),
         ({"net": torch.nn.Linear(2, 2)}, "starting weights"),
     ],
 )
@@ -78,3 +79,11 @@ def test_a_write_that_fails_keeps_the_checkpoint_before(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["step-00000001.pt"]
     assert state.newest()["value"] == 1
+
+
+def test_a_damaged_checkpoint_does_not_push_a_good_one_out(tmp_path):
+    state = _state(tmp_path, config=CONFIG.model_copy(update={"keep_checkpoints": 1}))
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "step-00000200.pt").write_bytes(b"PK\x03\x04 junk")
+    state.store(150, {"value": torch.tensor(150)})
+    assert state.newest()["value"] == 150

@@ -133,10 +133,22 @@ def _broken_in_step(monkeypatch, step, change):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     _broken_in_step(monkeypatch, 2, lambda terms: {**terms, "ssc": terms["ssc"] * float("nan")})
     watcher = Recorder()
-    with pytest.raises(TrainingError, match=r"step 2: .* ssc are not finite, for scene \d of seed 0"):
+    with pytest.raises(TrainingError, match=r"step 3: loss terms are not finite: ssc for scene \d of seed 0"):
         _train(tmp_path, watchers=[watcher])
     assert _checkpoints(tmp_path) == ["step-00000002.pt"]
     assert watcher.calls[-1] == "failed TrainingError"
+
+
+@pytest.mark.parametrize("damage", ["weight", "learning rate"])
+def test_a_model_that_diverges_is_told_by_its_terms(tmp_path, damage):
+    net, config = _net(), SHORT
+    if damage == "weight":
+        with torch.no_grad():
+            net.mask_decoder.norm.weight[0] = float("nan")
+    else:
+        config = SHORT.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(TrainingError, match=r"step \d: .* not finite.* scene \d of seed 0"):
+        _train(tmp_path, config, net=net)
 
 
 class _NanGradient(torch.autograd.Function):
@@ -153,7 +165,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weigh
     _broken_in_step(monkeypatch, 3, lambda terms: {**terms, "dice": _NanGradient.apply(terms["dice"])})
     net = _net()
     with pytest.raises(
-        TrainingError, match=r"step 3: the gradients of .* tensors\) are not finite, for scene"
+        TrainingError, match=r"step 4: the gradients of .* tensors\) are not finite, for scene"
     ):
         _train(tmp_path, net=net)
     assert all(torch.isfinite(parameter).all() for parameter in net.parameters())

@@ -32,3 +32,11 @@ def test_a_photo_stays_held_out_when_others_are_added(tmp_path):
     assert len(train) + len(held) == 40 and 4 <= len(held) <= 16
     more_train, more_held = hold_out(sample_of(_folder(tmp_path, 60), 60), 0.25)
     assert _names(held) < _names(more_held) and _names(train) < _names(more_train)
+
+
+def test_a_few_photos_have_one_in_each_part(tmp_path):
+    for count in (2, 3, 4):
+        train, held = hold_out(sample_of(_folder(tmp_path, count), count), 0.01)
+        assert len(held) == 1 and len(train) == count - 1
+        train, held = hold_out(sample_of(_folder(tmp_path, count), count), 0.99)
+        assert len(train) >= 1 and len(held) >= 1

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import training.finetune
 from ebseg.checkpoint import load_checkpoint
 from ebseg.data.samples import Sample
 from ebseg.data.scenes import SceneSource
@@ -89,15 +90,36 @@ def test_a_stopped_fine_tuning_ends_as_one_that_was_not(random_checkpoint, tmp_p
     stored = json.loads((tmp_path / "whole" / OUTCOME_FILE).read_text())
     assert stored["chosen"]["share"] == whole.chosen.share and stored["steps"] == whole.steps == 4
     assert whole.chosen.general >= SHORT.keep * whole.base.general
-    net, _ = load_checkpoint(whole.path)
-    assert all(Vocabulary(["robot", "sky", "road"]).seen_in(net.training_vocabulary))
 
 
 def test_without_general_data_the_fine_tuned_weights_are_taken(random_checkpoint, tmp_path):
     outcome = _finetune(random_checkpoint, tmp_path, general=None)
     assert outcome.base.general is None
     assert [mix.share for mix in outcome.tried] == [1.0]
-    assert outcome.chosen in (outcome.base, outcome.tried[0])
+    better = outcome.tried[0].project > outcome.base.project
+    assert outcome.chosen is (outcome.tried[0] if better else outcome.base)
+    net, _ = load_checkpoint(outcome.path)
+    seen = Vocabulary(["sky", "road", "robot"]).seen_in(net.training_vocabulary)
+    assert seen == (True, True, better)
+
+
+def test_the_file_is_what_was_measured(random_checkpoint, tmp_path, monkeypatch):
+    """Also where the base wins: its labels are then seen or not as before."""
+    monkeypatch.setattr(training.finetune, "MIXES", (1e-9,))
+    config = SHORT.model_copy(update={"keep": 1.0, "learning_rate": 0.05})
+    outcome = _finetune(random_checkpoint, tmp_path, config)
+    net, _ = load_checkpoint(outcome.path)
+    written = _Measure(PROJECT.held_out, GENERAL.held_out, 2).mix(net, outcome.chosen.share)
+    assert written == outcome.chosen
+    base, _ = load_checkpoint(random_checkpoint)
+    if outcome.chosen == outcome.base:
+        assert net.training_vocabulary == base.training_vocabulary
+
+
+def test_general_photos_without_other_labels_keep_nothing(random_tiny, caplog):
+    measure = _Measure(Halves(2), Halves(2), 2)
+    assert measure.mix(random_tiny, 0.0).general is None
+    assert "no label that the project does not use" in caplog.text
 
 
 def test_unlabelled_pixels_are_ignored_or_background_as_asked(random_checkpoint, tmp_path):
@@ -107,8 +129,8 @@ def test_unlabelled_pixels_are_ignored_or_background_as_asked(random_checkpoint,
         config = SHORT.model_copy(update={"unlabelled": setting, "rehearsal": 0.0})
         out = tmp_path / setting
         _finetune(random_checkpoint, out, config, partly, None)
-        assert load_checkpoint(out / "best.safetensors")[0].config.losses.unlabelled == expected
-        weights.append(_weights(out / "best.safetensors")["mask_decoder.query_features.weight"])
+        assert load_checkpoint(out / "training" / "best.safetensors")[0].config.losses.unlabelled == expected
+        weights.append(_weights(out / "training" / "best.safetensors")["mask_decoder.query_features.weight"])
     assert not torch.equal(*weights)
 
 
@@ -134,12 +156,14 @@ def _scripted(table):
         (lambda share: (40 + 20 * share, 40.0), 0.0),  # nothing keeps enough
         (lambda share: (39.0, 50.0), 0.0),  # nothing is better
         (lambda share: (50 - abs(share - 0.6), 50.0), 0.6),  # the middle may be best
+        (lambda share: (50 - abs(share - 0.6), None), 1.0),  # nothing to keep: taken whole
     ],
 )
 def test_the_best_mix_that_keeps_enough_is_chosen(random_tiny, table, share):
     base = {"text.background": torch.zeros(1, 128)}
     tuned = {"text.background": torch.ones(1, 128)}
-    chosen, _ = _choose(random_tiny, base, tuned, _scripted(table), Mix(0.0, 40.0, 50.0), SHORT)
+    base_mix = Mix(0.0, 40.0, None if table(1.0)[1] is None else 50.0)
+    chosen, _ = _choose(random_tiny, base, tuned, _scripted(table), base_mix, SHORT)
     assert chosen.share == share
     assert torch.allclose(random_tiny.text.background, torch.full((1, 128), share))
 
