@@ -1,5 +1,6 @@
 """From what people write to a source of labelled photos: a benchmark's name, "drawn-scenes" or a file."""
 
+import logging
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,8 @@ from ebseg.data.samples import Source
 from ebseg.data.scenes import BENCHMARK_SEED, VALIDATION_SEED, SceneSource
 from ebseg.errors import ConfigError, DataError, VocabularyError
 from ebseg.vocabulary import DATASETS, Vocabulary
+
+_log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
 
@@ -84,11 +87,16 @@ def _folder(path: Path, split: Split) -> FolderSource:
     )
     vocabulary = _vocabulary(path, description.labels)
     try:
-        return FolderSource(
+        source = FolderSource(
             photos, label_maps, vocabulary, ignored=description.ignored, name=f"{path.stem} {split}"
         )
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    if source.without_labels:
+        left_out = len(source.without_labels)
+        first = source.without_labels[0]
+        _log.warning("%s: %d photos have no label map and are left out, such as %s", path, left_out, first)
+    return source
 
 
 def _read(path: Path) -> _Description:

@@ -183,3 +183,10 @@ def test_an_unknown_name_is_told_the_known_ones():
         ConfigError, match="no data named 'coco'; known: coco-stuff-171, .*drawn-scenes, or a"
     ):
         opened("coco")
+
+
+def test_photos_without_a_label_map_are_told(described, tmp_path, caplog):
+    Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(tmp_path / "street/images/train/b.png")
+    source = open_data(described(DESCRIPTION), "train", root=tmp_path, seed=0)
+    assert len(source) == 1
+    assert "1 photos have no label map and are left out, such as b.png" in caplog.text
