@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import gather_object
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor, nn
 
 from ebseg.checkpoint import save_checkpoint
@@ -326,10 +326,17 @@ def random_points(seed: int, photo: int, device: torch.device) -> torch.Generato
 
 
 def resolved_precision(config: TrainConfig) -> Precision:
-    """Give the precision that "auto" means on the device that Accelerate chooses."""
+    """Give the precision that "auto" means on the device that Accelerate will choose."""
     if config.precision != "auto":
         return config.precision
-    return "fp16" if PartialState().device.type == "cuda" else "float32"
+    return "fp16" if torch.cuda.is_available() and not _on_cpu() else "float32"
+
+
+def _on_cpu() -> bool:
+    """Tell whether a run keeps to the CPU: as asked for, or as the only way for several processes."""
+    asked: bool = parse_flag_from_env("ACCELERATE_USE_CPU")
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return asked or (several and not torch.cuda.is_available())
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -338,7 +345,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     # Accelerate keeps the first precision of a process for good; a second run may want another.
     AcceleratorState._reset_state()
     try:
-        return Accelerator(mixed_precision=_PRECISIONS[precision])
+        return Accelerator(mixed_precision=_PRECISIONS[precision], cpu=_on_cpu())
     except (ValueError, ImportError) as error:
         raise ConfigError(
             f"precision {precision} cannot be had on this machine ({error}); try float32"

@@ -19,7 +19,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -175,7 +174,7 @@ def finetune(
 
 
 def _check(snapshot: Snapshot) -> None:
-    if PartialState().num_processes > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("fine-tuning runs in one process: start it without accelerate launch or torchrun")
     for part in (snapshot.train, snapshot.held_out):
         if len(part) == 0:

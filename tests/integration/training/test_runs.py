@@ -24,12 +24,14 @@ def _command(out, *more):
     return [sys.executable, "-m", "ebseg", "train", "--out", str(out), *OPTIONS, *more]
 
 
-def _environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+def _environment(threads):
+    # Where there is a GPU, it is left alone; where there is none, nothing has to be said.
+    cpu = {"ACCELERATE_USE_CPU": "true"} if torch.cuda.is_available() else {}
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), **cpu}
 
 
-def _run(command):
-    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=300)
+def _run(command, threads=1):
+    done = subprocess.run(command, env=_environment(threads), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -44,15 +46,23 @@ def _log(out):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing stopped."""
+    """A run that nothing stopped, on two threads."""
     out = tmp_path_factory.mktemp("runs") / "whole"
+    _run(_command(out), threads=2)
+    return out
+
+
+@pytest.fixture(scope="module")
+def one_batch(tmp_path_factory):
+    """A run in one process, on one thread: threads add up in another order, as other batches do."""
+    out = tmp_path_factory.mktemp("runs") / "one"
     _run(_command(out))
     return out
 
 
 def _kill_after(out: Path, checkpoint: int, wait: float) -> None:
     """Start a run and kill it ``wait`` seconds after it has written a checkpoint."""
-    process = subprocess.Popen(_command(out), env=_environment(), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(_command(out), env=_environment(threads=2), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (out / "checkpoints" / f"step-{checkpoint:08d}.pt").exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -66,22 +76,22 @@ def _kill_after(out: Path, checkpoint: int, wait: float) -> None:
 def test_a_killed_run_ends_as_one_that_was_not(whole, tmp_path, checkpoint, wait):
     _kill_after(tmp_path, checkpoint, wait)
     assert not (tmp_path / "model.safetensors").exists()
-    _run(_command(tmp_path))
+    _run(_command(tmp_path), threads=2)
     ours, theirs = _weights(tmp_path), _weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     without_times = [{k: v for k, v in line.items() if k != "seconds"} for line in _log(tmp_path)]
     assert without_times == [{k: v for k, v in line.items() if k != "seconds"} for line in _log(whole)]
 
 
-def test_accumulated_batches_are_one_large_batch(whole, tmp_path):
+def test_accumulated_batches_are_one_large_batch(one_batch, tmp_path):
     _run(_command(tmp_path, "--accumulation", "2"))
-    _assert_same_training(tmp_path, whole)
+    _assert_same_training(tmp_path, one_batch)
 
 
-def test_two_processes_are_one_large_batch(whole, tmp_path):
+def test_two_processes_are_one_large_batch(one_batch, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     _run([*launcher, *_command(tmp_path)[1:]])
-    _assert_same_training(tmp_path, whole)
+    _assert_same_training(tmp_path, one_batch)
 
 
 def _assert_same_training(ours, theirs):
