@@ -52,7 +52,7 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(default=300, gt=0, description="updates at most")
+    steps: int = Field(default=600, gt=0, description="updates at most")
     batch: int = Field(default=4, gt=0, description="photos a step")
     learning_rate: float = Field(default=5e-4, gt=0)
     unlabelled: Literal["ignored", "background"] = Field(
