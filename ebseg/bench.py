@@ -6,19 +6,18 @@ on two cores), without the class embeddings, which both compute once a vocabular
 step takes 15.6 times the encoder's time (29.1 s) and 12.5 GiB.
 """
 
-import re
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from ebseg.config import ModelConfig
+from ebseg.memory import peak_bytes
 from ebseg.model import EBSeg
 from ebseg.vocabulary import Vocabulary
 
@@ -112,19 +111,10 @@ def _training_cost(
         encoder.append(_seconds(lambda: _original_encoder(net, sam_images)))
         step.append(_seconds(train))
     return TrainingCost(  # first: warm-up
-        step=statistics.median(step[1:]), encoder=statistics.median(encoder[1:]), peak_gib=_peak_gib()
+        step=statistics.median(step[1:]),
+        encoder=statistics.median(encoder[1:]),
+        peak_gib=peak_bytes(torch.device("cpu")) / 2**30,
     )
-
-
-def _peak_gib() -> float:
-    """Give the largest resident memory of this process (Linux).
-
-    ``getrusage`` would not do: there a process starts from the peak of the one that started it.
-    """
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    if found is None:
-        raise RuntimeError("/proc/self/status does not tell the peak of resident memory")
-    return int(found[1]) / 2**20
 
 
 @torch.inference_mode()

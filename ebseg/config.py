@@ -4,15 +4,30 @@ The three variants at the end are the only place where sizes stand. ``BASE`` and
 paper's (section 4.2 and the released checkpoints); ``TINY`` is ours and ships in the package.
 """
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ebseg.errors import ConfigError
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def checked(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """Build a configuration from what people gave. Raises ConfigError that names each fault."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise ConfigError(f"these settings cannot be used: {faults}") from error
 
 
 class ClipConfig(_Frozen):

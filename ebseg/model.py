@@ -8,6 +8,7 @@ height x width: the photo at test size; padded: up to multiples of 32; stride 4:
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,23 @@ _SAM_MEAN, _SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 NameEncoder = Callable[[Sequence[str]], Tensor]
 """Names to embeddings (len(names), E): the text tower's own, or a cache in front of it."""
+
+
+@dataclass(frozen=True)
+class Unbalanced:
+    """What the network says of a photo before its class logits are balanced.
+
+    ``masks``: (1, Q, h, w) logits at stride 4 of the padded photo; ``embeddings``: (1, Q, E), the A
+    embeddings; ``a``, ``b``, ``c``: (1, Q, K + 1) class logits, background last; ``padded``: rows and columns
+    of the padded photo.
+    """
+
+    masks: Tensor
+    embeddings: Tensor
+    a: Tensor
+    b: Tensor
+    c: Tensor
+    padded: tuple[int, int]
 
 
 class EBSeg(nn.Module):
@@ -85,6 +103,19 @@ class EBSeg(nn.Module):
         height, width = image.shape[-2:]
         text = self.class_embeddings(vocabulary)  # (K + 1, E)
         seen = torch.tensor(self.seen(vocabulary), device=text.device)
+        found = self.unbalanced(image, text)
+        balanced = balance(found.a, found.b, found.c, seen, self.config.balance)
+        # The authors apply a softmax to the logarithms again; it only renormalises.
+        classes = balanced.softmax(dim=-1)[0, :, : len(vocabulary)]
+        padded = F.interpolate(found.masks, size=found.padded, mode="bilinear", align_corners=False)
+        return padded[0, :, :height, :width], classes
+
+    @torch.inference_mode()
+    def unbalanced(self, image: Tensor, text: Tensor) -> "Unbalanced":
+        """Masks of a photo and their three embeddings' class logits, before these are balanced.
+
+        ``image`` as for ``segment``; ``text``: (K + 1, E), as ``class_embeddings`` gives it.
+        """
         clip_images, sam_images = self.preprocess([image])
         features = self.clip(clip_images, surgery=True)
         maps = self.fusion(self.sam(sam_images), features.fusion)
@@ -93,13 +124,8 @@ class EBSeg(nn.Module):
         recognised, dense = self.clip.recognise(features, prediction.bias)
         pooled = pool_dense_features(prediction.masks, dense)
         a, b, c = (self.logits(x, text) for x in (prediction.embeddings, recognised, pooled))
-        balanced = balance(a, b, c, seen, self.config.balance)
-        # The authors apply a softmax to the logarithms again; it only renormalises.
-        classes = balanced.softmax(dim=-1)[0, :, : len(vocabulary)]
-        padded = F.interpolate(
-            prediction.masks, size=sam_images.shape[-2:], mode="bilinear", align_corners=False
-        )
-        return padded[0, :, :height, :width], classes
+        rows, columns = sam_images.shape[-2:]
+        return Unbalanced(prediction.masks, prediction.embeddings, a, b, c, (rows, columns))
 
     def losses(
         self,

@@ -24,6 +24,7 @@ import torch
 from ebseg.config import TrainConfig
 from ebseg.data.samples import Sample, Source
 from ebseg.errors import ConfigError
+from ebseg.files import write_whole
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor, Segmentation, undisturbed
 from ebseg.render import overlay
@@ -175,7 +176,7 @@ class MlflowRun(Watcher):
             experiment = client.get_experiment_by_name(self._experiment)
             number = experiment.experiment_id if experiment else self._create_experiment(client)
             run_id = client.create_run(number, run_name=self._name).info.run_id
-            _write_whole(self._folder / RUN_FILE, json.dumps({"run_id": run_id}))
+            write_whole(self._folder / RUN_FILE, json.dumps({"run_id": run_id}))
         else:
             client.update_run(run_id, status="RUNNING")
             if "error" in client.get_run(run_id).data.tags:
@@ -371,12 +372,6 @@ def _check_writable(uri: str) -> None:
         folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
         if folder.exists() and not os.access(folder, os.W_OK):
             raise PermissionError(f"folder {folder} is not writable")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
 
 
 def _one_line(error: Exception) -> str:

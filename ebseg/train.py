@@ -3,11 +3,9 @@
 One loop for a CPU, a GPU and several processes (``accelerate launch`` or ``torchrun``).
 """
 
-import json
 import logging
 import math
 import os
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -22,12 +20,14 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor, nn
 
+from ebseg import run_log
 from ebseg.checkpoint import save_checkpoint
 from ebseg.config import Precision, TrainConfig
 from ebseg.data.batches import Batch, StepBatches, StepData, loader
 from ebseg.data.samples import Source
 from ebseg.errors import CheckpointError, ConfigError, DataError, TrainingError
 from ebseg.losses import Totals
+from ebseg.memory import peak_bytes
 from ebseg.model import EBSeg
 from ebseg.run_state import RunState
 from ebseg.text_cache import TextCache
@@ -178,7 +178,7 @@ class _Run:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             self.done, self.broken = state["step"], set(state["broken"])
         if self.main:
-            _trim_log(self.out / LOG_FILE, self.done)
+            run_log.trim(self.out / LOG_FILE, self.done)
 
     def count_broken(self, loaded: StepData) -> None:
         """Name and count the files that were skipped, in all processes, and stop where they are too many."""
@@ -196,11 +196,7 @@ class _Run:
 
     def shared_totals(self, loaded: StepData) -> Totals:
         """Add up what all batches of all processes hold, so that it does not matter how they are split."""
-        segments = [
-            len(label_map[label_map >= 0].unique())
-            for batch in loaded.batches
-            for label_map in batch.label_maps
-        ]
+        segments = [count for batch in loaded.batches for count in batch.segments]
         own = Totals.of(segments, self.net.config.decoder.queries, self.net.config.losses)
         device = self.accelerator.device
         summed = torch.tensor([own.masks, own.class_weight, own.photos], device=device)
@@ -259,12 +255,12 @@ class _Run:
             gradient_norm=norm,
             photos=self.config.batch,
             seconds=time.monotonic() - self._step_started,
-            memory=_peak_memory(self.accelerator.device),
+            memory=peak_bytes(self.accelerator.device),
             broken=len(self.broken),
         )
         self._step_started = time.monotonic()
         if self.main and (self.done % self.config.log_every == 0 or self.done == self.config.steps):
-            _log(self.out / LOG_FILE, progress)
+            run_log.append(self.out / LOG_FILE, progress)
         for watcher in self.watchers:
             watcher.stepped(progress)
 
@@ -377,42 +373,3 @@ def parameter_groups(net: EBSeg, weight_decay: float) -> list[dict[str, Any]]:
 
 
 _REMEDY = "the checkpoint before it is kept: look at these photos, or start again with a lower learning rate"
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes that the GPU's tensors, or else this process, have taken at most."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _log(path: Path, progress: Progress) -> None:
-    main = {name: round(value, 4) for name, value in progress.terms.items() if not name[-1].isdigit()}
-    line = {
-        "step": progress.step,
-        "loss": round(progress.loss, 4),
-        **main,
-        # fp16 overflows now and then, and JSON has no infinity.
-        "gradient_norm": round(progress.gradient_norm, 4) if math.isfinite(progress.gradient_norm) else None,
-        "seconds": round(progress.seconds, 3),
-    }
-    with path.open("a") as log:
-        log.write(json.dumps(line) + "\n")
-
-
-def _trim_log(path: Path, done: int) -> None:
-    """Drop the lines of steps that a resumed run does again."""
-    if not path.exists():
-        return
-    lines = [line for line in path.read_text().splitlines() if _step_of(line) <= done]
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text("".join(f"{line}\n" for line in lines))
-    os.replace(unfinished, path)
-
-
-def _step_of(line: str) -> float:
-    """Tell a line's step; a line that a kill cut short counts as too late."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")

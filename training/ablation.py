@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from ebseg.data.scenes import SceneSource, benchmark_scenes, benchmark_vocabular
 from ebseg.encoders import load_encoders
 from ebseg.errors import ConfigError
 from ebseg.evaluate import evaluate
+from ebseg.files import write_whole
 from ebseg.loading import PACKAGED, checkpoint_path
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor
@@ -132,9 +132,7 @@ class Stopwatch(Watcher):
 
     def stored(self, net: EBSeg, step: int) -> None:
         """Keep the sum with each checkpoint: what is done again after a stop is not counted twice."""
-        unfinished = self.path.with_suffix(".unfinished")
-        unfinished.write_text(str(self.seconds))
-        os.replace(unfinished, self.path)
+        write_whole(self.path, str(self.seconds))
 
     def finished(self, path: Path) -> None:
         """Nothing is left to do: the last step was stored."""
@@ -174,7 +172,8 @@ def run_missing(out: Path, rows: Sequence[Row], seeds: Sequence[int], plan: Plan
                 elif path.exists():
                     _check_plan(path, plan)
                 else:
-                    _write(path, {"row": row.name, "seed": seed, **run(row, seed, plan, out)})
+                    found = {"row": row.name, "seed": seed, **run(row, seed, plan, out)}
+                    write_whole(path, json.dumps(found, indent=2) + "\n")
                     written.append(path)
     return written
 
@@ -232,12 +231,6 @@ def _check_plan(path: Path, plan: Plan) -> None:
     other = [name for name, value in wanted.items() if found.get(name) != value]
     if other:
         raise ConfigError(f"{path} was made with other settings ({', '.join(other)}): choose another folder")
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(unfinished, path)
 
 
 def code_version() -> str:

@@ -20,7 +20,7 @@ import torch
 import typer
 from torch import Tensor
 
-from ebseg.balance import balance, pool_dense_features
+from ebseg.balance import balance
 from ebseg.config import BASE, BalanceConfig
 from ebseg.data.scenes import benchmark_vocabulary, validation_scenes
 from ebseg.evaluate import ConfusionMatrix, Result, summarise
@@ -86,23 +86,13 @@ def grid() -> tuple[BalanceConfig, ...]:
 
 @torch.inference_mode()
 def observe(net: EBSeg, image: Photo, truth: Truth, text: Tensor) -> Outcome:
-    """Run the network on a photo (H, W, 3) with class embeddings `text` (K + 1, E), up to the balancing.
-
-    The steps are those of `EBSeg.masks_and_classes`; a test holds the two together.
-    """
+    """Run the network on a photo (H, W, 3) with class embeddings `text` (K + 1, E), up to the balancing."""
     resized = resize_shortest_edge(image, net.config.test_size, net.config.test_max_size)
     height, width = resized.shape[:2]
     pixels = torch.from_numpy(resized).permute(2, 0, 1).float()
-    clip_images, sam_images = net.preprocess([pixels])
-    features = net.clip(clip_images, surgery=True)
-    maps = net.fusion(net.sam(sam_images), features.fusion)
-    mask_features, memories = net.pixel_decoder(maps)
-    prediction = net.mask_decoder(mask_features, memories, features.grid)
-    recognised, dense = net.clip.recognise(features, prediction.bias)
-    pooled = pool_dense_features(prediction.masks, dense)
-    a, b, c = (net.logits(x, text) for x in (prediction.embeddings, recognised, pooled))
-    masks = prediction.masks[0, :, : -(-height // STRIDE), : -(-width // STRIDE)].sigmoid()
-    return Outcome(a, b, c, masks, _sampled(truth, (masks.shape[1], masks.shape[2])))
+    found = net.unbalanced(pixels, text)
+    masks = found.masks[0, :, : -(-height // STRIDE), : -(-width // STRIDE)].sigmoid()
+    return Outcome(found.a, found.b, found.c, masks, _sampled(truth, (masks.shape[1], masks.shape[2])))
 
 
 def _sampled(truth: Truth, size: tuple[int, int]) -> Truth:

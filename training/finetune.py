@@ -27,6 +27,7 @@ from ebseg.config import RECIPES, TrainConfig
 from ebseg.data.samples import Source
 from ebseg.errors import ConfigError, DataError
 from ebseg.evaluate import count_pixels, mean_percent
+from ebseg.files import write_whole
 from ebseg.loading import checkpoint_path
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor, choose_device, undisturbed
@@ -169,7 +170,8 @@ def finetune(
         steps=stopper.last_step,
         seconds=time.monotonic() - started,
     )
-    _write(out / OUTCOME_FILE, {**asdict(outcome), "path": str(outcome.path), "config": config.model_dump()})
+    content = {**asdict(outcome), "path": str(outcome.path), "config": config.model_dump()}
+    write_whole(out / OUTCOME_FILE, json.dumps(content, indent=2) + "\n")
     return outcome
 
 
@@ -271,7 +273,7 @@ class _EarlyStopping:
         if score > max(self._measured.values(), default=-1.0):
             save_checkpoint(net, self._out / BEST_FILE)
         self._measured[step] = score
-        _write(self._out / MEASURED_FILE, self._measured)
+        write_whole(self._out / MEASURED_FILE, json.dumps(self._measured) + "\n")
 
     def finished(self, path: Path) -> None:
         pass
@@ -327,9 +329,3 @@ def interpolate(net: EBSeg, base: Mapping[str, Tensor], tuned: Mapping[str, Tens
     for name, parameter in net.named_parameters():
         if name in base:
             parameter.copy_(torch.lerp(base[name], tuned[name], share))
-
-
-def _write(path: Path, content: object) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(unfinished, path)

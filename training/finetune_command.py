@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
+from ebseg.config import checked
 from ebseg.errors import ConfigError, DataError
 
 HELD_OUT = 0.2
@@ -57,11 +57,7 @@ def finetune(
         "rehearsal": rehearsal, "keep": keep, "steps": steps, "learning_rate": learning_rate, "seed": seed,
         "unlabelled": "background" if background else "ignored",
     }  # fmt: skip
-    try:
-        config = FinetuneConfig(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise ConfigError(f"these settings cannot be used: {faults}") from error
+    config = checked(FinetuneConfig, {name: value for name, value in given.items() if value is not None})
     train, held_out = hold_out(sample_of(source, photos or len(source)), HELD_OUT)
     if general is None and model == PACKAGED:
         general = "drawn-scenes"

@@ -45,12 +45,8 @@ def structure_error(net: EBSeg, scenes: int) -> float:
     text = net.class_embeddings(vocabulary)
     errors = []
     for index, (image, truth) in enumerate(validation_scenes(scenes)):
-        clip_images, sam_images = net.preprocess([torch.from_numpy(image).permute(2, 0, 1).float()])
-        features = net.clip(clip_images, surgery=False)
-        mask_features, memories = net.pixel_decoder(net.fusion(net.sam(sam_images), features.fusion))
-        found = net.mask_decoder(mask_features, memories, features.grid)
-        logits = net.logits(found.embeddings, text)
-        prediction = Prediction(found.masks, logits, logits, found.embeddings)
+        found = net.unbalanced(torch.from_numpy(image).permute(2, 0, 1).float(), text)
+        prediction = Prediction(found.masks, found.a, found.b, found.embeddings)
         label_map = torch.from_numpy(truth.astype(np.int64))[None]
         targets = targets_of(label_map, net.config.losses)
         generator = torch.Generator().manual_seed(index)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
-from ebseg.config import RECIPES, VARIANTS, Precision, TrainConfig
+from ebseg.config import RECIPES, VARIANTS, Precision, TrainConfig, checked
 from ebseg.errors import ConfigError, DataError
 from ebseg.vocabulary import DATASETS, Vocabulary
 
@@ -205,11 +204,7 @@ def _known(variant: str) -> str:
 
 def _config(variant: str, settings: dict[str, Any]) -> TrainConfig:
     """Put what was given over the variant's recipe."""
-    try:
-        return TrainConfig(**RECIPES[variant].model_dump() | settings)
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise ConfigError(f"these settings cannot be used: {faults}") from error
+    return checked(TrainConfig, RECIPES[variant].model_dump() | settings)
 
 
 def _stopped(out: Path) -> str:

@@ -33,7 +33,7 @@ class Batch:
 
     ``images``: (b, 3, crop, crop) uint8 RGB. ``label_maps``: (b, crop, crop) int16, -1 ignored. ``photos``:
     the number of each in the run, which its random points are seeded by. ``source``: number of the source,
-    whose vocabulary the labels are of.
+    whose vocabulary the labels are of. ``segments``: how many labels each label map shows.
     """
 
     images: Tensor
@@ -41,6 +41,7 @@ class Batch:
     names: tuple[str, ...]
     photos: tuple[int, ...]
     source: int
+    segments: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,4 +241,5 @@ def _batch(samples: Sequence[Sample], numbers: Sequence[int], source: int) -> Ba
         names=tuple(sample.name for sample in samples),
         photos=tuple(numbers),
         source=source,
+        segments=tuple(len(np.unique(label_map[label_map >= 0])) for label_map in label_maps),
     )
