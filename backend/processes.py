@@ -8,8 +8,6 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-
-# ections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx

@@ -1,8 +1,10 @@
 """What each step of a training run sees: a pure function of the seed, the step and the place in it."""
 
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
 import cv2
 import numpy as np
@@ -200,6 +202,18 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     # Ctrl-C reaches the whole group; the run decides when it ends, and it may want to finish a step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _say_nothing_of_a_closed_pipe
+
+
+def _say_nothing_of_a_closed_pipe(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Keep a run that was interrupted while it took over a batch from ending with a worker's traceback.
+
+    A thread of multiprocessing, which hands over shared memory, calls this hook where the run hangs up.
+    """
+    if not isinstance(error, ConnectionError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _shares(sources: Sequence[Source], weights: Sequence[float] | None) -> npt.NDArray[np.float64]:

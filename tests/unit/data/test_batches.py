@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -238,3 +240,29 @@ def test_scenes_have_a_fingerprint_and_refuse_what_cannot_be_drawn():
     for seed, count, size in ((-1, 3, (256, 256)), (5, 0, (256, 256)), (5, 3, (31, 256))):
         with pytest.raises(ConfigError, match="cannot draw"):
             SceneSource(seed, count, size)
+
+
+HANG_UP = """
+import os, sys, time
+from multiprocessing import process, resource_sharer
+from multiprocessing.connection import Client
+from ebseg.data.batches import _start_worker
+
+_start_worker(0)
+address, key = resource_sharer.DupFd(0)._id
+client = Client(address, authkey=process.current_process().authkey)
+client.send((key, os.getpid()))
+client.close()  # as a run does that is interrupted while it takes over a batch
+resource_sharer.stop(5)
+"""
+
+
+def test_a_worker_says_nothing_when_its_run_hangs_up():
+    done = subprocess.run([sys.executable, "-c", HANG_UP], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_worker_still_tells_of_other_errors():
+    code = "from ebseg.data.batches import _start_worker\n_start_worker(0)\n1 / 0"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "ZeroDivisionError" in done.stderr
