@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebseg.data.catalogue import BENCHMARKS, open_dataset
+from ebseg.data.catalogue import BENCHMARKS, class_facts, find_benchmark, open_dataset
 from ebseg.errors import ConfigError, DataError
 from ebseg.vocabulary import DATASETS, Vocabulary
 
@@ -19,7 +19,10 @@ LAYOUTS = {
         ("coco/val2017/1.jpg", "coco/stuffthingmaps_detectron2/val2017/1.png"),
         ("coco-stuff/images/val2017/1.jpg", "coco-stuff/stuffthingmaps_detectron2/val2017/1.png"),
     ],
-    ("voc-20", "val"): [("VOC2012/JPEGImages/1.jpg", "VOC2012/annotations_detectron2/val/1.png")],
+    ("voc-20", "val"): [
+        ("VOC2012/JPEGImages/1.jpg", "VOC2012/annotations_detectron2/val/1.png"),
+        ("VOCdevkit/VOC2012/JPEGImages/1.jpg", "VOCdevkit/VOC2012/annotations_detectron2/val/1.png"),
+    ],
     ("pascal-context-59", "val"): [
         ("pcontext/val/image/1.jpg", "pcontext/val/label/1.png"),
         ("pcontext59-d2/val/image/1.jpg", "pcontext59-d2/val/label/1.png"),
@@ -94,6 +97,7 @@ def test_a_missing_folder_lists_the_places_and_the_origin(tmp_path):
     ):
         assert str(tmp_path / place) in message
     assert "cocodataset.org" in message
+    assert f"`ebseg data prepare coco-stuff-171 --root {tmp_path} --split val`" in message
 
 
 def test_unknown_names_and_splits_are_refused(tmp_path):
@@ -101,3 +105,62 @@ def test_unknown_names_and_splits_are_refused(tmp_path):
         open_dataset("coco", tmp_path, "val")
     with pytest.raises(ConfigError, match="no split named 'test'"):
         open_dataset("voc-20", tmp_path, "test")
+
+
+def test_class_lists_hold_the_numbers_of_the_raw_annotations():
+    """Anchors, written out again: a label, its index and its number in the raw annotations."""
+    anchors = {
+        "coco-stuff-171": [
+            ("person", 0, 1),
+            ("fire hydrant", 10, 11),
+            ("stop sign", 11, 13),
+            ("wood", 170, 182),
+        ],
+        "voc-20": [("aeroplane", 0, 1), ("tv", 19, 20)],
+        "pascal-context-59": [("aeroplane", 0, 2), ("bag", 1, 9), ("wood", 58, 458)],
+        "pascal-context-459": [("accordion", 0, 1), ("wool", 458, 459)],
+        "ade20k-150": [("wall", 0, 1), ("flag", 149, 150)],
+        "ade20k-847": [("wall", 0, 2978), ("adding machine, totalizer, totaliser", 846, 3148)],
+    }
+    for name, labels in anchors.items():
+        raw_ids = class_facts(name).raw_ids
+        assert len(set(raw_ids)) == len(raw_ids) == len(Vocabulary.from_dataset(name))
+        for label, index, raw_id in labels:
+            assert (Vocabulary.from_dataset(name).names[index], raw_ids[index]) == (label, raw_id)
+
+
+def test_the_59_classes_of_context_are_numbered_as_the_459():
+    names = Vocabulary.from_dataset("pascal-context-459").names
+    numbered = [names[raw_id - 1] for raw_id in class_facts("pascal-context-59").raw_ids]
+    expected = ["table" if name == "diningtable" else name
+                for name in Vocabulary.from_dataset("pascal-context-59").names]  # fmt: skip
+    assert numbered == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "images"),
+    [
+        ("coco-stuff-171", "train", 118_287),
+        ("coco-stuff-171", "val", 5_000),
+        ("voc-20", "val", 1_449),
+        ("voc-20", "train", None),
+        ("pascal-context-59", "val", 5_104),
+        ("pascal-context-459", "val", 5_104),
+        ("ade20k-150", "train", 20_210),
+        ("ade20k-150", "val", 2_000),
+        ("ade20k-847", "val", 2_000),
+    ],
+)
+def test_official_numbers_of_photos(name, split, images):
+    assert find_benchmark(name).images(split) == images
+
+
+def test_an_empty_folder_hides_no_prepared_data(tmp_path):
+    """A run that was stopped before its first label map leaves one."""
+    save(tmp_path / "coco/val2017/1.jpg", np.zeros((4, 6, 3), np.uint8))
+    (tmp_path / "coco/stuffthingmaps_detectron2/val2017").mkdir(parents=True)
+    assert find_benchmark("coco-stuff-171").state(tmp_path, "val") == "missing"
+    save(tmp_path / "coco-stuff/images/val2017/1.jpg", np.zeros((4, 6, 3), np.uint8))
+    save(tmp_path / "coco-stuff/stuffthingmaps_detectron2/val2017/1.png", np.zeros((4, 6), np.uint8))
+    assert find_benchmark("coco-stuff-171").state(tmp_path, "val") == "prepared"
+    assert len(open_dataset("coco-stuff-171", tmp_path, "val")) == 1
