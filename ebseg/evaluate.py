@@ -1,4 +1,4 @@
-"""Metrics of semantic segmentation as the field reports them, from a confusion matrix."""
+"""mIoU of a model on photos in memory: what training, fine-tuning and `ebseg evaluate` on scenes look at."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -7,30 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ebseg.errors import VocabularyError
+from ebseg.metrics import ConfusionMatrix, harmonic_mean, mean_percent
 from ebseg.predictor import Predictor
 from ebseg.vocabulary import Vocabulary
-
-
-class ConfusionMatrix:
-    """Pixel counts (K, K + 1): rows are the true labels, columns the predicted ones, the last "none"."""
-
-    def __init__(self, labels: int) -> None:
-        self.labels = labels
-        self.counts = np.zeros((labels, labels + 1), dtype=np.int64)
-
-    def add(self, predicted: npt.NDArray[np.integer], truth: npt.NDArray[np.integer]) -> None:
-        """Count a photo: two (H, W) maps of label indices; -1 is "none", or ignored in the truth."""
-        valid = truth >= 0
-        columns = np.where(predicted < 0, self.labels, predicted)[valid].astype(np.int64)
-        pairs = truth[valid].astype(np.int64) * (self.labels + 1) + columns
-        self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
-
-    def iou(self) -> npt.NDArray[np.float64]:
-        """Intersection over union (K,) of each label, 0..1; NaN for labels that no truth shows."""
-        hit = self.counts.diagonal().astype(np.float64)
-        true = self.counts.sum(axis=1)
-        union = true + self.counts[:, : self.labels].sum(axis=0) - hit
-        return np.where(true > 0, hit / np.maximum(union, 1), np.nan)
 
 
 @dataclass(frozen=True)
@@ -49,8 +28,7 @@ class Result:
     @property
     def harmonic(self) -> float:
         """Harmonic mean of seen and unseen."""
-        total = self.seen + self.unseen
-        return 2 * self.seen * self.unseen / total if total else 0.0
+        return harmonic_mean(self.seen, self.unseen)
 
 
 def summarise(iou: npt.NDArray[np.float64], seen: Sequence[bool], photos: int) -> Result:
@@ -59,12 +37,6 @@ def summarise(iou: npt.NDArray[np.float64], seen: Sequence[bool], photos: int) -
     return Result(
         miou=mean_percent(iou), seen=mean_percent(iou[known]), unseen=mean_percent(iou[~known]), photos=photos
     )
-
-
-def mean_percent(iou: npt.NDArray[np.float64]) -> float:
-    """Mean of the labels that are present (not NaN), in percent; NaN where none is."""
-    present = iou[~np.isnan(iou)]
-    return float(present.mean() * 100) if len(present) else float("nan")
 
 
 def count_pixels(

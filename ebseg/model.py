@@ -101,14 +101,18 @@ class EBSeg(nn.Module):
         probabilities (Q, K); a mask's probabilities and its background's sum to one.
         """
         height, width = image.shape[-2:]
-        text = self.class_embeddings(vocabulary)  # (K + 1, E)
-        seen = torch.tensor(self.seen(vocabulary), device=text.device)
-        found = self.unbalanced(image, text)
-        balanced = balance(found.a, found.b, found.c, seen, self.config.balance)
-        # The authors apply a softmax to the logarithms again; it only renormalises.
-        classes = balanced.softmax(dim=-1)[0, :, : len(vocabulary)]
+        found = self.unbalanced(image, self.class_embeddings(vocabulary))
+        classes = self.class_probabilities(found, vocabulary)
         padded = F.interpolate(found.masks, size=found.padded, mode="bilinear", align_corners=False)
         return padded[0, :, :height, :width], classes
+
+    @torch.inference_mode()
+    def class_probabilities(self, found: "Unbalanced", vocabulary: Vocabulary) -> Tensor:
+        """Balance what the network says of a photo: (Q, K), without the background's share."""
+        seen = torch.tensor(self.seen(vocabulary), device=found.a.device)
+        balanced = balance(found.a, found.b, found.c, seen, self.config.balance)
+        # The authors apply a softmax to the logarithms again; it only renormalises.
+        return balanced.softmax(dim=-1)[0, :, : len(vocabulary)]
 
     @torch.inference_mode()
     def unbalanced(self, image: Tensor, text: Tensor) -> "Unbalanced":

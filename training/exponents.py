@@ -23,8 +23,9 @@ from torch import Tensor
 from ebseg.balance import balance
 from ebseg.config import BASE, BalanceConfig
 from ebseg.data.scenes import benchmark_vocabulary, validation_scenes
-from ebseg.evaluate import ConfusionMatrix, Result, summarise
+from ebseg.evaluate import Result, summarise
 from ebseg.loading import load
+from ebseg.metrics import ConfusionMatrix
 from ebseg.model import EBSeg
 from ebseg.predictor import resize_shortest_edge
 from ebseg.vocabulary import Vocabulary

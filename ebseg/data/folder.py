@@ -95,7 +95,7 @@ class FolderSource:
             image = read_image(photo)
         except ImageError as error:
             raise DataError(str(error)) from error
-        values = _read_values(labels, photo, (image.shape[0], image.shape[1]))
+        values = read_values(labels, photo, (image.shape[0], image.shape[1]))
         return Sample(str(photo), image, self._indices(values, labels))
 
     def fingerprint(self) -> str:
@@ -190,8 +190,11 @@ def _label_maps(folder: Path, photos: Path) -> dict[str, str]:
     return _by_stem(folder, converted or files, end=CONVERTED)
 
 
-def _read_values(path: Path, photo: Path, size: tuple[int, int]) -> npt.NDArray[np.unsignedinteger]:
-    """Read a label map's numbers as they are stored: (H, W) uint8 or uint16."""
+def read_values(path: Path, photo: Path, size: tuple[int, int]) -> npt.NDArray[np.unsignedinteger]:
+    """Read a label map's numbers as they are stored: (H, W) uint8 or uint16.
+
+    ``size``: (H, W) of its ``photo``. Raises DataError for a file that is damaged or of another size.
+    """
     try:
         with Image.open(path, formats=("PNG", "TIFF")) as image:
             width, height = image.size

@@ -73,6 +73,44 @@ class SceneSource:
         return content.hexdigest()
 
 
+@dataclass(frozen=True)
+class BenchmarkScenes:
+    """The first ``count`` scenes that models are measured on, as labelled photos.
+
+    ``unseen``: with combinations that training never showed, besides the seen phrases.
+    """
+
+    count: int
+    unseen: bool = True
+
+    @property
+    def name(self) -> str:
+        """What people know it by."""
+        return "drawn scenes"
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """All phrases of the benchmark."""
+        return benchmark_vocabulary()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        """Draw one. Raises IndexError beyond the last."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"scene {index} of {self.count}")
+        scene = draw_scene(BENCHMARK_SEED, index, unseen=self.unseen)
+        return Sample(f"scene {index}", scene.image, scene.label_map)
+
+    def fingerprint(self) -> str:
+        """Name the content: what defines it and a hash of the first scene, which shows how it is drawn."""
+        first = self[0]
+        content = hashlib.sha256(f"{self} {self.vocabulary.to_json()}".encode())
+        content.update(first.image.tobytes() + first.label_map.tobytes())
+        return content.hexdigest()
+
+
 def benchmark_scenes(
     count: int, *, unseen: bool = True
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int16]]]:
