@@ -16,6 +16,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from ebseg.commands.coco import import_coco
+from ebseg.commands.data import app as data_app
 from ebseg.commands.evaluate import evaluate
 from ebseg.commands.predict import predict
 from ebseg.commands.train import train
@@ -70,6 +72,9 @@ app = typer.Typer(
 app.command(epilog='Example: ebseg predict street/ --labels "sky,road,car|automobile"')(predict)
 app.command(epilog="Example: ebseg train --variant base --data coco-stuff-171 --data-root datasets")(train)
 app.command(epilog="Example: ebseg evaluate runs/tiny/model.safetensors --json result.json")(evaluate)
+
+app.add_typer(data_app, name="data")
+app.command("import-coco", epilog="Example: ebseg import-coco predictions.json --out label-maps")(import_coco)
 
 
 def _print_version(wanted: bool) -> None:

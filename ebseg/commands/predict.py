@@ -17,20 +17,28 @@ from ebseg.errors import ConfigError, ImageError, VocabularyError
 from ebseg.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from ebseg.coco import CocoWriter
     from ebseg.predictor import Predictor
 
 PHOTO_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Files of a folder that are taken for photos."""
+
+COCO_FOLDER = "coco"
+"""Where COCO files go below the folder of results."""
 
 ABSENT_LABELS_SHOWN = 20
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One photo and where its results go: ``label_map`` (.png), ``overlay`` and ``table`` (.json)."""
+    """One photo and where its results go: ``label_map`` (.png), ``overlay`` and ``table`` (.json).
+
+    ``file_name`` is what COCO files call it: where its results lie below their folder, with its own ending.
+    """
 
     photo: Path
     stem: Path
+    file_name: str
 
     @property
     def label_map(self) -> Path:
@@ -64,6 +72,9 @@ def predict(
             min=0, max=1, help="Leave pixels unlabelled whose best label has a smaller share of the scores."
         ),
     ] = None,
+    coco: Annotated[
+        bool, typer.Option("--coco", help="Write COCO stuff and COCO panoptic files too, below OUT/coco.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the tables as JSON.")] = False,
 ) -> None:
     """Label every pixel of photos with words of your choice.
@@ -72,13 +83,19 @@ def predict(
     NAME_overlay.jpg and NAME.json (each label's area and confidence) into the folder given by --out, a
     searched folder's subfolders kept. Photos of one name get NAME-2 and so on. A photo that cannot be read
     is reported and the others are done; the exit status is 1 then.
+
+    With --coco, coco/stuff.json has all label maps as masks (RLE), coco/panoptic.json with coco/panoptic/
+    has them as PNGs whose pixels are R + 256 G + 65536 B; a category's id is its label's index + 1.
     """
     with _bad_usage("--labels", VocabularyError):
         vocabulary = Vocabulary(read_labels(labels))
     jobs = plan(photos, out)
+    writers = _coco_writers(vocabulary, jobs, out / COCO_FOLDER) if coco else []
     with _bad_usage("--model", ConfigError):
         predictor = _load(model)
-    records = list(_run(predictor, vocabulary, jobs, threshold))
+    records = list(_run(predictor, vocabulary, jobs, threshold, writers))
+    for writer in writers:
+        writer.close()
     if as_json:
         typer.echo(json.dumps(records, indent=2))
     else:
@@ -118,7 +135,7 @@ def plan(arguments: Sequence[Path], out: Path) -> list[_Job]:
         while unique.as_posix().lower() in taken:  # some file systems ignore case
             unique, number = name.with_name(f"{name.name}-{number}"), number + 1
         taken.add(unique.as_posix().lower())
-        jobs.append(_Job(photo, out / unique))
+        jobs.append(_Job(photo, out / unique, f"{unique.as_posix()}{photo.suffix}"))
     sources = {photo.resolve() for photo, _ in found}
     for job in jobs:
         for written in (job.label_map, job.overlay, job.table):
@@ -166,8 +183,27 @@ def _load(model: str) -> "Predictor":
     return load(model)
 
 
+def _coco_writers(vocabulary: Vocabulary, jobs: Sequence[_Job], folder: Path) -> "list[CocoWriter]":
+    """Open the COCO files. Raises BadParameter where a photo's own results would fall among them."""
+    from ebseg.coco import PanopticWriter, StuffWriter
+
+    for job in jobs:
+        if folder in job.stem.parents:
+            raise typer.BadParameter(
+                f"{job.label_map} would fall among the COCO files; give the photos' subfolder {folder.name} "
+                "by itself",
+                param_hint="--coco",
+            )
+    names = vocabulary.names
+    return [StuffWriter(folder / "stuff.json", names), PanopticWriter(folder / "panoptic.json", names)]
+
+
 def _run(
-    predictor: "Predictor", vocabulary: Vocabulary, jobs: Sequence[_Job], threshold: float | None
+    predictor: "Predictor",
+    vocabulary: Vocabulary,
+    jobs: Sequence[_Job],
+    threshold: float | None,
+    writers: "Sequence[CocoWriter]",
 ) -> Iterator[dict[str, Any]]:
     """Label the photos one by one, with a progress bar on standard error; yield a record of each."""
     console = Console(stderr=True)
@@ -178,16 +214,20 @@ def _run(
     ) as progress:
         for job in progress.track(jobs):
             try:
-                yield _label(predictor, vocabulary, job, threshold)
+                yield _label(predictor, vocabulary, job, threshold, writers)
             except ImageError as error:
                 progress.console.print(f"ebseg: {error}", markup=False, highlight=False, soft_wrap=True)
                 yield {"photo": str(job.photo), "error": str(error)}
 
 
 def _label(
-    predictor: "Predictor", vocabulary: Vocabulary, job: _Job, threshold: float | None
+    predictor: "Predictor",
+    vocabulary: Vocabulary,
+    job: _Job,
+    threshold: float | None,
+    writers: "Sequence[CocoWriter]",
 ) -> dict[str, Any]:
-    """Label one photo, write its three files and give what NAME.json holds."""
+    """Label one photo, write its three files and its part of COCO's, give what NAME.json holds."""
     from ebseg.images import read_image
     from ebseg.render import indexed_png, overlay
 
@@ -196,6 +236,8 @@ def _label(
     job.stem.parent.mkdir(parents=True, exist_ok=True)
     indexed_png(segmentation, job.label_map)
     overlay(photo, segmentation).save(job.overlay, quality=90)
+    for writer in writers:
+        writer.add(job.file_name, segmentation.label_map)
     record = {
         "photo": str(job.photo),
         "model": predictor.version,

@@ -1,0 +1,43 @@
+"""``ebseg import-coco``: turn COCO files into label maps for training and evaluation."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+
+
+def import_coco(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="COCO stuff or COCO panoptic JSON.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the label maps.")],
+    panoptic: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The JSON is a panoptic one, and its PNGs are in this folder."),
+    ] = None,
+) -> None:
+    """Turn a COCO stuff or COCO panoptic file into label maps.
+
+    Writes NAME.png for each photo (label indices, 255 unlabelled; 16 bits and 65535 beyond 255 labels), its
+    subfolder kept, and labels.json, the list of labels, into the folder given by --out. Where masks overlap,
+    the later one wins.
+    """
+    import numpy as np  # these bring PyTorch, which is slow to import
+
+    from ebseg.coco import load_panoptic, load_stuff, read_categories
+    from ebseg.files import write_whole
+    from ebseg.predictor import Segmentation
+    from ebseg.render import indexed_png
+
+    labels = read_categories(file)
+    label_maps = load_panoptic(file, panoptic, len(labels)) if panoptic else load_stuff(file, len(labels))
+    out.mkdir(parents=True, exist_ok=True)
+    for name, read in track(label_maps.items(), description="importing", total=len(label_maps)):
+        label_map = read()
+        png, unfinished = out / f"{name}.png", out / f"{name}.unfinished"
+        png.parent.mkdir(parents=True, exist_ok=True)
+        indexed_png(Segmentation(label_map, np.ones(label_map.shape, np.float32), labels), unfinished)
+        os.replace(unfinished, png)
+    write_whole(out / "labels.json", json.dumps(labels, indent=2) + "\n")
+    typer.echo(f"{out}: {len(label_maps)} label maps, {len(labels)} labels")

@@ -1,0 +1,387 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import typer
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from typer.testing import CliRunner
+
+from ebseg import coco_rle
+from ebseg.coco import (
+    LabelMaps,
+    PanopticWriter,
+    StuffWriter,
+    load_panoptic,
+    load_stuff,
+    read_categories,
+    stuff_annotations,
+)
+from ebseg.commands.coco import import_coco
+from ebseg.commands.predict import predict
+from ebseg.data.folder import FolderSource, read_names
+from ebseg.errors import DataError
+
+LabelMap = npt.NDArray[np.int16]
+
+
+def names(count: int) -> list[str]:
+    return [f"label {index}" for index in range(count)]
+
+
+def noise(labels: int, shape: tuple[int, int] = (37, 53)) -> LabelMap:
+    return np.random.default_rng(0).integers(-1, labels, shape).astype(np.int16)
+
+
+def single_pixel() -> LabelMap:
+    label_map = np.full((5, 4), -1, np.int16)
+    label_map[4, 0] = 1
+    return label_map
+
+
+MAPS = {
+    "empty": (3, np.full((6, 9), -1, np.int16)),
+    "full": (1, np.zeros((6, 9), np.int16)),
+    "one pixel": (1, np.zeros((1, 1), np.int16)),
+    "single pixel": (2, single_pixel()),
+    "blocks": (3, np.repeat(np.int16([[0, 2, -1], [1, 0, 2]]), 7, axis=0).repeat(5, axis=1)),
+    "long runs": (2, np.kron(np.int16([[0, -1], [1, 0]]), np.ones((310, 450), np.int16))),
+    "many labels": (340, noise(340)),
+    "more labels than 16 bits of colour hold in one channel": (847, noise(847)),
+}
+
+
+def write(folder: Path, label_maps: dict[str, LabelMap], labels: int) -> tuple[Path, Path]:
+    stuff = StuffWriter(folder / "stuff.json", names(labels))
+    panoptic = PanopticWriter(folder / "panoptic.json", names(labels))
+    for writer in (stuff, panoptic):
+        for name, label_map in label_maps.items():
+            writer.add(name, label_map)
+        writer.close()
+    return stuff.path, panoptic.path
+
+
+def read_both(folder: Path, labels: int) -> list[LabelMaps]:
+    return [
+        load_stuff(folder / "stuff.json", labels),
+        load_panoptic(folder / "panoptic.json", folder / "panoptic", labels),
+    ]
+
+
+def change(path: Path, **changed: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+@pytest.fixture
+def stuff(tmp_path: Path) -> Path:
+    """A stuff file of one photo, a.jpg of 4 x 2 pixels, with three labels."""
+    return write(tmp_path, {"a.jpg": np.int16([[0, 0, 1, -1], [0, 0, -1, 1]])}, 3)[0]
+
+
+@pytest.mark.parametrize("case", MAPS)
+def test_label_maps_come_back_exactly(case: str, tmp_path: Path) -> None:
+    labels, label_map = MAPS[case]
+    write(tmp_path, {"a.jpg": label_map}, labels)
+    for label_maps in read_both(tmp_path, labels):
+        assert list(label_maps) == ["a"]
+        read = label_maps["a"]()
+        assert read.dtype == np.int16
+        assert read.shape == label_map.shape
+        assert (read == label_map).all()
+
+
+def test_photos_are_kept_apart_by_their_paths(tmp_path: Path) -> None:
+    first, second, third = (np.full((2, 3), label, np.int16) for label in (0, 1, -1))
+    write(tmp_path, {"x.one.jpg": first, "sub/x.one.jpg": second, "y.PNG": third}, 2)
+    for label_maps in read_both(tmp_path, 2):
+        found = {name: read()[0, 0] for name, read in label_maps.items()}
+        assert found == {"x.one": 0, "sub/x.one": 1, "y": -1}
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(
+        ["panoptic", "panoptic.json", "stuff.json", "sub", "x.one.png", "x.one.png", "y.png"]
+    )
+    assert read_categories(tmp_path / "stuff.json") == read_categories(tmp_path / "panoptic.json")
+    assert read_categories(tmp_path / "stuff.json") == ("label 0", "label 1")
+
+
+# pycocotools 2.0.11 is not ready for NumPy 2's __array__; the masks are right all the same.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_pycocotools_reads_the_same_from_file_and_results(tmp_path: Path) -> None:
+    label_map = noise(5)
+    path, _ = write(tmp_path, {"a.jpg": np.full((3, 3), -1, np.int16), "b.jpg": label_map}, 5)
+    truth = COCO(str(path))
+    results = truth.loadRes(stuff_annotations(label_map, 2, range(1, 6)))
+    for coco in (truth, results):
+        assert [image["file_name"] for image in coco.loadImgs(coco.getImgIds())] == ["a.jpg", "b.jpg"]
+        assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == names(5)
+        assert coco.getAnnIds(imgIds=[1]) == []
+        annotations = coco.loadAnns(coco.getAnnIds(imgIds=[2]))
+        assert [annotation["category_id"] for annotation in annotations] == [1, 2, 3, 4, 5]
+        for annotation in annotations:
+            mask = label_map == annotation["category_id"] - 1
+            rows, columns = np.nonzero(mask)
+            assert (coco.annToMask(annotation) == mask).all()
+            assert annotation["area"] == mask.sum()
+            assert list(annotation["bbox"]) == [
+                columns.min(),
+                rows.min(),
+                np.ptp(columns) + 1,
+                np.ptp(rows) + 1,
+            ]
+
+
+def test_panoptic_pixels_are_ids_in_three_bytes(tmp_path: Path) -> None:
+    _, path = write(tmp_path, {"a.jpg": np.int16([[-1, 0, 254, 255, 699]])}, 700)
+    with Image.open(tmp_path / "panoptic" / "a.png") as image:
+        assert image.mode == "RGB"
+        assert np.array(image).tolist() == [[[0, 0, 0], [1, 0, 0], [255, 0, 0], [0, 1, 0], [188, 2, 0]]]
+    content = json.loads(path.read_text())
+    (annotation,) = content["annotations"]
+    assert annotation["file_name"] == "a.png"
+    assert annotation["segments_info"][1] == {
+        "id": 255,
+        "category_id": 255,
+        "area": 1,
+        "bbox": [2, 0, 1, 1],
+        "iscrowd": 0,
+    }
+    assert not any(category["isthing"] for category in content["categories"])
+
+
+def test_things_of_other_programs_become_labels(tmp_path: Path) -> None:
+    """COCO's panoptic files have several segments a category and ids that use all three bytes."""
+    Image.fromarray(np.uint8([[[1, 2, 3], [9, 0, 0], [0, 0, 0], [7, 0, 0]]])).save(tmp_path / "p.png")
+    segments = [(1 + 2 * 256 + 3 * 65536, 200), (9, 200), (7, 17)]
+    content = {
+        "images": [{"id": "i", "file_name": "photo.jpg", "width": 4, "height": 1, "license": 3}],
+        "categories": [{"id": 17, "name": "cat"}, {"id": 200, "name": "rug"}],
+        "annotations": [
+            {
+                "image_id": "i",
+                "file_name": "p.png",
+                "segments_info": [{"id": id_, "category_id": category} for id_, category in segments],
+            }
+        ],
+    }
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    assert load_panoptic(tmp_path / "p.json", tmp_path, 2)["photo"]().tolist() == [[1, 1, -1, 0]]
+
+
+def test_of_overlapping_masks_the_later_wins(stuff: Path) -> None:
+    annotations = json.loads(stuff.read_text())["annotations"]
+    over = coco_mask.encode(np.asfortranarray(np.uint8([[0, 1, 1, 0], [0, 0, 0, 0]])))
+    annotations.append(annotations[0] | {"id": 9, "category_id": 3})
+    annotations[-1]["segmentation"] = {"size": [2, 4], "counts": over["counts"].decode()}
+    change(stuff, annotations=annotations)
+    assert load_stuff(stuff, 3)["a"]().tolist() == [[0, 2, 2, -1], [0, 0, -1, 1]]
+
+
+def test_runs_may_be_a_list_of_numbers(stuff: Path) -> None:
+    annotations = json.loads(stuff.read_text())["annotations"]
+    annotations[1]["segmentation"]["counts"] = [4, 1, 2, 1]
+    change(stuff, annotations=annotations)
+    assert load_stuff(stuff, 3)["a"]().tolist() == [[0, 0, 1, -1], [0, 0, -1, 1]]
+
+
+@pytest.mark.parametrize("key", ["image_id", "file_name"])
+def test_bare_results_name_their_photos(key: str, tmp_path: Path) -> None:
+    first, second = noise(3), noise(3)[:9]
+    results = []
+    for name, label_map in (("datasets/val/one.x.jpg", first), ("two", second)):
+        for annotation in stuff_annotations(label_map, 0, range(3)):
+            del annotation["image_id"]
+            results.append(annotation | {key: name})
+    (tmp_path / "r.json").write_text(json.dumps(results))
+    label_maps = load_stuff(tmp_path / "r.json", 3)
+    assert list(label_maps) == ["one.x", "two"]
+    assert (label_maps["one.x"]() == first).all()
+    assert (label_maps["two"]() == second).all()
+
+
+def test_paths_of_photos_stay_inside_their_folder(stuff: Path) -> None:
+    images = json.loads(stuff.read_text())["images"]
+    for name in ("/etc/a.jpg", "../../a.jpg", "x/../../a.jpg"):
+        change(stuff, images=[images[0] | {"file_name": name}])
+        assert list(load_stuff(stuff, 3)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ("04", "its runs do not make 4 x 2 pixels"),
+        ("044:", "its runs do not make 4 x 2 pixels"),
+        ("0O4", "its runs do not make 4 x 2 pixels"),  # a run of -1
+        ("", "not COCO's run-length code"),
+        ("04P", "not COCO's run-length code"),
+        ("0PPPPPPPP4", "not COCO's run-length code"),
+        ("zzzz", "not COCO's run-length code"),
+        ("é\x00", "not COCO's run-length code"),
+        ([], "its runs do not make 4 x 2 pixels"),
+        ([0, 4], "its runs do not make 4 x 2 pixels"),
+        ([0, 4, 5], "its runs do not make 4 x 2 pixels"),
+    ],
+)
+def test_damaged_masks_are_told(counts: object, message: str, stuff: Path) -> None:
+    annotations = json.loads(stuff.read_text())["annotations"]
+    annotations[0]["segmentation"]["counts"] = counts
+    change(stuff, annotations=annotations)
+    read = load_stuff(stuff, 3)["a"]
+    with pytest.raises(DataError, match="stuff.json: the mask of annotation 0 is damaged") as caught:
+        read()
+    assert message in str(caught.value)
+
+
+def test_whatever_the_text_a_mask_is_read_or_refused() -> None:
+    rng = np.random.default_rng(0)
+    read = 0
+    for _ in range(3000):
+        text = bytes(rng.integers(48, 70, rng.integers(1, 6)).astype(np.uint8)).decode()
+        try:
+            mask = coco_rle.decode(text, (3, 5))
+        except ValueError:
+            continue
+        read += 1
+        assert mask.shape == (3, 5)
+    assert read > 0
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("annotations", 1, "segmentation", "counts"), None, "annotations.1.segmentation.counts"),
+        (("annotations", 1, "segmentation", "counts"), [2**70], "annotations.1.segmentation.counts"),
+        (("annotations", 1, "segmentation", "counts"), [-1], "annotations.1.segmentation.counts"),
+        (("annotations", 1, "segmentation", "size"), [2], "annotations.1.segmentation.size"),
+        (("annotations", 0, "segmentation"), [[0, 0, 4, 0, 4, 2]], "annotations.0.segmentation: "),
+        (("annotations", 1, "category_id"), 4, "annotation 1 has the category 4, which is none of the 3"),
+        (("annotations", 1, "image_id"), 7, "annotation 1 is of image 7, which is not listed"),
+        (("images", 0, "width"), 0, "images.0.width"),
+        (("images",), None, "images: "),
+        (("categories", 0, "id"), 2, "2 different categories, but there are 3 labels"),
+    ],
+)
+def test_faulty_entries_are_told(
+    place: tuple[str | int, ...], value: object, message: str, stuff: Path
+) -> None:
+    content = json.loads(stuff.read_text())
+    parent = content
+    for key in place[:-1]:
+        parent = parent[key]
+    parent[place[-1]] = value
+    stuff.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="stuff.json") as caught:
+        load_stuff(stuff, 3)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1", "null", '{"images": []}', "[{}]", "\xff"])
+def test_files_that_are_not_coco_are_told(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content.encode("latin-1"))
+    for load in (lambda: load_stuff(path, 1), lambda: load_panoptic(path, tmp_path, 1)):
+        with pytest.raises(DataError, match="x.json"):
+            load()
+    with pytest.raises(DataError, match="none.json: cannot be read"):
+        load_stuff(tmp_path / "none.json", 1)
+
+
+def test_other_label_lists_and_sizes_are_told(stuff: Path) -> None:
+    with pytest.raises(DataError, match="3 different categories, but there are 171 labels"):
+        load_stuff(stuff, 171)
+    with pytest.raises(DataError, match="3 different categories, but there are 2 labels"):
+        load_panoptic(stuff.with_name("panoptic.json"), stuff.with_name("panoptic"), 2)
+    images = json.loads(stuff.read_text())["images"]
+    change(stuff, images=[images[0] | {"width": 2, "height": 4}])
+    with pytest.raises(DataError, match="4 x 2 pixels, but its photo has 2 x 4"):
+        load_stuff(stuff, 3)["a"]()
+    change(stuff, images=images * 2)
+    with pytest.raises(DataError, match="two photos are called a"):
+        load_stuff(stuff, 3)
+
+
+def test_bare_results_without_names_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(stuff_annotations(noise(3), 139, range(3))))
+    with pytest.raises(DataError, match="entry 0 is of image 139, which names no photo"):
+        load_stuff(path, 3)
+
+
+def test_pngs_that_do_not_fit_their_json_are_told(tmp_path: Path) -> None:
+    _, path = write(tmp_path, {"a.jpg": np.int16([[0, 1]])}, 2)
+    png = tmp_path / "panoptic" / "a.png"
+    read = load_panoptic(path, png.parent, 2)["a"]
+    Image.fromarray(np.uint8([[[1, 0, 0], [3, 0, 0]]])).save(png)
+    with pytest.raises(DataError, match="a.png: its JSON does not list the segment 3"):
+        read()
+    Image.fromarray(np.zeros((5, 2, 3), np.uint8)).save(png)
+    with pytest.raises(DataError, match="a.png: 2 x 5 pixels, but its photo has 2 x 1"):
+        read()
+    png.write_bytes(png.read_bytes()[:40])
+    with pytest.raises(DataError, match="a.png: cannot be read as a PNG"):
+        read()
+    png.unlink()
+    with pytest.raises(DataError, match="a.png: cannot be read as a PNG"):
+        read()
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(predict)
+    app.command("import-coco")(import_coco)
+    return app
+
+
+def test_predictions_come_back_from_coco_files(
+    app: typer.Typer, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name in ("one.jpg", "sub/one.jpg", "two.png"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(len(name)).integers(0, 256, (30, 40, 3), np.uint8)).save(
+            photos / name
+        )
+    (photos / "broken.jpg").write_text("no photo")
+    labels = "sky,road,car|automobile"
+    arguments = ["--labels", labels, "--model", str(random_checkpoint), "--out", str(out), "--coco"]
+    result = CliRunner().invoke(app, ["predict", str(photos), *arguments])
+    assert result.exit_code == 1, result.output  # one photo is broken
+    assert read_categories(out / "coco" / "stuff.json") == ("sky", "road", "car")
+    for options in (
+        [out / "coco" / "stuff.json"],
+        [out / "coco" / "panoptic.json", "--panoptic", out / "coco" / "panoptic"],
+    ):
+        imported = tmp_path / f"imported-{len(options)}"
+        arguments = ["import-coco", *map(str, options), "--out", str(imported)]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        assert "3 label maps, 3 labels" in result.output
+        (photos / "broken.jpg").unlink(missing_ok=True)
+        source = FolderSource(photos, imported, read_names(imported / "labels.json"))
+        assert source.without_labels == ()
+        for name, sample in zip(source.names, source, strict=True):
+            with Image.open((out / name).with_suffix(".png")) as image:
+                assert (np.array(image) == sample.label_map.astype(np.uint8)).all()
+
+
+def test_results_do_not_fall_among_coco_files(
+    app: typer.Typer, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photos" / "coco" / "panoptic" / "a.jpg"
+    photo.parent.mkdir(parents=True)
+    Image.new("RGB", (40, 30)).save(photo)
+    arguments = [
+        "predict",
+        str(tmp_path / "photos"),
+        "--labels",
+        "sky",
+        "--out",
+        str(tmp_path / "out"),
+        "--coco",
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "would fall among the COCO files" in " ".join(result.output.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
