@@ -203,8 +203,7 @@ def load_checkpoint(path: Path) -> tuple[EBSeg, dict[str, str]]:
     Returns the model, its training vocabulary set, and the header's metadata (empty for the
     authors' files). Raises CheckpointError for a file that is missing, damaged or of another model.
     """
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint at {path}: check the path.")
+    _require_file(path)
     if path.suffix == ".safetensors":
         return _load_ours(path)
     state = _read_official(path)
@@ -213,13 +212,34 @@ def load_checkpoint(path: Path) -> tuple[EBSeg, dict[str, str]]:
     return net, {}
 
 
-def _load_ours(path: Path) -> tuple[EBSeg, dict[str, str]]:
+def read_header(path: Path) -> tuple[ModelConfig, dict[str, str]]:
+    """Read which model a checkpoint holds, and the metadata that ``load_checkpoint`` gives: no weights.
+
+    Raises CheckpointError as that does, for what can be seen without the weights.
+    """
+    _require_file(path)
+    if path.suffix != ".safetensors":
+        return _official_variant(_read_official(path), path), {}
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors ({error}): fetch it again.") from error
+        raise _unreadable(path, error) from error
+    config, _, metadata = _parse_header(header, path)
+    return config, metadata
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint at {path}: check the path.")
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read as safetensors ({error}): fetch it again.")
+
+
+def _parse_header(header: dict[str, str], path: Path) -> tuple[ModelConfig, Vocabulary, dict[str, str]]:
+    """Split a header into config, training vocabulary and the rest."""
     if header.get("ebseg_format") != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} is not a checkpoint of this package (format {header.get('ebseg_format', 'unknown')}, "
@@ -230,6 +250,17 @@ def _load_ours(path: Path) -> tuple[EBSeg, dict[str, str]]:
         vocabulary = Vocabulary.from_json(header.pop("training_vocabulary"))
     except (KeyError, ValueError, VocabularyError) as error:
         raise CheckpointError(f"{path} has a damaged config or training vocabulary: {error}") from error
+    return config, vocabulary, header
+
+
+def _load_ours(path: Path) -> tuple[EBSeg, dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    config, vocabulary, metadata = _parse_header(header, path)
     net = EBSeg(config)
     wanted = dict(net.named_parameters())
     _require_match(
@@ -242,7 +273,7 @@ def _load_ours(path: Path) -> tuple[EBSeg, dict[str, str]]:
         for name, parameter in wanted.items():
             parameter.copy_(state[name])
     net.training_vocabulary = vocabulary
-    return net, header
+    return net, metadata
 
 
 def _read_official(path: Path) -> dict[str, Tensor]:

@@ -2,12 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
 
-from ebseg.checkpoint import OFFICIAL_FILES, download_official, load_checkpoint
+from ebseg.checkpoint import OFFICIAL_FILES, download_official, load_checkpoint, read_header
+from ebseg.config import ModelConfig
 from ebseg.errors import ConfigError
 from ebseg.predictor import Predictor
 from ebseg.text_cache import TextCache, default_folder
@@ -33,8 +34,16 @@ def load(name: str | Path, *, device: str | None = None) -> Predictor:
     """
     path = checkpoint_path(str(name))
     net, metadata = load_checkpoint(path)
-    version = metadata.get("version") or f"ebseg-{net.config.name}-{_digest(path)}"
+    version = _version(path, net.config, metadata)
     return Predictor(net, version=version, device=device, text_cache=TextCache(default_folder()))
+
+
+def version_name(path: Path) -> str:
+    """Tell the version that a checkpoint's predictions carry, without loading the model.
+
+    Raises CheckpointError for a file that is missing, damaged or no checkpoint.
+    """
+    return _version(path, *read_header(path))
 
 
 def checkpoint_path(name: str) -> Path:
@@ -60,6 +69,10 @@ def _resolver(plugin: EntryPoint) -> Resolver:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"the plugin for {plugin.name}: names cannot be loaded ({error})") from error
     return resolver
+
+
+def _version(path: Path, config: ModelConfig, metadata: Mapping[str, str]) -> str:
+    return metadata.get("version") or f"ebseg-{config.name}-{_digest(path)}"
 
 
 def _digest(path: Path) -> str:

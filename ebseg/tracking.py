@@ -16,7 +16,6 @@ from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from ebseg.config import TrainConfig
 from ebseg.data.samples import Sample, Source
 from ebseg.errors import ConfigError
 from ebseg.files import write_whole
+from ebseg.mlflow_store import connect, default_tracking_uri, disconnect, experiment_id, unusable
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor, Segmentation, undisturbed
 from ebseg.render import overlay
@@ -53,26 +53,6 @@ LARGEST_PICTURE = 1600
 
 POINTS_PER_CALL, PARAMS_PER_CALL = 1000, 100
 """MLflow's limits."""
-
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_DISABLE_AGENT_HINT": "1",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    # MLflow's own defaults make a run wait for minutes at each point where a server is down.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
-"""Set before MLflow is imported, each unless it is set already."""
-
-
-def default_tracking_uri(root: Path) -> str:
-    """Where MLflow keeps runs unless told otherwise: the SQLite database ``mlflow.db`` in ``root``.
-
-    Pictures and files go to the folder ``mlruns`` beside it. To look at them:
-    ``mlflow ui --backend-store-uri sqlite:///ROOT/mlflow.db``.
-    """
-    return f"sqlite:///{(root / 'mlflow.db').resolve()}"
 
 
 class MlflowRun(Watcher):
@@ -110,21 +90,17 @@ class MlflowRun(Watcher):
         """Open the run and describe it. Raises ConfigError where the store cannot be used."""
         self._vocabulary = self._vocabulary or sources[0].vocabulary
         self._log_every = config.log_every
-        for variable, value in _ENVIRONMENT.items():
-            os.environ.setdefault(variable, value)
         uri = os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(self._folder.parent)
         try:
-            _check_writable(uri)
             self._outbox = outbox = self._open(uri, step)
             outbox.describe(_parameters(net, config, sources), _tags(net, sources))
             settings = {"model": net.config.model_dump(mode="json"), "train": config.model_dump(mode="json")}
             outbox.upload("config.json", json.dumps(settings, indent=2).encode())
         except Exception as error:  # requests', SQLAlchemy's, boto3's: of whatever the store stands on
             self.failed(error)
-            reason = _without_secrets(f"{uri} cannot be used ({_one_line(error)})", uri)
             raise ConfigError(
-                f"MLflow's store {reason}: set MLFLOW_TRACKING_URI to a running server's address or to "
-                "sqlite:///FILE, or leave it out to keep runs beside the run's folder"
+                f"MLflow's store {unusable(uri, error)}: set MLFLOW_TRACKING_URI to a running server's "
+                "address or to sqlite:///FILE, or leave it out to keep runs beside the run's folder"
             ) from error
         if step == 0:
             for place, sample in self._validation.items():
@@ -168,14 +144,11 @@ class MlflowRun(Watcher):
 
     def _open(self, uri: str, step: int) -> "_Outbox":
         """Go on in MLflow's run of this folder, or begin one."""
-        from mlflow.tracking import MlflowClient
-
-        client = MlflowClient(tracking_uri=uri)
+        client = connect(uri)
         run_id = self._earlier_run(client, going_on=step > 0)
         if run_id is None:
-            experiment = client.get_experiment_by_name(self._experiment)
-            number = experiment.experiment_id if experiment else self._create_experiment(client)
-            run_id = client.create_run(number, run_name=self._name).info.run_id
+            experiment = experiment_id(client, self._experiment)
+            run_id = client.create_run(experiment, run_name=self._name).info.run_id
             write_whole(self._folder / RUN_FILE, json.dumps({"run_id": run_id}))
         else:
             client.update_run(run_id, status="RUNNING")
@@ -183,14 +156,6 @@ class MlflowRun(Watcher):
                 client.delete_tag(run_id, "error")
             self._logged = max((point.step for point in client.get_metric_history(run_id, "loss")), default=0)
         return _Outbox(client, run_id)
-
-    def _create_experiment(self, client: "MlflowClient") -> str:
-        # A server knows where its files go; a database alone would put them where the process happens to run.
-        root = self._folder.parent
-        ours = client.tracking_uri == default_tracking_uri(root)
-        files = (root / "mlruns").resolve().as_uri() if ours else None
-        number: str = client.create_experiment(self._experiment, artifact_location=files)
-        return number
 
     def _earlier_run(self, client: "MlflowClient", *, going_on: bool) -> str | None:
         """Find MLflow's run of this folder: None where there is none, or where training starts anew."""
@@ -288,10 +253,7 @@ class _Outbox:
             self._attempt(action)
         if self._points or self._files:
             _log.warning("MLflow lacks the end of this run's curves and pictures; %s has all steps", LOG_FILE)
-        # MLflow keeps database connections for as long as the process lives and has no call to close them.
-        engine = getattr(self._client._tracking_client.store, "engine", None)
-        if engine is not None:
-            engine.dispose()
+        disconnect(self._client)
 
     def upload(self, path: str, content: bytes) -> None:
         """Write a file of the run, such as ``overlays/NAME/truth.png``."""
@@ -318,8 +280,8 @@ class _Outbox:
         except Exception as error:  # as in MlflowRun.started; no store's failure may end a run of days
             self._next_try = time.monotonic() + RETRY_AFTER
             if not self._warned:
-                reason = _without_secrets(_one_line(error), self._client.tracking_uri)
-                _log.warning("MLflow does not answer; the run goes on, its curves follow later: %s", reason)
+                store = unusable(self._client.tracking_uri, error)
+                _log.warning("MLflow does not answer; the run goes on, its curves follow later: %s", store)
                 self._warned = True
             return False
         return True
@@ -364,21 +326,3 @@ def _png(sample: Sample, segmentation: Segmentation) -> bytes:
     encoded = BytesIO()
     picture.save(encoded, format="PNG")
     return encoded.getvalue()
-
-
-def _check_writable(uri: str) -> None:
-    """Notice a database that cannot be written at once; MLflow would try for minutes."""
-    if uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
-        if folder.exists() and not os.access(folder, os.W_OK):
-            raise PermissionError(f"folder {folder} is not writable")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def _without_secrets(text: str, uri: str) -> str:
-    """Drop a user's name and password, which an address may hold."""
-    secret = urlsplit(uri).netloc.rpartition("@")[0]
-    return text.replace(f"{secret}@", "") if secret else text

@@ -1,10 +1,15 @@
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from werkzeug.serving import make_server
 
 from ebseg.checkpoint import save_checkpoint
 from ebseg.config import TINY
+from ebseg.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, disconnect
 from ebseg.model import EBSeg
 from ebseg.vocabulary import Vocabulary
 
@@ -37,3 +42,55 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoints") / "random.safetensors"
     save_checkpoint(_random_tiny(), path, dtype=torch.float16)
     return path
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make MLflow's tables once, to be copied: it takes seconds."""
+    root = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in ENVIRONMENT.items():
+            patch.setenv(variable, value)
+        disconnect(connect(default_tracking_uri(root)))
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def serve_mlflow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager[int]]:
+    """Give a context that runs MLflow's own application on a database and a folder; it yields the port."""
+
+    @contextmanager
+    def serve(root: Path, port: int = 0) -> Iterator[int]:
+        for variable, value in {
+            "_MLFLOW_SERVER_FILE_STORE": default_tracking_uri(root),
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(root / "files"),
+            "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+            # It sets these for the process; here they are restored.
+            "MLFLOW_TRACKING_URI": "",
+            "MLFLOW_REGISTRY_URI": "",
+        }.items():
+            monkeypatch.setenv(variable, value)
+        from mlflow.server import app, handlers
+        from mlflow.tracking._model_registry import utils as registry
+        from mlflow.tracking._tracking_service import utils as tracking
+
+        for module, name in (
+            (handlers, "_tracking_store"),  # another test's
+            (handlers, "_model_registry_store"),
+            (handlers, "_artifact_repo"),
+            (registry, "_registry_uri"),
+            (tracking, "_tracking_uri"),
+        ):
+            monkeypatch.setattr(module, name, None)
+        served = make_server("127.0.0.1", port, app, threaded=True)
+        thread = threading.Thread(target=served.serve_forever)
+        thread.start()
+        try:
+            yield served.server_port
+        finally:
+            served.shutdown()
+            thread.join()
+            served.server_close()
+
+    return serve

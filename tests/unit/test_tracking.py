@@ -4,8 +4,6 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -13,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from werkzeug.serving import make_server
 
 import ebseg.tracking
 from ebseg.config import TrainConfig
 from ebseg.data.samples import Sample
 from ebseg.errors import ConfigError
-from ebseg.tracking import MlflowRun, default_tracking_uri
+from ebseg.mlflow_store import ENVIRONMENT, default_tracking_uri
+from ebseg.tracking import MlflowRun
 from ebseg.vocabulary import Vocabulary
 from ebseg.watch import Progress
 
@@ -57,27 +55,16 @@ def progress(step, **changed):
     return Progress(**{**values, **changed})
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory) -> Path:
-    """Make MLflow's tables once: it takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, value in ebseg.tracking._ENVIRONMENT.items():
-            patch.setenv(variable, value)
-        root = tmp_path_factory.mktemp("mlflow")
-        client_of(default_tracking_uri(root))
-        return root / "mlflow.db"
-
-
 @pytest.fixture
-def root(empty_database, tmp_path, monkeypatch) -> Path:
+def root(mlflow_database, tmp_path, monkeypatch) -> Path:
     """Give a folder with MLflow's database; the process runs elsewhere."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for variable, value in ebseg.tracking._ENVIRONMENT.items():
+    for variable, value in ENVIRONMENT.items():
         monkeypatch.setenv(variable, value)
     root, elsewhere = tmp_path / "all runs", tmp_path / "elsewhere"
     for folder in (root / "one", elsewhere):
         folder.mkdir(parents=True)
-    shutil.copy(empty_database, root)
+    shutil.copy(mlflow_database, root)
     monkeypatch.chdir(elsewhere)
     return root
 
@@ -202,29 +189,9 @@ def test_pictures_leave_model_and_random_numbers_as_they_were(root, random_tiny)
     run.finished(root)
 
 
-@contextmanager
-def server(port: int = 0) -> Iterator[int]:
-    """Run MLflow's own application on a port; yield the port."""
-    from mlflow.server import app
-
-    served = make_server("127.0.0.1", port, app)
-    thread = threading.Thread(target=served.serve_forever)
-    thread.start()
-    try:
-        yield served.server_port
-    finally:
-        served.shutdown()
-        thread.join()
-        served.server_close()
-
-
-def test_an_outage_is_one_warning_and_nothing_is_lost(root, random_tiny, monkeypatch, caplog):
-    monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", default_tracking_uri(root))
-    monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", "mlflow-artifacts:/")
-    monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", str(root / "files"))
-    monkeypatch.setenv("_MLFLOW_SERVER_SERVE_ARTIFACTS", "true")
+def test_an_outage_is_one_warning_and_nothing_is_lost(root, random_tiny, monkeypatch, caplog, serve_mlflow):
     run = MlflowRun(root / "one", name="one", validation=[SAMPLE])
-    with server() as port:
+    with serve_mlflow(root) as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         run.started(random_tiny, CONFIG, [Photos()], 0)
         run.stepped(progress(2))
@@ -234,7 +201,7 @@ def test_an_outage_is_one_warning_and_nothing_is_lost(root, random_tiny, monkeyp
     run.stepped(progress(6))
     warnings = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert [warning.split(";")[0] for warning in warnings] == ["MLflow does not answer"]
-    with server(port):
+    with serve_mlflow(root, port):
         run.finished(root / "one" / "model.safetensors")
     run.failed(ValueError("the server is down again"))  # raises nothing
 

@@ -1,0 +1,142 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ebseg.cli import main
+from ebseg.config import TINY
+from ebseg.mlflow_store import ENVIRONMENT
+from ebseg.vocabulary import Vocabulary
+from training.gate import Decision, Verdict
+from training.prequential import Live
+from training.registry import Registry
+from training.settings import Settings
+
+DECISION = Decision(
+    Verdict.REJECT,
+    ("label '[red]road' falls", "too little gain"),
+    {
+        "miou": {"champion": 61.25, "candidate": 64.0},
+        "gain": 2.75,
+        "lower_bound": None,
+        "labels": [
+            {"name": "[red]road", "champion": 50.0, "candidate": 40.0, "pixels": 12345},
+            {"name": "kerb", "champion": None, "candidate": None, "pixels": 0},
+        ],
+        "forgetting": [{"name": "drawn-scenes", "before": 80.0, "after": 78.0, "lost": 0.025}],
+        "held_out_tasks": [3, 5],
+    },
+)
+
+
+@pytest.fixture
+def home(mlflow_database, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for variable, value in ENVIRONMENT.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("EBSEG_HOME", str(tmp_path / "my home"))
+    monkeypatch.setenv("COLUMNS", "160")
+    (tmp_path / "my home").mkdir()
+    shutil.copy(mlflow_database, tmp_path / "my home")
+    return tmp_path / "my home"
+
+
+@pytest.fixture
+def registry(home, tmp_path):
+    """Register the base, which is the champion, and a candidate that was rejected."""
+    registry = Registry(Settings())
+    registry.ensure_base()
+    header = {
+        "ebseg_format": "1", "config": TINY.model_dump_json(), "version": "street-2",
+        "training_vocabulary": Vocabulary(["sky"]).to_json(),
+    }  # fmt: skip
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors", metadata=header)
+    candidate = registry.register(tmp_path / "model.safetensors", key="train-2", run_id=None, tags={})
+    registry.record_decision(candidate, DECISION, champion=1)
+    registry.record_live("street-2", Live(4, 0.715, 0.04, 0.25).numbers())
+    return registry
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*arguments, status=0):
+        with pytest.raises(SystemExit) as ended:
+            main(["models", *arguments])
+        told = capsys.readouterr()
+        assert ended.value.code == status, told.err
+        return told.err if status else told.out
+
+    return run
+
+
+def test_versions_are_listed_with_their_numbers(registry, run):
+    base, candidate = run("list").splitlines()[3:5]
+    assert "champion" in base and "ebseg-tiny" in base
+    assert [cell.strip() for cell in candidate.split("│")[1:4]] == ["2", "street-2", "candidate"]
+    assert [cell.strip() for cell in candidate.split("│")[5:9]] == ["64.0", "+2.8", "reject", "71.5"]
+    told = json.loads(run("list", "--json"))
+    assert [(each["number"], each["aliases"]) for each in told] == [(1, ["champion"]), (2, ["candidate"])]
+    assert told[1]["tags"]["verdict"] == "reject" and told[1]["name"] == "street-2"
+
+
+def test_before_the_first_training_there_is_nothing(home, run):
+    assert "no versions yet" in run("list")
+    assert json.loads(run("list", "--json")) == []
+    for command in (("show", "champion"), ("promote", "1")):
+        (line,) = run(*command, status=1).splitlines()
+        assert "nothing is registered as 'ebseg' yet" in line
+    assert "no version of 'ebseg' was champion before" in run("rollback", status=1)
+
+
+def test_a_version_is_shown_with_the_decision_and_its_reasons(registry, run, home):
+    shown = run("show", "candidate")
+    for part in (
+        "version 2 (candidate): street-2\n",
+        f"by MLflow's run {registry.version('2').run_id}\n",
+        "live: 4 corrections, mean IoU 71.5% before them, 4.0% of the pixels changed, "
+        "25.0% accepted untouched\n",
+        "reject, compared with version 1:\n  label '[red]road' falls\n  too little gain\n",
+        "held-out mIoU 61.2 -> 64.0 on 2 tasks, gain +2.8, at least -\n",
+        "drawn-scenes: mIoU 80.0 -> 78.0, 2.5% lost\n",
+        f"in MLflow: mlflow ui --backend-store-uri 'sqlite:///{home}/mlflow.db', then "
+        "http://127.0.0.1:5000/#/models/ebseg/versions/2\n",
+    ):
+        assert part in shown
+    (row,) = [line for line in shown.splitlines() if line.startswith("│")]  # kerb is in no held-out task
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["[red]road", "12345", "50.0", "40.0", "-10.0"]
+
+    told = json.loads(run("show", "2", "--json"))
+    assert told["decision"] == {**DECISION.to_dict(), "compared_with": 1}
+    assert told["champion"] == [] and told["look"].startswith("mlflow ui")
+    base = run("show", "1")
+    assert "the gate has not looked at it\n" in base
+    assert ": the model to start from\n" in base
+
+
+def test_the_page_of_a_server_is_named_without_secrets(registry, run, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example/")
+    monkeypatch.setattr("training.models_command._registry", lambda: registry)
+    look = json.loads(run("show", "2", "--json"))["look"]
+    assert look == "https://mlflow.example/#/models/ebseg/versions/2"
+
+
+def test_promotion_and_rollback_by_hand(registry, run):
+    base = registry.champion().name
+    assert run("promote", "2") == f"the champion is version 2 (street-2); it was version 1 ({base})\n"
+    assert registry.champion().number == 2
+    assert "champion since" in run("show", "champion")
+    assert run("rollback", "--reason", "shadows") == (
+        f"the champion is version 1 ({base}); it was version 2 (street-2)\n"
+    )
+    assert [entry["reason"] for entry in registry.history()][1:] == ["by hand", "shadows"]
+    assert json.loads(run("promote", "candidate", "--json")) == {"from": 1, "to": 2, "name": "street-2"}
+    assert json.loads(run("rollback", "--json")) == {"from": 2, "to": 1, "name": base}
+    (line,) = run("promote", "9", status=1).splitlines()
+    assert line == "ebseg: 'ebseg' has no version '9'; known: 1 champion, 2 candidate"
+
+
+def test_every_command_has_an_example(run):
+    for command in ("list", "show", "promote", "rollback"):
+        assert f"Example: ebseg models {command}" in run(command, "--help")
