@@ -29,6 +29,10 @@ class FetchError(EBSegError):
     """A photo or a Label Studio answer could not be fetched: address, token, size, time."""
 
 
+class Unreachable(FetchError):
+    """Label Studio itself does not answer, or says that it cannot now: the same may well succeed later."""
+
+
 class TrainingError(EBSegError):
     """A training run cannot start or go on: bad data, or a loss that is not finite."""
 

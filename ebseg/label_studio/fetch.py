@@ -11,7 +11,7 @@ from label_studio_sdk.core.api_error import ApiError
 from label_studio_sdk.core.client_wrapper import SyncClientWrapper
 from pydantic import SecretStr
 
-from ebseg.errors import FetchError
+from ebseg.errors import FetchError, Unreachable
 from ebseg.label_studio.transport import GuardedTransport
 
 DEFAULT_TIMEOUT_S = 20.0
@@ -23,10 +23,14 @@ MAX_REDIRECTS = 5
 
 _CLOUD = ("s3", "gs", "azure-blob")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_TOKEN_HELP = (
+TOKEN_REMEDY = (
     "create a personal access token in Label Studio (Account & Settings, Personal Access Token) and set "
     "LABEL_STUDIO_API_KEY to it"
 )
+"""What to do without a token, or with one that is refused."""
+
+BUSY = (429, 502, 503, 504)
+"""Statuses by which a server, or a proxy before it, says that it cannot answer now."""
 
 
 class ImageFetcher:
@@ -48,7 +52,7 @@ class ImageFetcher:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:
-        self._server = _server(label_studio_url) if label_studio_url else None
+        self._server = server_address(label_studio_url) if label_studio_url else None
         self._api_key = api_key
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
@@ -71,7 +75,8 @@ class ImageFetcher:
 
         ``url``: a path on Label Studio ("/data/..."), an http(s) address, or an object in a cloud storage
         (s3://, gs://, azure-blob://), which Label Studio signs for the task ``task_id``.
-        Raises FetchError, naming the address without its query, which may hold secrets.
+        Raises FetchError, naming the address without its query, which may hold secrets, and Unreachable where
+        it is Label Studio that does not answer.
         """
         target = self._target(url, task_id)
         deadline = time.monotonic() + self._timeout_s
@@ -117,6 +122,7 @@ class ImageFetcher:
 
     def _get(self, url: httpx.URL, trusted: bool, deadline: float) -> tuple[httpx.URL | None, bytes]:
         """One hop: where it redirects to, or the body."""
+        kind = Unreachable if trusted else FetchError
         try:
             authorization = self._authorization() if trusted else None
             response = self._send(url, authorization, deadline)
@@ -129,12 +135,12 @@ class ImageFetcher:
             finally:
                 response.close()
         except httpx.TimeoutException as error:
-            raise FetchError(f"{_shown(url)}: no complete answer within {self._timeout_s:g} s") from error
+            raise kind(f"{_shown(url)}: no complete answer within {self._timeout_s:g} s") from error
         except httpx.ConnectError as error:
             hint = f"; is Label Studio running at {self._server}?" if trusted else ""
-            raise FetchError(f"{_shown(url)}: cannot connect ({error}){hint}") from error
+            raise kind(f"{_shown(url)}: cannot connect ({error}){hint}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise FetchError(f"{_shown(url)}: no usable answer ({error}); try again") from error
+            raise kind(f"{_shown(url)}: no usable answer ({error}); try again") from error
 
     def _send(self, url: httpx.URL, authorization: str | None, deadline: float) -> httpx.Response:
         headers = {"Authorization": authorization} if authorization else {}
@@ -158,7 +164,8 @@ class ImageFetcher:
             hint = "is its storage connected to the project?" if cloud else "was the photo deleted or moved?"
             raise FetchError(f"{_shown(url)}: not found (404); {hint}")
         if response.status_code != 200:
-            raise FetchError(f"{_shown(url)}: answered {response.status_code}, not a photo")
+            kind = Unreachable if trusted and response.status_code in BUSY else FetchError
+            raise kind(f"{_shown(url)}: answered {response.status_code}, not a photo")
         return None, self._body(response, url)
 
     def _body(self, response: httpx.Response, url: httpx.URL) -> bytes:
@@ -178,7 +185,7 @@ class ImageFetcher:
                 f"{_shown(url)}: access denied ({status}); only public photos and Label Studio's are served"
             )
         if self._api_key is None:
-            return f"{_shown(url)}: Label Studio needs a token ({status}); {_TOKEN_HELP}"
+            return f"{_shown(url)}: Label Studio needs a token ({status}); {TOKEN_REMEDY}"
         if status == 403:
             return (
                 f"{_shown(url)}: Label Studio denies access (403); may the token's user see this project? "
@@ -186,7 +193,7 @@ class ImageFetcher:
             )
         return (
             f"{_shown(url)}: Label Studio refused the token ({status}); it is expired or revoked, or a "
-            f"legacy token, which new servers refuse; {_TOKEN_HELP}"
+            f"legacy token, which new servers refuse; {TOKEN_REMEDY}"
         )
 
     def _authorization(self, *, renew: bool = False) -> str | None:
@@ -205,13 +212,13 @@ class ImageFetcher:
             return tokens.get_headers()["Authorization"]
         except (ApiError, ValueError) as error:
             detail = error.body if isinstance(error, ApiError) else "no readable answer"
-            raise FetchError(
-                f"{self._server}: the token was not accepted ({detail}); {_TOKEN_HELP}"
-            ) from error
+            known = isinstance(error, ApiError) and error.status_code not in BUSY
+            kind = FetchError if known else Unreachable
+            raise kind(f"{self._server}: the token was not accepted ({detail}); {TOKEN_REMEDY}") from error
 
 
-def _server(url: str) -> httpx.URL:
-    """Label Studio's address, its path ending in a slash."""
+def server_address(url: str) -> httpx.URL:
+    """Read Label Studio's address; its path ends in a slash. Raises FetchError for one that cannot be."""
     server = _parse(url.strip())
     if server.scheme not in _DEFAULT_PORTS:
         raise FetchError(f"LABEL_STUDIO_URL is {url!r}; it must look like http://localhost:8080")

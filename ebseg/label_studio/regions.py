@@ -16,7 +16,8 @@ from ebseg.label_studio import brush
 from ebseg.label_studio.label_config import Control, Label
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
-_STROKE_THRESHOLD = 128  # brush strokes are antialiased
+STROKE_THRESHOLD = 128
+"""Alpha from which a pixel belongs to a person's brush stroke, whose edges are antialiased."""
 
 
 @dataclass(frozen=True)
@@ -195,28 +196,29 @@ def _prompt(region: Mapping[str, Any]) -> Point | Box | Stroke:
     kind, value = region["type"].removesuffix("labels"), region["value"]
     positive = bool(region.get("is_positive", True))
     if kind == "keypoint":
-        radius = _share(value.get("width") or 0) / 2
-        return Point(_share(value["x"]), _share(value["y"]), radius, positive)
+        radius = share(value.get("width") or 0) / 2
+        return Point(share(value["x"]), share(value["y"]), radius, positive)
     if kind == "rectangle":
-        return Box(_corners(value, region["original_width"], region["original_height"]), positive)
+        return Box(corners(value, region["original_width"], region["original_height"]), positive)
     if kind == "brush":
         alpha = brush.decode(value["rle"], region["original_height"], region["original_width"])
-        return Stroke(alpha >= _STROKE_THRESHOLD, positive)
+        return Stroke(alpha >= STROKE_THRESHOLD, positive)
     raise AnnotationError(
         f'"{region["type"]}" cannot guide a mask; use a smart KeyPointLabels, RectangleLabels or BrushLabels'
     )
 
 
-def _share(percent: float) -> float:
+def share(percent: float) -> float:
+    """Turn a coordinate in percent into a share. Raises ValueError for one that is not finite."""
     if not math.isfinite(percent):
         raise ValueError(f"{percent} is not a place")
     return percent / 100
 
 
-def _corners(value: Mapping[str, Any], width: int, height: int) -> tuple[tuple[float, float], ...]:
-    """Corners as shares; Label Studio turns a rectangle around its top left corner, in pixels."""
-    left, top = _share(value["x"]) * width, _share(value["y"]) * height
-    right, down = _share(value["width"]) * width, _share(value["height"]) * height
+def corners(value: Mapping[str, Any], width: int, height: int) -> tuple[tuple[float, float], ...]:
+    """Give a rectangle's corners (x, y) as shares; Label Studio turns it around its top left, in pixels."""
+    left, top = share(value["x"]) * width, share(value["y"]) * height
+    right, down = share(value["width"]) * width, share(value["height"]) * height
     turn = math.radians(value.get("rotation") or 0)
     cos, sin = math.cos(turn), math.sin(turn)
     offsets = ((0, 0), (right, 0), (right, down), (0, down))

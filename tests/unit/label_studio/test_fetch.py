@@ -9,7 +9,7 @@ import jwt
 import pytest
 from pydantic import SecretStr
 
-from ebseg.errors import FetchError
+from ebseg.errors import FetchError, Unreachable
 from ebseg.label_studio.fetch import ImageFetcher
 from tests.unit.label_studio.http_server import redirect, reply
 
@@ -396,8 +396,37 @@ def free_port() -> int:
 def test_label_studio_is_down(api_key):
     url = f"http://127.0.0.1:{free_port()}"
     photos = ImageFetcher(label_studio_url=url, api_key=SecretStr(api_key) if api_key else None)
-    with pytest.raises(FetchError, match=f"cannot connect .*is Label Studio running at {url}/"):
+    with pytest.raises(Unreachable, match=f"cannot connect .*is Label Studio running at {url}/"):
         photos.fetch(UPLOAD)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_what_label_studio_cannot_do_now_may_succeed_later(label_studio, elsewhere, status):
+    label_studio.routes["/a.jpg"] = elsewhere.routes["/a.jpg"] = reply(status=status)
+    photos = fetcher(label_studio, api_key=None, allowed_hosts=[elsewhere.host])
+    with pytest.raises(Unreachable, match=f"answered {status}"):
+        photos.fetch("/a.jpg")
+    with pytest.raises(FetchError) as caught:
+        photos.fetch(f"{elsewhere.url}/a.jpg")
+    assert not isinstance(caught.value, Unreachable)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 410, 500])
+def test_what_is_wrong_with_a_photo_will_not_succeed_later(label_studio, status):
+    label_studio.routes["/a.jpg"] = reply(status=status)
+    with pytest.raises(FetchError) as caught:
+        fetcher(label_studio, api_key=None).fetch("/a.jpg")
+    assert not isinstance(caught.value, Unreachable)
+
+
+def test_an_exchange_of_tokens_that_a_proxy_breaks_may_succeed_later(label_studio):
+    label_studio.routes[UPLOAD] = reply(PHOTO)
+    label_studio.routes["/api/token/refresh/"] = reply(b"<html>", 502)
+    photos = fetcher(label_studio)
+    with pytest.raises(Unreachable):
+        photos.fetch(UPLOAD)
+    give_tokens(label_studio)
+    assert photos.fetch(UPLOAD) == PHOTO
 
 
 def test_other_servers_that_are_down_do_not_blame_label_studio(label_studio):

@@ -1,4 +1,4 @@
-"""Reading what Label Studio sends: label configs and tasks, whose content is other people's."""
+"""Read label configs and tasks, whose content is other people's."""
 
 from dataclasses import dataclass
 from typing import Any

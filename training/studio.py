@@ -1,0 +1,306 @@
+"""Label Studio as the learning loop sees it: every call has a time limit, and waits out a short absence."""
+
+import json
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+from label_studio_sdk.core.api_error import ApiError
+from label_studio_sdk.core.request_options import RequestOptions
+
+from ebseg.errors import EBSegError, FetchError
+from ebseg.label_studio.fetch import TOKEN_REMEDY, server_address
+from training.settings import Settings
+
+if TYPE_CHECKING:
+    from label_studio_sdk import LabelStudio
+
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+"""Seconds for an answer: a page of tasks takes a busy server that has large masks a while."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+"""Seconds between tries: the first, and what they grow to."""
+
+PAGE_SIZE = 100
+"""Tasks a page. Label Studio loads all their annotations and predictions, whether it sends them or not."""
+
+_TRY_AGAIN = (408, 429)  # and everything from 500 on
+_OPTIONS = RequestOptions(max_retries=0)  # the SDK's own tries would send a prediction twice
+
+T = TypeVar("T")
+
+
+class StudioUnavailable(EBSegError):
+    """Label Studio does not answer, or says that it cannot now, and our patience is over."""
+
+
+class NotInStudio(EBSegError):
+    """A project, task or prediction is not in Label Studio, or not any more."""
+
+
+@dataclass(frozen=True)
+class StudioProject:
+    """A project. ``model_version``: the one whose scores the Data Manager shows."""
+
+    id: int
+    title: str
+    label_config: str
+    model_version: str | None
+
+
+@dataclass(frozen=True)
+class StudioTask:
+    """A task without its annotations.
+
+    ``data``: as it was imported, addresses in cloud storages included. ``revision`` changes whenever the
+    task, its annotations or its predictions do.
+    """
+
+    id: int
+    data: dict[str, Any]
+    revision: str
+
+
+@dataclass(frozen=True)
+class StudioAnnotation:
+    """What a person submitted. ``parent_prediction``: id of the prediction that was corrected."""
+
+    id: int
+    updated_at: str
+    ground_truth: bool
+    result: list[dict[str, Any]]
+    parent_prediction: int | None
+
+
+class Studio:
+    """A Label Studio server.
+
+    A call that meets a lost connection, a time-out, 429 or 5xx is tried again with growing pauses until
+    ``settings.patience`` seconds have passed since its start; then it raises StudioUnavailable. All calls
+    raise NotInStudio for what is not there, and FetchError where the token or the request is refused.
+    ``http``: another client than its own.
+
+    Raises FetchError for an address that cannot be one, and where no token is set.
+    """
+
+    def __init__(self, settings: Settings, *, http: httpx.Client | None = None) -> None:
+        if settings.label_studio_api_key is None:
+            raise FetchError(f"LABEL_STUDIO_API_KEY is not set; {TOKEN_REMEDY}")
+        # Where the path does not end in a slash, the SDK drops its last part to exchange the token.
+        self._url = str(server_address(settings.label_studio_url))
+        self._key = settings.label_studio_api_key
+        self._patience = settings.patience
+        if http is None:
+            http = httpx.Client(timeout=TIMEOUT, follow_redirects=True)
+            weakref.finalize(self, http.close)
+        self._http = http
+        self._sdk: LabelStudio | None = None
+
+    def project(self, project_id: int) -> StudioProject:
+        """Read a project's settings."""
+        found = self._call(
+            f"project {project_id}", lambda sdk: sdk.projects.get(project_id, request_options=_OPTIONS)
+        )
+        return StudioProject(project_id, found.title or "", found.label_config or "", found.model_version)
+
+    def annotated(self, project_id: int) -> Iterator[StudioTask]:
+        """List the tasks that have an annotation which was not cancelled, in the order of their ids."""
+        return self._tasks(project_id, _filter("total_annotations", "greater", 0))
+
+    def unlabelled(self, project_id: int) -> Iterator[StudioTask]:
+        """List the tasks that have no annotation but cancelled ones, in the order of their ids."""
+        return self._tasks(project_id, _filter("total_annotations", "equal", 0))
+
+    def task(self, project_id: int, task_id: int) -> StudioTask:
+        """Read a task.
+
+        (It is looked up in its project: where a task without predictions is read by its address alone, Label
+        Studio first has the project's backend predict it.)
+        """
+        for task in self._tasks(project_id, _filter("id", "equal", task_id)):
+            return task
+        raise NotInStudio(f"task {task_id} is not in project {project_id} of Label Studio: was it deleted?")
+
+    def annotations(self, task_id: int) -> list[StudioAnnotation]:
+        """List a task's annotations without the cancelled ones."""
+        found = self._call(
+            f"the annotations of task {task_id}",
+            lambda sdk: sdk.annotations.list(task_id, request_options=_OPTIONS),
+        )
+        return [
+            StudioAnnotation(
+                id=annotation.id,
+                updated_at=_time(annotation.updated_at),
+                ground_truth=bool(annotation.ground_truth),
+                result=annotation.result or [],
+                parent_prediction=annotation.parent_prediction,
+            )
+            for annotation in found
+            if not annotation.was_cancelled
+        ]
+
+    def prediction(self, prediction_id: int) -> dict[str, Any]:
+        """Read a prediction: its ``result`` and its ``model_version``."""
+        found = self._call(
+            f"prediction {prediction_id}",
+            lambda sdk: sdk.predictions.get(prediction_id, request_options=_OPTIONS),
+        )
+        return {"result": found.result or [], "model_version": found.model_version}
+
+    def predictions_of(self, task_id: int) -> list[tuple[int, str]]:
+        """List a task's predictions: id and version of the model. Label Studio sends their masks along."""
+        return self._call(f"the predictions of task {task_id}", lambda sdk: _versions(sdk, task_id))
+
+    def push_prediction(self, task_id: int, answer: Mapping[str, Any]) -> None:
+        """Store a prediction as ``ebseg.label_studio.regions.prediction`` makes it.
+
+        A try without an answer may have arrived all the same: before another one it is looked whether the
+        task has a prediction of this version.
+        """
+        tries = 0
+
+        def push(sdk: "LabelStudio") -> None:
+            nonlocal tries
+            tries += 1
+            if tries > 1 and any(v == answer["model_version"] for _, v in _versions(sdk, task_id)):
+                return
+            sdk.predictions.create(
+                task=task_id,
+                result=answer["result"],
+                score=answer["score"],
+                model_version=answer["model_version"],
+                request_options=_OPTIONS,
+            )
+
+        self._call(f"task {task_id} (to predict)", push)
+
+    def set_model_version(self, project_id: int, version: str) -> bool:
+        """Have the project show this version's scores; tell whether it does.
+
+        Label Studio refuses a version of which the project has no prediction.
+        """
+
+        def update(sdk: "LabelStudio") -> bool:
+            try:
+                sdk.projects.update(project_id, model_version=version, request_options=_OPTIONS)
+            except ApiError as error:
+                if error.status_code == httpx.codes.BAD_REQUEST and "model_version" in _faults(error):
+                    return False
+                raise
+            return True
+
+        return self._call(f"the model version of project {project_id}", update)
+
+    def _tasks(self, project_id: int, chosen: dict[str, Any]) -> Iterator[StudioTask]:
+        """List tasks page by page.
+
+        A page begins after the last id of the page before, so that none is missed or comes twice where tasks
+        come, go or get annotated meanwhile.
+        """
+        last, more = 0, True
+        while more:
+            filters = {"conjunction": "and", "items": [chosen, _filter("id", "greater", last)]}
+            query = json.dumps({"filters": filters, "ordering": ["tasks:id"]})
+            found = self._call(f"the tasks of project {project_id}", partial(_page, project_id, query))
+            for task in found.items or ():
+                last = task.id
+                counts = f"{task.total_annotations} {task.cancelled_annotations}"
+                yield StudioTask(task.id, task.data, f"{_time(task.updated_at)} {counts}")
+            more = bool(found.items) and found.response.total > len(found.items)
+
+    def _call(self, what: str, call: Callable[["LabelStudio"], T]) -> T:
+        """Make a call until it is answered. ``what``: what it asks for, for messages."""
+        deadline = time.monotonic() + self._patience
+        pause, renewed = FIRST_PAUSE, False
+        failure: Exception
+        while True:
+            try:
+                return call(self._client())
+            except ApiError as error:
+                status = error.status_code or 0
+                if status == httpx.codes.UNAUTHORIZED and not renewed:
+                    self._sdk, renewed = None, True  # the short-lived token may have run out on the way
+                    continue
+                if status not in _TRY_AGAIN and status < httpx.codes.INTERNAL_SERVER_ERROR:
+                    raise self._refusal(what, error) from error
+                failure, reason = error, f"it answers {status}"
+            except httpx.RequestError as error:
+                failure, reason = error, str(error) or type(error).__name__
+            except json.JSONDecodeError as error:  # from the SDK's exchange of the token
+                failure, reason = error, "what answers there is not Label Studio"
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise StudioUnavailable(
+                    f"Label Studio at {self._url} does not give {what}: {reason}, for {self._patience:g} s; "
+                    "is it running, and is LABEL_STUDIO_URL its address?"
+                ) from failure
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _client(self) -> "LabelStudio":
+        """Give the SDK's client, which exchanges the token for short-lived ones and keeps them."""
+        if self._sdk is None:
+            from label_studio_sdk import LabelStudio  # takes 2 s
+
+            self._sdk = LabelStudio(
+                base_url=self._url, api_key=self._key.get_secret_value(), httpx_client=self._http
+            )
+        return self._sdk
+
+    def _refusal(self, what: str, error: ApiError) -> EBSegError:
+        """Say why a call is hopeless, without an ApiError's own text, which holds the answer's cookies."""
+        status, faults = error.status_code, _faults(error)
+        if status == httpx.codes.NOT_FOUND or (status == httpx.codes.BAD_REQUEST and "task" in faults):
+            return NotInStudio(f"Label Studio at {self._url} does not have {what}: was it deleted?")
+        if status == httpx.codes.UNAUTHORIZED:
+            return FetchError(
+                f"{self._url}: Label Studio refused the token (401); it is expired or revoked, or a legacy "
+                f"token, which new servers refuse; {TOKEN_REMEDY}"
+            )
+        if status == httpx.codes.FORBIDDEN:
+            return FetchError(
+                f"{self._url}: Label Studio denies access to {what} (403); may the token's user see this "
+                f"project? If not, {TOKEN_REMEDY}"
+            )
+        detail = error.body.get("detail") if isinstance(error.body, dict) else "no answer of Label Studio's"
+        return FetchError(
+            f"{self._url}: the request for {what} is refused ({status}: {detail} {faults or ''})"
+        )
+
+
+def _filter(field: str, operator: str, value: int) -> dict[str, Any]:
+    """Make a filter of the Data Manager's."""
+    return {"filter": f"filter:tasks:{field}", "operator": operator, "type": "Number", "value": value}
+
+
+def _page(project_id: int, query: str, sdk: "LabelStudio") -> Any:
+    """List the first tasks that a query finds."""
+    return sdk.tasks.list(
+        project=project_id,
+        fields="task_only",
+        page=1,
+        page_size=PAGE_SIZE,
+        query=query,
+        resolve_uri=False,
+        request_options=_OPTIONS,
+    )
+
+
+def _versions(sdk: "LabelStudio", task_id: int) -> list[tuple[int, str]]:
+    found = sdk.predictions.list(task=task_id, request_options=_OPTIONS)
+    return [(prediction.id, prediction.model_version or "") for prediction in found]
+
+
+def _faults(error: ApiError) -> dict[str, Any]:
+    """Give what Label Studio says is wrong with each field of a request."""
+    faults = error.body.get("validation_errors") if isinstance(error.body, dict) else None
+    return faults if isinstance(faults, dict) else {}
+
+
+def _time(value: Any) -> str:
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
