@@ -58,10 +58,12 @@ class RunState:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, written)
-        except (OSError, RuntimeError) as error:  # PyTorch says RuntimeError when a disk is full
+        except (OSError, RuntimeError) as error:
             unfinished.unlink(missing_ok=True)
+            # Where a disk is full, PyTorch stumbles over that error with another one, which does not say so.
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise TrainingError(
-                f"the checkpoint {written} could not be written ({error}): make room; the same command goes "
+                f"the checkpoint {written} could not be written ({reason}): make room; the same command goes "
                 "on from the checkpoint before it"
             ) from error
         # A damaged file of a later step must not push this one out.

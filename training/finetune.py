@@ -11,28 +11,35 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, parse_flag_from_env, reduce
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ebseg.checkpoint import load_checkpoint, save_checkpoint
 from ebseg.config import RECIPES, TrainConfig
+from ebseg.data.batches import check_shares
 from ebseg.data.samples import Source
-from ebseg.errors import ConfigError, DataError
-from ebseg.evaluate import count_pixels, mean_percent
+from ebseg.errors import ConfigError, DataError, TrainingError
+from ebseg.evaluate import count_pixels
 from ebseg.files import write_whole
 from ebseg.loading import checkpoint_path
+from ebseg.metrics import mean_percent
 from ebseg.model import EBSeg
-from ebseg.predictor import Predictor, choose_device, undisturbed
+from ebseg.predictor import Predictor, undisturbed
 from ebseg.text_cache import TextCache
-from ebseg.train import MODEL_FILE, train
+from ebseg.train import MODEL_FILE, make_accelerator, train
 from ebseg.watch import Enough, Progress, Watcher
 
 _log = logging.getLogger(__name__)
@@ -47,6 +54,10 @@ MEASURED_FILE = "measured.json"
 MIXES = tuple(twentieths / 20 for twentieths in range(20, 0, -1))
 """Shares of the fine-tuned weights that are tried; the rest is the base's, which is the last resort."""
 
+PATIENCE = timedelta(hours=2)
+"""That processes wait for the main one while it alone measures, draws pictures or stores; PyTorch gives up
+after ten minutes. Where a process dies, its launcher ends the others at once."""
+
 
 class FinetuneConfig(BaseModel):
     """A fine-tuning run. Sizes of photos and crops are the variant's own (``config.RECIPES``)."""
@@ -54,7 +65,7 @@ class FinetuneConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=600, gt=0, description="updates at most")
-    batch: int = Field(default=4, gt=0, description="photos a step")
+    batch: int = Field(default=4, gt=0, description="photos a step, over all processes")
     learning_rate: float = Field(default=5e-4, gt=0)
     unlabelled: Literal["ignored", "background"] = Field(
         default="ignored", description="what a pixel without a label is: not known, or none of the labels"
@@ -117,51 +128,47 @@ def finetune(
     watchers: Sequence[Watcher] = (),
     workers: int = 1,
 ) -> Outcome:
-    """Fine-tune a model on a project's photos, in one process; go on where a run in ``out`` was stopped.
+    """Fine-tune a model on a project's photos; go on where a run in ``out`` was stopped.
 
     ``base``: what ``ebseg.load`` takes. ``general``: without it nothing is rehearsed, forgetting cannot be
     measured, and the fine-tuned weights are taken whole. The same arguments give the same weights on
     the same machine. Writes ``model.safetensors`` and ``outcome.json`` into ``out``, each once, at the end.
 
+    Several processes of one machine (``torchrun``, ``accelerate launch``), each called with the same
+    arguments, share every step's photos and the measuring. The main one writes the files, and its watchers
+    are told; all return its outcome.
+
     Where the fine-tuned weights are no better on the held-out photos than the base, the base is written.
 
     Raises what ``ebseg.train.train`` raises; ConfigError for a vocabulary that differs between the two parts
-    of the snapshot, several processes, and a model that is none of our variants; DataError where a part of
-    the snapshot has no photos.
+    of the snapshot, and a model that is none of our variants; DataError where a part of the snapshot has no
+    photos.
     """
     _check(snapshot)
     started = time.monotonic()
     net, _ = load_checkpoint(checkpoint_path(base))
-    net.to(choose_device(None))
     recipe, known = _recipe(net, config), net.training_vocabulary
+    accelerator = _accelerator(recipe)
+    process, processes = accelerator.process_index, accelerator.num_processes
+    check_shares(recipe, processes)
+    net.to(accelerator.device)
     unlabelled: Literal["ignored", "negative"] = "ignored" if config.unlabelled == "ignored" else "negative"
     losses = net.config.losses.model_copy(update={"unlabelled": unlabelled})
     net.config = net.config.model_copy(update={"losses": losses})
     before = {name: p.detach().clone() for name, p in net.named_parameters() if p.requires_grad}
     run = out / RUN_FOLDER
     run.mkdir(parents=True, exist_ok=True)
-    measure = _Measure(snapshot.held_out, general.held_out if general else None, config.general_photos)
+    held_out = general.held_out if general else None
+    measure = _Measure(snapshot.held_out, held_out, config.general_photos, process, processes)
     base_mix = measure.mix(net, 0.0)
     if np.isnan(base_mix.project):
         raise DataError(f"{snapshot.held_out.name} has no labelled pixel: hold other photos out")
-    sources, weights = [snapshot.train], [1.0]
-    if general is not None and general.train is not None and config.rehearsal > 0:
-        sources.append(general.train)
-        weights = [1 - config.rehearsal, config.rehearsal]
-    stopper = _EarlyStopping(run, measure, config)
-    train(
-        net,
-        sources,
-        recipe,
-        run,
-        weights=weights,
-        watchers=[*watchers, stopper],
-        workers=workers,
-    )
+    stopper = _EarlyStopping(run, _Measure(snapshot.held_out, None, 0), config)
+    sources, weights = _mixture(snapshot, general, config)
+    train(net, sources, recipe, run, weights=weights, watchers=[*watchers, stopper], workers=workers)
     chosen, tried = _choose(net, before, stopper.best_weights(before), measure, base_mix, config)
     if chosen is base_mix:  # nor does it know the project's labels then
         net.training_vocabulary = known
-    save_checkpoint(net, out / MODEL_FILE)
     outcome = Outcome(
         path=out / MODEL_FILE,
         base=base_mix,
@@ -170,14 +177,13 @@ def finetune(
         steps=stopper.last_step,
         seconds=time.monotonic() - started,
     )
-    content = {**asdict(outcome), "path": str(outcome.path), "config": config.model_dump()}
-    write_whole(out / OUTCOME_FILE, json.dumps(content, indent=2) + "\n")
-    return outcome
+    if accelerator.is_main_process:
+        _write(net, outcome, config)
+    agreed: list[Outcome] = broadcast_object_list([outcome])
+    return agreed[0]
 
 
 def _check(snapshot: Snapshot) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("fine-tuning runs in one process: start it without accelerate launch or torchrun")
     for part in (snapshot.train, snapshot.held_out):
         if len(part) == 0:
             raise DataError(f"{part.name} has no photos: annotate some more")
@@ -200,14 +206,61 @@ def _recipe(net: EBSeg, config: FinetuneConfig) -> TrainConfig:
     )
 
 
+def _accelerator(recipe: TrainConfig) -> Accelerator:
+    """Prepare the device and, where there are several processes, their patience with each other."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+        on_gpus = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+        torch.distributed.init_process_group("nccl" if on_gpus else "gloo", timeout=PATIENCE)
+    return make_accelerator(recipe)
+
+
+def _mixture(
+    snapshot: Snapshot, general: General | None, config: FinetuneConfig
+) -> tuple[list[Source], list[float]]:
+    """Say what the steps see, and how often each."""
+    if general is None or general.train is None or config.rehearsal == 0:
+        return [snapshot.train], [1.0]
+    return [snapshot.train, general.train], [1 - config.rehearsal, config.rehearsal]
+
+
+def _write(net: EBSeg, outcome: Outcome, config: FinetuneConfig) -> None:
+    content = {**asdict(outcome), "path": str(outcome.path), "config": config.model_dump()}
+    with _writing_to(outcome.path.parent):
+        save_checkpoint(net, outcome.path)
+        write_whole(outcome.path.with_name(OUTCOME_FILE), json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    """Say which folder is on the disk that is full. Raises TrainingError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"the run's folder {folder} cannot be written to ({error}): make room; the same command goes on "
+            "from the newest checkpoint"
+        ) from error
+
+
 class _Measure:
     """Mean IoU, in percent, of a model as it is, on the project's held-out photos and on general ones.
+
+    Several processes take turns with the photos. What they add up are whole numbers, so that each comes to
+    the same result, which is that of one process, and decides alike.
 
     A broken photo is a DataError: leaving it out would make numbers that cannot be compared.
     """
 
-    def __init__(self, project: Source, general: Source | None, general_photos: int) -> None:
+    def __init__(
+        self,
+        project: Source,
+        general: Source | None,
+        general_photos: int,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
         self._project, self._general, self._general_photos = project, general, general_photos
+        self._process, self._processes = process, processes
         self._texts = TextCache(None)
 
     def project(self, net: EBSeg) -> float:
@@ -232,16 +285,20 @@ class _Measure:
         with undisturbed(net):
             device = next(net.parameters()).device
             predictor = Predictor(net, version="measured", device=device, text_cache=self._texts)
-            samples = (source[index] for index in range(count))
+            samples = (source[index] for index in range(self._process, count, self._processes))
             photos = ((sample.image, sample.label_map) for sample in samples)
             (matrix,), _ = count_pixels(predictor, photos, [source.vocabulary])
+            if self._processes > 1:
+                counts = torch.from_numpy(matrix.counts).to(device)
+                matrix.counts = reduce(counts, reduction="sum").cpu().numpy()
             return matrix.iou()
 
 
 class _EarlyStopping:
     """Measures at each checkpoint, keeps the best weights, and ends a run that no longer gets better.
 
-    All it knows is in two files, so that a resumed run decides as one that was not stopped.
+    Of several processes only the main one's is told of the run; it decides for all. All it knows is in two
+    files, so that a resumed run decides as one that was not stopped.
     """
 
     def __init__(self, out: Path, measure: _Measure, config: FinetuneConfig) -> None:
@@ -250,7 +307,7 @@ class _EarlyStopping:
 
     @property
     def last_step(self) -> int:
-        """Steps done."""
+        """Steps done, as the main process knows."""
         return max(self._measured, default=0)
 
     def started(self, net: EBSeg, _config: TrainConfig, _sources: Sequence[Source], step: int) -> None:
@@ -270,10 +327,11 @@ class _EarlyStopping:
 
     def _measure_at(self, net: EBSeg, step: int) -> None:
         score = self._measure.project(net)
-        if score > max(self._measured.values(), default=-1.0):
-            save_checkpoint(net, self._out / BEST_FILE)
-        self._measured[step] = score
-        write_whole(self._out / MEASURED_FILE, json.dumps(self._measured) + "\n")
+        with _writing_to(self._out):
+            if score > max(self._measured.values(), default=-1.0):
+                save_checkpoint(net, self._out / BEST_FILE)
+            self._measured[step] = score
+            write_whole(self._out / MEASURED_FILE, json.dumps(self._measured) + "\n")
 
     def finished(self, path: Path) -> None:
         pass
@@ -287,9 +345,10 @@ class _EarlyStopping:
             raise Enough
 
     def best_weights(self, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Read the trained weights of the best checkpoint."""
+        """Read the trained weights of the best checkpoint, to where those named are."""
         net, _ = load_checkpoint(self._out / BEST_FILE)
-        return {name: p.detach() for name, p in net.named_parameters() if name in names}
+        found = dict(net.named_parameters())
+        return {name: found[name].detach().to(there.device) for name, there in names.items()}
 
 
 def _choose(

@@ -1,6 +1,7 @@
 """``ebseg finetune``: what the retrain jobs do, on a folder of one's own."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,14 +42,16 @@ def finetune(
 
     A fifth of the photos is held out by the hash of their names, for early stopping and for the choice
     between old and new weights. Where the data has a validation split, both are measured on that too.
+
+    Several processes: accelerate launch --num_processes 4 -m ebseg finetune ...
     """
     from ebseg.data.folder import FolderSource  # PyTorch is slow to import
     from ebseg.data.open import open_data
     from ebseg.data.subset import hold_out, sample_of
-    from ebseg.loading import PACKAGED
     from ebseg.watch import ProgressBar
-    from training.finetune import FinetuneConfig, General, Snapshot
+    from training.finetune import FinetuneConfig, Snapshot
     from training.finetune import finetune as run
+    from training.general import general_data
 
     source = open_data(str(data), "train", root=data_root, seed=seed)
     if not isinstance(source, FolderSource):
@@ -59,17 +62,13 @@ def finetune(
     }  # fmt: skip
     config = checked(FinetuneConfig, {name: value for name, value in given.items() if value is not None})
     train, held_out = hold_out(sample_of(source, photos or len(source)), HELD_OUT)
-    if general is None and model == PACKAGED:
-        general = "drawn-scenes"
-    kept = None
-    if general is None:
+    kept = general_data(general, model, data_root, seed)
+    speaks = os.environ.get("RANK", "0") == "0"
+    if kept is None and speaks:
         typer.echo("no --general data: what the model could do before is neither kept nor measured", err=True)
-    else:
-        kept = General(
-            open_data(general, "train", root=data_root, seed=seed + 1),
-            open_data(general, "val", root=data_root, seed=seed),
-        )
     outcome = run(model, Snapshot(train, held_out), config, out, general=kept, watchers=[ProgressBar()])
+    if not speaks:
+        return
     if as_json:
         typer.echo(json.dumps({**asdict(outcome), "path": str(outcome.path)}))
         return

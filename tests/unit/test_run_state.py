@@ -1,4 +1,5 @@
 import resource
+import subprocess
 
 import pytest
 import torch
@@ -73,12 +74,37 @@ def test_a_write_that_fails_keeps_the_checkpoint_before(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as a full disk: the write itself fails
     try:
-        with pytest.raises(TrainingError, match="could not be written"):
+        with pytest.raises(TrainingError, match=r"could not be written \(.*File too large\): make room"):
             state.store(2, {"value": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["step-00000001.pt"]
     assert state.newest()["value"] == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a disk of 1 MiB, where that is allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"mounting is not allowed here: {error}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_in_one_line_and_keeps_the_checkpoint_before(small_disk):
+    state = _state(small_disk)
+    state.store(1, {"value": torch.tensor(1)})
+    with pytest.raises(TrainingError, match=r"step-00000002.pt .*No space left on device") as caught:
+        state.store(2, {"value": torch.zeros(1_000_000)})
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in (small_disk / FOLDER).iterdir()] == ["step-00000001.pt"]
+    state.store(2, {"value": torch.tensor(2)})  # there is room again
+    assert _state(small_disk).newest()["value"] == 2
 
 
 def test_a_damaged_checkpoint_does_not_push_a_good_one_out(tmp_path):

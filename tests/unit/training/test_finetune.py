@@ -1,4 +1,5 @@
 import json
+import resource
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import training.finetune
 from ebseg.checkpoint import load_checkpoint
 from ebseg.data.samples import Sample
 from ebseg.data.scenes import SceneSource
-from ebseg.errors import ConfigError, DataError
+from ebseg.errors import ConfigError, DataError, TrainingError
 from ebseg.vocabulary import Vocabulary
 from ebseg.watch import Enough
 from training.finetune import (
@@ -207,3 +208,15 @@ def test_snapshots_that_cannot_be_used_are_errors(random_checkpoint, tmp_path):
         _finetune(random_checkpoint, tmp_path, snapshot=Snapshot(Halves(), Halves(0)))
     with pytest.raises(ConfigError, match="different labels"):
         _finetune(random_checkpoint, tmp_path, snapshot=Snapshot(Halves(), Halves(2, labels=("a", "b"))))
+
+
+def test_a_full_disk_while_measuring_is_an_error_that_names_the_folder(random_tiny, tmp_path):
+    measure = SimpleNamespace(project=lambda _net: 10.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as a full disk: the write itself fails
+    try:
+        with pytest.raises(TrainingError, match=f"{tmp_path} cannot be written to .*: make room"):
+            _EarlyStopping(tmp_path, measure, SHORT).stored(random_tiny, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
