@@ -1,7 +1,9 @@
-"""Every setting of the service, read once from the environment (``EBSEG_*``, ``LABEL_STUDIO_*``)."""
+"""Every setting of the service and of the learning loop, read once from the environment."""
 
-from typing import Annotated, Any, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
+from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -71,6 +73,102 @@ class Settings(BaseSettings):
         description="bytes of a request; hundreds of tasks come at once, with all their annotations",
     )
 
+    home: Path = Field(
+        default_factory=lambda: user_data_path("ebseg"),
+        description="folder of the loop: runs, the embedded Redis, MLflow's store",
+    )
+    storage: str | None = Field(
+        default=None,
+        description="folder or fsspec URL (s3://...) of snapshots and runs for all workers; unset: in home",
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        validation_alias="REDIS_URL",
+        description="Redis that holds the jobs (variable REDIS_URL); unset: an embedded one, in home",
+    )
+    mlflow_tracking_uri: SecretStr | None = Field(
+        default=None,
+        validation_alias="MLFLOW_TRACKING_URI",
+        description="MLflow's server or store (MLFLOW_TRACKING_URI); unset: SQLite and a folder in home",
+    )
+    registered_model: str = Field(
+        default="ebseg", min_length=1, description="name in MLflow's registry of the model that learns"
+    )
+    follow: bool = Field(
+        default=True,
+        description="serve the registry's champion, where there is one, rather than the model",
+    )
+    follow_seconds: float = Field(
+        default=5.0, gt=0, description="seconds between looks at which version is the champion"
+    )
+    learn: bool = Field(default=True, description="take corrections and webhooks as a reason to train")
+    debounce: float = Field(
+        default=60.0, ge=0, description="seconds without an event before a project's annotations are read"
+    )
+    debounce_most: float = Field(
+        default=600.0, gt=0, description="seconds after which they are read even while events go on coming"
+    )
+    schedule: str = Field(
+        default="0 3 * * *", description="when all known projects are looked at, as cron writes it, in UTC"
+    )
+    projects: Annotated[tuple[int, ...], NoDecode] = Field(
+        default=(), description="projects that the schedule looks at besides those that called, by commas"
+    )
+    min_new_annotations: int = Field(
+        default=20, ge=1, description="new or changed annotations of a project that start a training"
+    )
+    min_new_labels: int = Field(
+        default=1,
+        ge=1,
+        description="labels never trained on before that start a training too",
+    )
+    held_out_share: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="share of the tasks that is never trained on, by a hash, for ever",
+    )
+    finetune_steps: int = Field(default=600, ge=1, description="updates of a fine-tuning at most")
+    finetune_learning_rate: float = Field(default=5e-4, gt=0, description="of a fine-tuning")
+    unlabelled: Literal["ignored", "background"] = Field(
+        default="ignored", description="what a pixel without a region is: not known, or none of the labels"
+    )
+    general_data: str | None = Field(
+        default=None,
+        description="data not to forget, as --data of ebseg train; unset: drawn scenes for ebseg-tiny",
+    )
+    data_root: Path = Field(
+        default=Path("datasets"), description="where benchmarks named by general_data lie"
+    )
+    general_photos: int = Field(default=40, ge=1, description="general photos that forgetting is measured on")
+    train_processes: int = Field(
+        default=1, ge=1, description="processes (GPUs) of a fine-tuning on its machine, by accelerate launch"
+    )
+    train_timeout: float = Field(default=12 * 3600.0, gt=0, description="seconds that a fine-tuning may take")
+    train_retries: int = Field(
+        default=3, ge=0, description="times that a training whose worker died goes on from its checkpoint"
+    )
+    promote_margin: float = Field(
+        default=1.0, ge=0, description="points of held-out mIoU by which a candidate must be better"
+    )
+    largest_drop: float = Field(
+        default=5.0, ge=0, description="points of IoU that a label with enough pixels may lose"
+    )
+    enough_pixels: int = Field(
+        default=10_000, ge=1, description="held-out pixels from which a label's own IoU counts in the gate"
+    )
+    largest_forgetting: float = Field(
+        default=0.05, ge=0, le=1, description="share of the mIoU on general data that a candidate may lose"
+    )
+    min_held_out: int = Field(default=8, ge=2, description="held-out tasks below which nothing is promoted")
+    few_held_out: Literal["wait", "cross-validate"] = Field(
+        default="wait", description="what to do with fewer held-out tasks than that"
+    )
+    label_chunk: int = Field(default=8, ge=1, description="tasks that one labelling job predicts")
+    patience: float = Field(
+        default=180.0, ge=0, description="seconds that a job waits for a Label Studio that does not answer"
+    )
+
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
@@ -78,11 +176,30 @@ class Settings(BaseSettings):
             return value
         return tuple(host.strip() for host in value.split(",") if host.strip())
 
+    @field_validator("projects", mode="before")
+    @classmethod
+    def _numbers_at_commas(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
     @model_validator(mode="after")
     def _credentials_come_in_pairs(self) -> Self:
         if (self.basic_auth_user is None) != (self.basic_auth_password is None):
             raise ValueError("set both EBSEG_BASIC_AUTH_USER and EBSEG_BASIC_AUTH_PASSWORD, or neither")
         return self
+
+    @property
+    def tracking_uri(self) -> str:
+        """Where MLflow keeps runs and models."""
+        if self.mlflow_tracking_uri is not None:
+            return self.mlflow_tracking_uri.get_secret_value()
+        return f"sqlite:///{(self.home / 'mlflow.db').resolve()}"
+
+    @property
+    def storage_url(self) -> str:
+        """Where snapshots and runs are kept: a folder or an fsspec URL."""
+        return self.storage or str((self.home / "storage").resolve())
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -1,0 +1,29 @@
+"""Jobs for tests of the worker, made as the loop's are."""
+
+import os
+import time
+from pathlib import Path
+
+from ebseg.errors import DataError
+from training.job_context import Context, job
+
+
+@job
+def add(context: Context, first: int, second: int) -> dict[str, str]:
+    return {"outcome": f"the sum is {first + second}"}
+
+
+@job
+def refuse(context: Context) -> dict[str, str]:
+    raise DataError("this cannot be done: do something else")
+
+
+@job
+def once_killed(context: Context, file: str) -> dict[str, str]:
+    """Wait for ever the first time; the file tells the process ids of all that ran."""
+    first = not Path(file).exists()
+    with Path(file).open("a") as starts:
+        starts.write(f"{os.getpid()} ")
+    if first:
+        time.sleep(1000)
+    return {"outcome": "done"}

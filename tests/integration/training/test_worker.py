@@ -1,0 +1,159 @@
+"""``ebseg worker`` and ``ebseg scheduler`` as processes, with a Redis that goes away."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+import redis
+
+from tests.integration.training.conftest import wait_for
+from training.queues import Line, connect, find, queue, submit
+
+OWN = "tests.integration.training.own_jobs"
+
+
+def test_a_job_is_done_and_its_result_shown(settings, start, redis_server):
+    connection = connect(settings)
+    submit(connection, Line.CONTROL, f"{OWN}.add", [1, 2], job_id="sum-1", what="add two numbers")
+    start("worker", name="worker")
+    wait_for(lambda: find(connection, "sum-1").is_finished)
+    shown = ebseg(redis_server, "jobs", "show", "sum-1", "--json")
+    assert (shown["state"], shown["outcome"], shown["what"]) == (
+        "finished",
+        "the sum is 3",
+        "add two numbers",
+    )
+    assert ebseg(redis_server, "jobs", "list", "--json")[0]["id"] == "sum-1"
+
+
+def test_a_failure_shows_with_its_reason_and_is_not_repeated(settings, start, redis_server):
+    connection = connect(settings)
+    submit(connection, Line.CONTROL, f"{OWN}.refuse", [], job_id="bad-1", what="refuse")
+    start("worker", name="worker")
+    wait_for(lambda: find(connection, "bad-1").is_failed)
+    shown = ebseg(redis_server, "jobs", "show", "bad-1", "--json")
+    assert shown["reason"] == "this cannot be done: do something else"
+    assert "job bad-1: this cannot be done" in (redis_server.home / "worker.log").read_text()
+
+
+def test_a_killed_worker_s_job_ends_and_goes_on_in_another(settings, start, redis_server):
+    connection = connect(settings)
+    file = redis_server.home / "starts"
+    submit(connection, Line.TRAIN, f"{OWN}.once_killed", [str(file)], job_id="train-x", what="wait")
+    first = start("worker", name="first")
+    wait_for(file.exists)
+    horse = int(file.read_text().split()[0])
+    first.kill()
+    first.wait()
+    wait_for(lambda: not psutil.pid_exists(horse), 10)
+    assert find(connection, "train-x").get_status() == "started"
+    start("worker", name="second")
+    wait_for(lambda: find(connection, "train-x").is_finished)
+    assert len(file.read_text().split()) == 2
+
+
+def test_cancel_stops_a_job_that_runs_and_one_that_waits(settings, start, redis_server):
+    connection = connect(settings)
+    file = redis_server.home / "starts"
+    submit(connection, Line.TRAIN, f"{OWN}.once_killed", [str(file)], job_id="train-x", what="wait")
+    submit(connection, Line.TRAIN, f"{OWN}.add", [1, 2], job_id="sum-1", what="add", delay=1000)
+    start("worker", name="worker")
+    wait_for(file.exists)
+    for job in ("train-x", "sum-1"):
+        ebseg(redis_server, "jobs", "cancel", job)
+    wait_for(lambda: find(connection, "train-x").is_stopped)
+    assert find(connection, "sum-1").is_canceled
+    assert ebseg(redis_server, "jobs", "show", "train-x", "--json")["reason"] == "cancelled by hand"
+    wait_for(lambda: not psutil.pid_exists(int(file.read_text().split()[0])), 10)
+
+
+def test_jobs_wait_for_a_redis_that_was_killed(settings, start, redis_server):
+    start("worker", name="worker")
+    connection = connect(settings)
+    wait_for(lambda: "Listening" in (redis_server.home / "worker.log").read_text())
+    for number in range(3):
+        submit(connection, Line.LABEL, f"{OWN}.add", [1, number], job_id=f"sum-{number}", what="add", delay=4)
+    redis_server.kill()  # the worker starts the embedded one again
+
+    def all_done() -> bool:
+        try:
+            return all(find(connection, f"sum-{number}").is_finished for number in range(3))
+        except redis.ConnectionError:
+            return False
+
+    wait_for(all_done)
+    assert all(len(find(connection, f"sum-{number}").results()) == 1 for number in range(3))
+
+
+def test_a_worker_waits_for_a_server_of_one_s_own_that_is_away(settings, start, redis_server):
+    """The embedded server plays one that REDIS_URL names: nobody but this test starts it again."""
+    connection = connect(settings)
+    file = redis_server.home / "starts"
+    submit(connection, Line.CONTROL, f"{OWN}.once_killed", [str(file)], job_id="wait-1", what="wait")
+    worker = start("worker", name="worker", REDIS_URL=redis_server.url)
+    wait_for(file.exists)
+    redis_server.kill()
+    log = redis_server.home / "worker.log"
+    wait_for(lambda: "Redis is away" in log.read_text())
+    assert worker.poll() is None
+    redis_server.start()
+
+    def done() -> bool:
+        try:
+            return find(connection, "wait-1").is_finished
+        except redis.ConnectionError:
+            return False
+
+    wait_for(done)
+    assert len(file.read_text().split()) == 2
+
+
+def test_a_worker_that_is_told_to_stop_gives_a_training_back(settings, start, redis_server):
+    connection = connect(settings)
+    file = redis_server.home / "starts"
+    submit(connection, Line.TRAIN, f"{OWN}.once_killed", [str(file)], job_id="train-x", what="wait")
+    worker = start("worker", name="worker")
+    wait_for(file.exists)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert find(connection, "train-x").get_status() == "scheduled"
+
+
+def test_two_schedulers_run_a_sweep_once(settings, start):
+    for name in ("first", "second"):
+        start("scheduler", name=name, EBSEG_SCHEDULE="* * * * *")
+    start("worker", name="worker", EBSEG_SCHEDULE="* * * * *")
+    done = queue(connect(settings), Line.CONTROL).finished_job_registry
+    wait_for(lambda: done.count > 0)
+    for job_id in done.get_job_ids():
+        assert job_id.startswith("sweep-")
+        assert [result.return_value["projects"] for result in find(done.connection, job_id).results()] == [[]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["jobs", "show", "no-such-job"], "no job 'no-such-job'"),
+        (["worker", "--queue", "other"], "no queue 'other'"),
+    ],
+)
+def test_what_is_not_there_is_named(redis_server, arguments, reason):
+    done = run(redis_server, *arguments)
+    assert done.returncode in (1, 2)
+    assert reason in " ".join(done.stderr.replace("│", " ").split())
+
+
+def run(redis_server, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", "from ebseg.cli import main; main()", *arguments]
+    environment = {**os.environ, "EBSEG_HOME": str(redis_server.home)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def ebseg(redis_server, *arguments: str):
+    done = run(redis_server, *arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout) if "--json" in arguments else done.stdout

@@ -1,0 +1,105 @@
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from ebseg.errors import Unreachable
+from ebseg.label_studio.tasks import read_label_config
+from ebseg.predictor import Segmentation
+from tests.unit.training.fake_studio import CONFIG, FakeStudio
+from tests.unit.training.test_snapshot import Photos
+from training.labelling import label
+from training.settings import Settings
+from training.studio import Studio, StudioUnavailable
+
+
+class Model:
+    """Says "sky" for the upper half of every photo."""
+
+    version = "model-2"
+
+    def predict(self, image, labels, threshold=None):
+        height, width = image.shape[:2]
+        label_map = np.full((height, width), -1, np.int16)
+        label_map[: height // 2] = 0
+        return Segmentation(label_map, np.full((height, width), 0.75, np.float32), labels.names)
+
+
+class World:
+    def __init__(self, tmp_path) -> None:
+        self.fake, self.photos = FakeStudio(), Photos()
+        Image.new("RGB", (8, 6)).save(tmp_path / "photo.png")
+        self.photos.files["/a.png"] = (tmp_path / "photo.png").read_bytes()
+        self.settings = Settings(label_studio_url="http://studio", label_studio_api_key="key", patience=0.0)
+
+    def label(self, tasks, claim=lambda task: True):
+        studio = Studio(self.settings, http=self.fake.http)
+        return label(
+            studio, self.photos, Model(), read_label_config(CONFIG), self.settings, 1, tasks, claim, print
+        )
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+def test_predictions_are_pushed_with_their_version_and_score(world):
+    tasks = [world.fake.add_task(image="/a.png") for _ in range(2)]
+    done = world.label(tasks)
+    assert (done.pushed, done.told()) == (tasks, "2 predictions pushed")
+    stored = list(world.fake.predictions.values())
+    assert [(each["task"], each["model_version"], each["score"]) for each in stored] == [
+        (task, "model-2", 0.75) for task in tasks
+    ]
+    assert stored[0]["result"][0]["value"]["brushlabels"] == ["sky"]
+
+
+def test_no_task_is_predicted_twice_by_a_version(world):
+    task = world.fake.add_task(image="/a.png")
+    world.fake.predict(task, [], "model-1")
+    assert world.label([task]).pushed == [task]
+    again = world.label([task])
+    assert (again.pushed, again.there) == ([], [task])
+    assert len(world.fake.predictions) == 2
+
+
+def test_a_task_that_another_job_has_claimed_is_left_to_it(world):
+    tasks = [world.fake.add_task(image="/a.png") for _ in range(2)]
+    done = world.label(tasks, claim=lambda task: task == tasks[1])
+    assert (done.pushed, done.left_out) == ([tasks[1]], {tasks[0]: "another job is at it"})
+
+
+def test_bad_and_deleted_tasks_cost_only_themselves(world):
+    good = world.fake.add_task(image="/a.png")
+    bad, empty = world.fake.add_task(image="/missing.png"), world.fake.add_task(text="no photo")
+    done = world.label([bad, empty, 99, good])
+    assert done.pushed == [good]
+    assert done.left_out[99] == "it was deleted"
+    assert "not found" in done.left_out[bad] and '"image"' in done.left_out[empty]
+
+
+def test_a_photo_is_asked_for_again_when_label_studio_is_back(world):
+    task = world.fake.add_task(image="/a.png")
+    world.photos.trouble = [Unreachable("away")]
+    assert world.label([task]).pushed == [task]
+    world.photos.trouble = [Unreachable("away"), Unreachable("still away")]
+    other = world.fake.add_task(image="/a.png")
+    assert world.label([other]).left_out == {other: "still away"}  # Label Studio is there, its storage is not
+
+
+def test_what_was_pushed_stays_when_label_studio_goes_away(world):
+    tasks = [world.fake.add_task(image="/a.png") for _ in range(2)]
+    claims = []
+
+    def claim(task):
+        claims.append(task)
+        if len(claims) == 2:
+            world.fake.trouble = [httpx.ConnectError("gone")] * 9
+        return True
+
+    with pytest.raises(StudioUnavailable):
+        world.label(tasks, claim)
+    world.fake.trouble = []
+    again = world.label(tasks)
+    assert (again.there, again.pushed) == (tasks[:1], tasks[1:])

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from ebseg.vocabulary import Vocabulary
+from training.cross_validation import pool
+from training.gate import Measured
+from training.parts import FOLDS, folds, training_and_validation
+
+
+class Photos:
+    """Stands for a snapshot of so many photos."""
+
+    name = "project 1, to train on"
+    vocabulary = Vocabulary(["sky"])
+
+    def __init__(self, count: int) -> None:
+        self.photos = tuple(f"photo {number}" for number in range(count))
+        self.tasks = tuple(range(100, 100 + count))
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> str:
+        return self.photos[index]
+
+    def fingerprint(self) -> str:
+        return str(self.photos)
+
+
+def test_a_fifth_is_for_validation_and_nothing_is_in_both():
+    train, validation = training_and_validation(Photos(50))
+    assert len(validation) == 10
+    assert sorted(train.indices + validation.indices) == list(range(50))
+    assert [validation[0], validation.tasks[0]] == [
+        f"photo {validation.indices[0]}",
+        100 + validation.indices[0],
+    ]
+
+
+def test_two_photos_are_one_and_one():
+    train, validation = training_and_validation(Photos(2))
+    assert (len(train), len(validation)) == (1, 1)
+
+
+def test_folds_have_every_photo_once_and_are_not_trained_on():
+    source = Photos(20)
+    parts = folds(source)
+    assert sorted(index for part in parts for index in part.indices) == list(range(20))
+    assert {len(part) for part in parts} == {6, 7}
+    for number in range(FOLDS):
+        train, validation = training_and_validation(source, fold=number)
+        assert not set(parts[number].indices) & set(train.indices + validation.indices)
+        assert len(train) + len(validation) + len(parts[number]) == 20
+
+
+def test_parts_follow_from_the_photos_whatever_their_order():
+    source, turned = Photos(30), Photos(30)
+    turned.photos = turned.photos[::-1]
+    (_, first), (_, second) = training_and_validation(source), training_and_validation(turned)
+    assert {source[index] for index in first.indices} == {turned[index] for index in second.indices}
+    assert first.fingerprint() != second.fingerprint()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_measurements_are_pooled_in_the_order_of_the_tasks(order):
+    parts = [
+        Measured((7, 3), np.arange(2 * 6).reshape(2, 2, 3)),
+        Measured((5,), np.arange(6).reshape(1, 2, 3) + 100),
+    ]
+    pooled = pool([parts[index] for index in order])
+    assert pooled.tasks == (3, 5, 7)
+    assert pooled.counts[:, 0, 0].tolist() == [6, 100, 0]

@@ -1,0 +1,77 @@
+"""Parts of a snapshot's photos, chosen by hashes: the same photo always falls to the same part."""
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ebseg.data.samples import Sample
+from ebseg.vocabulary import Vocabulary
+from training.snapshot import SnapshotSource
+
+VALIDATION_SHARE = 0.2
+"""Share of the photos to train on that early stopping and the choice of weights look at instead."""
+
+FOLDS = 3
+"""Parts that take turns in being judged, where too few tasks are held out."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some photos of a snapshot, a Source itself."""
+
+    source: SnapshotSource
+    indices: tuple[int, ...]
+    name: str
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the label maps' numbers mean."""
+        return self.source.vocabulary
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """Label Studio's numbers of the tasks."""
+        return tuple(self.source.tasks[index] for index in self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one. Raises what the snapshot raises."""
+        return self.source[self.indices[index]]
+
+    def fingerprint(self) -> str:
+        """Name the content: the snapshot's and which photos of it are in this part."""
+        return hashlib.sha256(f"{self.source.fingerprint()} {self.indices}".encode()).hexdigest()
+
+
+def training_and_validation(source: SnapshotSource, *, fold: int | None = None) -> tuple[Part, Part]:
+    """Split the photos to train on; without those of a fold, where one is given.
+
+    Both parts have one photo at least: two are needed.
+    """
+    ranked = _ranked(source, "validation")
+    if fold is not None:
+        judged = set(folds(source)[fold].indices)
+        ranked = [index for index in ranked if index not in judged]
+    count = min(max(round(VALIDATION_SHARE * len(ranked)), 1), len(ranked) - 1)
+    return _part(source, ranked[count:], "training"), _part(source, ranked[:count], "validation")
+
+
+def folds(source: SnapshotSource) -> list[Part]:
+    """Deal the photos to train on to ``FOLDS`` parts of nearly the same size."""
+    ranked = _ranked(source, "fold")
+    return [_part(source, ranked[fold::FOLDS], f"fold {fold + 1}") for fold in range(FOLDS)]
+
+
+def _ranked(source: SnapshotSource, salt: str) -> list[int]:
+    """Order photos by a hash of their content, which says nothing about them."""
+    return sorted(range(len(source)), key=lambda index: _hash(salt, source.photos[index]))
+
+
+def _hash(salt: str, photo: str) -> str:
+    return hashlib.sha256(f"{salt} {photo}".encode()).hexdigest()
+
+
+def _part(source: SnapshotSource, indices: Collection[int], name: str) -> Part:
+    return Part(source, tuple(sorted(indices)), f"{source.name}, {name}")
