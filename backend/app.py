@@ -6,20 +6,28 @@ from collections.abc import Callable
 from flask import Flask, Response, g, request
 
 from backend import auth, errors, label_studio_routes, operations
+from backend.follower import AskChampion
+from backend.hints import Sink
 from backend.metrics import Metrics
 from backend.model_holder import Model
 from backend.service import build_service
 from training.settings import Settings
 
 
-def create_app(settings: Settings, *, load: Callable[[], Model] | None = None) -> Flask:
+def create_app(
+    settings: Settings,
+    *,
+    load: Callable[[], Model] | None = None,
+    champion: AskChampion | None = None,
+    connect: Callable[[], Sink] | None = None,
+) -> Flask:
     """Build the application and begin to load its model in the background.
 
-    ``load`` gives another model than the one that the settings name.
+    ``load``, ``champion`` and ``connect`` stand for what the settings name, as in build_service.
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
-    service = build_service(settings, load)
+    service = build_service(settings, load, champion, connect)
     app.extensions["ebseg"] = service
     errors.install(app)
     _measure_requests(app, service.metrics)

@@ -45,6 +45,12 @@ _LABEL_CONFIG = (
     f'<BrushLabels name="mask" toName="image">{_LABEL_TAGS}</BrushLabels></View>'
 )
 
+_EVENT = {
+    "action": "ANNOTATION_UPDATED",
+    "annotation": {"result": [{"value": {"format": "rle", "rle": list(range(256)) * 40}}], "project": 1},
+    "project": {"id": 1},
+}
+
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
@@ -70,7 +76,7 @@ def service(
     seconds: Annotated[float, typer.Option(min=1, help="How long to measure.")] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
-    """Measure /health and /setup over real HTTP while four /predict calls run.
+    """Measure /health, /setup and /webhook over real HTTP while four /predict calls run.
 
     Example: ebseg bench service --seconds 30
     """
@@ -140,7 +146,7 @@ def _variant(name: str) -> ModelConfig:
 
 
 def measure(address: str, photos: list[str], seconds: float) -> tuple[list[Latency], int]:
-    """Give the latencies of /health and /setup during ``seconds`` of predictions, and the photos predicted.
+    """Give the latencies of the short calls during ``seconds`` of predictions, and the photos predicted.
 
     ``address``: host:port of a service that is ready. ``photos``: addresses that it can fetch.
     """
@@ -158,12 +164,13 @@ def measure(address: str, photos: list[str], seconds: float) -> tuple[list[Laten
     workers = [threading.Thread(target=predict) for _ in range(CONCURRENT_PREDICTIONS)]
     for worker in workers:
         worker.start()
-    times: dict[str, list[float]] = {"/health": [], "/setup": []}
+    times: dict[str, list[float]] = {"/health": [], "/setup": [], "/webhook": []}
     for _ in track(range(int(seconds)), "Measuring", transient=True):
         second = time.monotonic() + 1
         while time.monotonic() < second:
             times["/health"].append(_timed(address, "GET", "/health", None))
             times["/setup"].append(_timed(address, "POST", "/setup", {"schema": _LABEL_CONFIG}))
+            times["/webhook"].append(_timed(address, "POST", "/webhook", _EVENT))
             time.sleep(PAUSE_SECONDS)
     for worker in workers:
         worker.join()
@@ -210,6 +217,7 @@ def _served(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
         "EBSEG_HOST": "127.0.0.1",
         "EBSEG_PORT": address.partition(":")[2],
         "EBSEG_ALLOWED_HOSTS": host,
+        "EBSEG_HOME": str(folder / "home"),  # its jobs and its registry are nobody's
     }
     try:
         with process.running(

@@ -9,18 +9,21 @@ from label_studio_sdk.core import ApiError
 
 from backend.service import load_model
 from ebseg.errors import EBSegError
+from ebseg.label_studio.fetch import TOKEN_REMEDY
 from training.settings import Settings
 
 # Seconds for one answer of Label Studio.
 TIMEOUT_SECONDS = 10.0
 
-TOKEN_REMEDY = (
-    "create a personal access token in Label Studio (Account & Settings, Personal Access Token) and set "
-    "LABEL_STUDIO_API_KEY to it"
-)
 ADDRESS_REMEDY = (
     "start Label Studio with ML_BLOCK_LOCAL_IP=false and USE_DEFAULT_BANNED_SUBNETS=false (or, instead of "
     "both, SSRF_PROTECTION_ENABLED=false); else it refuses backends on loopback and private addresses"
+)
+
+
+NAME_REMEDY = (
+    "use a host name with a dot or an IP address: for one without, such as http://backend:9090, Label Studio "
+    "1.23 silently makes no webhook, and the learning loop hears of annotations by its schedule only"
 )
 
 
@@ -45,7 +48,8 @@ def examine(settings: Settings, backend_url: str) -> list[Finding]:
         findings.append(_token(settings))
         if findings[-1].ok:
             findings += [_backend_address(settings, backend_url), _webhook_address(settings, backend_url)]
-    return [*findings, _model(settings)]
+    findings.append(_model(settings))
+    return [*findings, _jobs(settings), _registry(settings)] if settings.learn else findings
 
 
 def _label_studio(settings: Settings) -> Finding:
@@ -98,6 +102,9 @@ def _probe(check: str, url: str, ask: Callable[[], object]) -> Finding:
         ask()
     except ApiError as error:
         if error.status_code == httpx.codes.BAD_REQUEST:
+            faults = error.body.get("validation_errors") if isinstance(error.body, dict) else None
+            if "url" in (faults or {}):
+                return Finding(check, f"Label Studio takes {url} for no address", NAME_REMEDY)
             return Finding(check, f"Label Studio may call {url}")
         reason = error.body.get("detail") if isinstance(error.body, dict) else error.body
         return Finding(check, f"Label Studio refuses {url} ({error.status_code}: {reason})", ADDRESS_REMEDY)
@@ -112,6 +119,35 @@ def _model(settings: Settings) -> Finding:
     except EBSegError as error:
         return Finding("model", f"{settings.model} cannot be loaded", str(error))
     return Finding("model", f"{settings.model} loads, version {model.version}")
+
+
+def _jobs(settings: Settings) -> Finding:
+    from rq import Worker  # it takes a while to import
+
+    from training.queues import connect
+
+    check = "jobs"
+    try:
+        connection = connect(settings)
+    except EBSegError as error:
+        return Finding(check, "Redis cannot be used", str(error))
+    workers = Worker.count(connection)
+    if not workers:
+        return Finding(check, "Redis answers; nothing is learnt until a worker runs (ebseg worker)")
+    return Finding(check, f"Redis answers, workers: {workers}")
+
+
+def _registry(settings: Settings) -> Finding:
+    from training.registry import Registry
+
+    check = "registry"
+    try:
+        champion = Registry(settings).champion()
+    except EBSegError as error:
+        return Finding(check, "MLflow cannot be used", str(error))
+    if champion is None:
+        return Finding(check, "no version yet; the first reading of annotations registers the model")
+    return Finding(check, f"version {champion.number} is champion ({champion.name})")
 
 
 def _client(settings: Settings) -> LabelStudio:

@@ -1,4 +1,4 @@
-"""``ebseg demo``: a Label Studio of one's own whose pictures already carry EBSeg's masks."""
+"""``ebseg demo``: a Label Studio of one's own with EBSeg's masks, and a worker that learns."""
 
 import fcntl
 import signal
@@ -40,14 +40,18 @@ def demo(
 ) -> None:
     """Start Label Studio with a project whose pictures carry EBSeg's masks; Ctrl-C ends it.
 
+    A worker trains on what you correct, and the backend serves what is better.
+
     Example: ebseg demo --photos street/ --labels "sky,road,car|automobile" --model ebseg-base
     """
     # Here, as `ebseg --help` imports every command's module.
     from backend.demo_project import (
         choose_pictures,
+        loop_settings,
         pre_annotated_project,
         serve_backend,
         start_label_studio,
+        start_worker,
     )
 
     complete = False
@@ -55,17 +59,24 @@ def demo(
         with only_demo_in(folder):
             _interrupt_on_signals()
             reach_this_machine_directly()
+            loop = loop_settings(folder)
             pictures, names = choose_pictures(photos, labels, folder / "scenes")
             with (
                 start_label_studio(label_studio, folder) as server,
-                serve_backend(server, model, folder) as backend,
+                serve_backend(server, model, folder, loop) as backend,
+                start_worker(server, model, folder, loop) as worker,
             ):
                 project = pre_annotated_project(server, backend, pictures, names, every_one=once)
                 complete = True
                 typer.echo(f"Label Studio: {project.url}  login: {server.email}  password: {server.password}")
                 if not once:
+                    typer.echo(
+                        f"Correct {loop['EBSEG_MIN_NEW_ANNOTATIONS']} pictures or more and press Submit: the "
+                        f"worker trains on them.\n"
+                        f"To watch it: EBSEG_HOME={loop['EBSEG_HOME']} .venv/bin/ebseg jobs list"
+                    )
                     typer.echo("Ctrl-C ends it; what you annotate is kept for the next start.")
-                    _wait_for_interrupt([server.process, backend])
+                    _wait_for_interrupt([server.process, backend, worker])
     except KeyboardInterrupt:
         typer.echo("Stopped; nothing is left running.")
         raise typer.Exit(0 if complete else 130) from None

@@ -3,7 +3,7 @@
 import colorsys
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from ebseg.commands.predict import read_labels
 from ebseg.data.synthetic import PHRASES, draw_scene
 from ebseg.errors import ConfigError, ImageError
 from ebseg.vocabulary import Vocabulary
+from training.embedded_redis import stop_embedded_redis
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 """What both a browser and Label Studio's upload take."""
@@ -29,12 +30,24 @@ MODEL_SECONDS = 3600.0
 """For loading the model, which may mean a download of 1.5 GB."""
 
 SCENE_SEED = 2024
-SCENE_COUNT = 6
+SCENE_COUNT = 12
 SCENE_SIZE = (384, 512)
 """Height and width of a sample picture, in pixels."""
 
 PHOTOS_PER_CALL = 4
 """Few enough that a large model on a CPU answers within Label Studio's 100 s."""
+
+LOOP = {
+    "EBSEG_MIN_NEW_ANNOTATIONS": "6",
+    "EBSEG_MIN_HELD_OUT": "2",
+    "EBSEG_HELD_OUT_SHARE": "0.3",
+    "EBSEG_DEBOUNCE": "15",
+    "EBSEG_FINETUNE_STEPS": "200",
+}
+"""Thresholds of the loop for somebody who has a few minutes; those in the environment win."""
+
+EBSEG = (sys.executable, "-c", "from ebseg.cli import main; main()")
+"""The command ``ebseg`` of this environment."""
 
 Labels = Sequence[Sequence[str]]
 """Names, each with its synonyms behind it."""
@@ -155,20 +168,44 @@ def start_label_studio(executable: Path, folder: Path) -> Iterator[LabelStudioSe
         yield server
 
 
+def loop_settings(folder: Path) -> dict[str, str]:
+    """Give the loop's variables for a demo in ``folder``."""
+    chosen = {name: os.environ.get(name, value) for name, value in LOOP.items()}
+    return {"EBSEG_HOME": str((folder / "loop").resolve()), **chosen}
+
+
 @contextmanager
-def serve_backend(server: LabelStudioServer, model: str, folder: Path) -> Iterator[ServerProcess]:
+def serve_backend(
+    server: LabelStudioServer, model: str, folder: Path, loop: Mapping[str, str]
+) -> Iterator[ServerProcess]:
     """Run ``ebseg serve`` for a Label Studio until the model is loaded; end it afterwards."""
     port = free_port(BACKEND_PORT)
     process = ServerProcess("The EBSeg backend", f"http://127.0.0.1:{port}", folder / "backend.log")
-    environment = {
-        "EBSEG_MODEL": model,
-        "EBSEG_HOST": "127.0.0.1",
-        "EBSEG_PORT": str(port),
-        "LABEL_STUDIO_URL": server.url,
-        "LABEL_STUDIO_API_KEY": server.access_token,
-    }
-    command = [sys.executable, "-c", "from ebseg.cli import main; main()", "serve"]
-    with process.running(command, {**os.environ, **environment}):
+    environment = _environment(server, model, loop) | {"EBSEG_HOST": "127.0.0.1", "EBSEG_PORT": str(port)}
+    with process.running([*EBSEG, "serve"], environment):
         with console.status(f"Loading {model} (progress: {process.log}) ..."):
             process.wait_until_ready("/ready", MODEL_SECONDS)
         yield process
+
+
+@contextmanager
+def start_worker(
+    server: LabelStudioServer, model: str, folder: Path, loop: Mapping[str, str]
+) -> Iterator[ServerProcess]:
+    """Run ``ebseg worker`` for a Label Studio; end it afterwards, and the loop's Redis with it."""
+    process = ServerProcess("The worker", "", folder / "worker.log")
+    try:
+        with process.running([*EBSEG, "worker"], _environment(server, model, loop)):
+            yield process
+    finally:
+        stop_embedded_redis(Path(loop["EBSEG_HOME"]) / "redis")
+
+
+def _environment(server: LabelStudioServer, model: str, loop: Mapping[str, str]) -> dict[str, str]:
+    return {
+        **os.environ,
+        **loop,
+        "EBSEG_MODEL": model,
+        "LABEL_STUDIO_URL": server.url,
+        "LABEL_STUDIO_API_KEY": server.access_token,
+    }

@@ -3,11 +3,13 @@
 Works with 1.0.9, the last release on PyPI, and with the 2.x line of its repository: docs/label-studio-ml.md.
 """
 
+import multiprocessing
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from backend.service import Service, build_service
+from backend.webhook_events import Event, read_action, read_project
 from ebseg.errors import ConfigError
 from training.settings import load_settings
 
@@ -56,8 +58,19 @@ class EBSegBackend(LabelStudioMLBase):  # type: ignore[misc]
         self, tasks: Sequence[Any], context: Mapping[str, Any] | None = None, **_login: Any
     ) -> list[dict[str, Any]]:
         """Give one prediction for each task; see Service.predict."""
-        return self.service().predict(tasks, self.label_config or "", context)
+        project = read_project(getattr(self, "project_id", None))  # only 2.x tells it
+        return self.service().predict(tasks, self.label_config or "", context, project)
 
-    def fit(self, *_arguments: Any, **_options: Any) -> dict[str, Any]:
-        """Accept an event of either line and train nothing."""
+    def fit(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Take an event of either line as a hint; the training itself is the workers'."""
+        event, data = (*arguments, None, None)[:2]
+        data = options.get("data", data)
+        project = data.get("project") if isinstance(data, dict) else None
+        found = Event(read_action(options.get("event", event)), read_project(project))
+        service = self.service()
+        if multiprocessing.parent_process() is None:
+            service.note_event(found)
+        elif service.hints and found.action and found.project:
+            # 1.0.9 calls this in a child, which has no thread of the outbox, and waits for nobody's answer.
+            service.hints.connect().note_event(found.project, 1, found.forced)
         return {}

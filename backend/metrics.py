@@ -14,7 +14,17 @@ class Outcome(StrEnum):
 
     PREDICTED = "predicted"
     EMPTY = "empty"  # the photo or the task is bad; an empty prediction is stored
-    SKIPPED = "skipped"  # out of time or an internal failure; nothing is stored, Label Studio may ask again
+    SKIPPED = (
+        "skipped"  # out of time; nothing is stored: a worker's job predicts it, or Label Studio asks again
+    )
+    FAILED = "failed"  # an internal failure; nothing is stored, Label Studio may ask again
+
+
+class Swap(StrEnum):
+    """What became of a champion that was to be served."""
+
+    DONE = "done"
+    FAILED = "failed"  # it could not be loaded or does not predict; the old model serves on
 
 
 class Metrics:
@@ -38,8 +48,18 @@ class Metrics:
             registry=self.registry,
         )
         self.model_ready = Gauge("ebseg_model_ready", "1 when the model can predict", registry=self.registry)
+        self.swaps = Counter(
+            "ebseg_model_swaps", "Changes of the model served", ["outcome"], registry=self.registry
+        )
+        self.hints_waiting = Gauge(
+            "ebseg_hints_waiting",
+            "Projects with hints that the learning loop has not taken on yet",
+            registry=self.registry,
+        )
         for outcome in Outcome:
             self.tasks.labels(outcome)  # a counter that is scraped before its first event starts at 0
+        for swap in Swap:
+            self.swaps.labels(swap)
 
     def count(self, outcome: Outcome) -> int:
         """Tasks with this outcome since the start."""

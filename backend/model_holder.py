@@ -1,10 +1,12 @@
-"""The one model of the process: a thread that loads it and then serves one caller at a time."""
+"""The model that serves: a thread of its own for one caller at a time, and how another takes its place."""
 
 import logging
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -15,6 +17,10 @@ from ebseg.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Jobs = queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]]
+
+WARM_UP_SIZE = 64
+"""Pixels of the edge of the photo that a new model predicts before it serves."""
 
 
 class Segmentation(Protocol):
@@ -49,6 +55,51 @@ class ModelUnavailable(EBSegError):
     """The model could not be loaded; the message says why."""
 
 
+class PinnedModel:
+    """One model, loaded or still loading. A request takes it once and keeps it, whatever serves by then.
+
+    ``name`` stands for the version until the model is there; ``since``: when it was chosen to serve, in UTC.
+    """
+
+    def __init__(self, name: str, jobs: Jobs) -> None:
+        self.name = name
+        self.since = datetime.now(UTC)
+        self.loaded: Future[Model] = Future()
+        self._jobs = jobs
+
+    def run(self, job: Callable[[Model], T], timeout: float) -> T:
+        """Call ``job`` with the model in the model's thread and return what it returns.
+
+        Raises TimeoutError if it is not done within ``timeout`` seconds, be it because the model is still
+        loading, works for others, or takes that long; ModelUnavailable if loading failed; and whatever
+        ``job`` raises.
+        """
+        future: Future[T] = Future()
+        self._jobs.put((future, lambda: job(self.loaded.result())))
+        try:
+            return future.result(max(timeout, 0.0))
+        except TimeoutError:
+            future.cancel()
+            raise
+        finally:
+            del future  # it has the error whose traceback has this frame: a circle that keeps the model
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model can predict now."""
+        return self.loaded.done() and self.loaded.exception() is None
+
+    @property
+    def failure(self) -> str | None:
+        """Why loading failed, or None."""
+        return str(self.loaded.exception()) if self.loaded.done() and not self.ready else None
+
+    @property
+    def version(self) -> str:
+        """The model's version, or its name while it is not loaded."""
+        return self.loaded.result().version if self.ready else self.name
+
+
 class ModelHolder:
     """Loads a model in a thread of its own and lets callers use it there, in the order in which they come.
 
@@ -61,29 +112,31 @@ class ModelHolder:
 
     def __init__(self, load: Callable[[], Model], name: str) -> None:
         self._load = load
-        self._name = name
-        self._loaded: Future[Model] = Future()
-        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[Model], Any]]] = queue.SimpleQueue()
+        self._jobs: Jobs = queue.SimpleQueue()
+        self._current = PinnedModel(name, self._jobs)
 
     def start(self) -> None:
         """Begin to load; to be called once, in the process that serves."""
+        first = self._current
+        self._jobs.put((first.loaded, partial(_explained, self._load, first.name)))
         # A daemon: a process that is told to end does not wait for a download.
         threading.Thread(target=self._work, name="model", daemon=True).start()
 
-    def run(self, job: Callable[[Model], T], timeout: float) -> T:
-        """Call ``job`` with the model in the model's thread and return what it returns.
+    def current(self) -> PinnedModel:
+        """Give the model that serves now. Whoever makes several calls that must agree keeps it meanwhile."""
+        return self._current
 
-        Raises TimeoutError if it is not done within ``timeout`` seconds, be it because the model is still
-        loading, works for others, or takes that long; ModelUnavailable if loading failed; and whatever
-        ``job`` raises.
+    def replace(self, load: Callable[[], Model], name: str) -> Model:
+        """Load another model beside the current one, in the caller's thread, and let it serve from then on.
+
+        Requests that have begun are finished by the model they began with; it is dropped with the last.
+        Raises ModelUnavailable, and changes nothing, if the model cannot be loaded or fails on a first photo.
         """
-        future: Future[T] = Future()
-        self._jobs.put((future, job))
-        try:
-            return future.result(max(timeout, 0.0))
-        except TimeoutError:
-            future.cancel()
-            raise
+        model = load_warm(load, name)
+        new = PinnedModel(name, self._jobs)
+        new.loaded.set_result(model)
+        self._current = new
+        return model
 
     def on_failure(self, call: Callable[[str], None]) -> None:
         """Have ``call`` called with the reason, in the model's thread, if loading fails or has failed."""
@@ -92,49 +145,69 @@ class ModelHolder:
             if error := loaded.exception():
                 call(str(error))
 
-        self._loaded.add_done_callback(check)
+        self._current.loaded.add_done_callback(check)
 
     @property
     def ready(self) -> bool:
-        """Whether the model can predict now."""
-        return self._loaded.done() and self._loaded.exception() is None
+        """Whether the current model can predict now."""
+        return self._current.ready
 
     @property
     def failure(self) -> str | None:
-        """Why loading failed, or None."""
-        return str(self._loaded.exception()) if self._loaded.done() and not self.ready else None
+        """Why the current model could not be loaded, or None."""
+        return self._current.failure
 
     @property
     def version(self) -> str:
-        """The model's version, or its name while it is not loaded."""
-        return self._loaded.result().version if self.ready else self._name
+        """The current model's version, or its name while it is not loaded."""
+        return self._current.version
 
     def _work(self) -> None:
-        _settle(self._loaded, self._load_model)
         while True:
-            future, job = self._jobs.get()
-            if future.set_running_or_notify_cancel():
-                _settle(future, lambda: job(self._loaded.result()))  # noqa: B023 - called before the next turn
-
-    def _load_model(self) -> Model:
-        try:
-            model = self._load()
-        except EBSegError as error:
-            logger.error("the model %s could not be loaded: %s", self._name, error)
-            raise ModelUnavailable(f"the model {self._name} could not be loaded: {error}") from error
-        except Exception as error:
-            logger.exception("the model %s could not be loaded", self._name)
-            reason = f"{type(error).__name__}, see the service's log"
-            raise ModelUnavailable(f"the model {self._name} could not be loaded: {reason}") from error
-        logger.info("the model %s is ready, version %s", self._name, model.version)
-        return model
+            _do(*self._jobs.get())  # in no variable: it would keep a model until the next job
 
 
-def _settle(future: Future[T], call: Callable[[], T]) -> None:
-    """Pass on what ``call`` returns or raises; the thread lives on."""
+def load_warm(load: Callable[[], Model], name: str) -> Model:
+    """Load a model and let it predict a first photo.
+
+    Raises ModelUnavailable, which is logged, if that fails or what it found cannot be an answer.
+    """
+    return _explained(lambda: _warmed_up(load()), name)
+
+
+def _warmed_up(model: Model) -> Model:
+    rows, columns = np.indices((WARM_UP_SIZE, WARM_UP_SIZE), np.uint8)
+    photo = np.stack([4 * rows, 4 * columns, 255 - 4 * rows], axis=-1)
+    found, shape = model.predict(photo, Vocabulary(["sky", "road"])), rows.shape
+    if found.label_map.shape != shape or found.scores.shape != shape:
+        raise ModelUnavailable(f"its answer for a photo of {shape} has the shape {found.scores.shape}")
+    if not np.isfinite(found.scores).all():
+        raise ModelUnavailable("its scores for a first photo are not finite")
+    return model
+
+
+def _explained(load: Callable[[], Model], name: str) -> Model:
+    """Load a model; whatever goes wrong is logged and becomes ModelUnavailable."""
     try:
-        result = call()
+        model = load()
+    except EBSegError as error:
+        logger.error("the model %s could not be loaded: %s", name, error)
+        raise ModelUnavailable(f"the model {name} could not be loaded: {error}") from error
+    except Exception as error:
+        logger.exception("the model %s could not be loaded", name)
+        reason = f"{type(error).__name__}, see the service's log"
+        raise ModelUnavailable(f"the model {name} could not be loaded: {reason}") from error
+    logger.info("the model %s is ready, version %s", name, model.version)
+    return model
+
+
+def _do(future: Future[T], call: Callable[[], T]) -> None:
+    """Pass on what ``call`` returns or raises; the thread lives on."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(call())
     except Exception as error:  # raised again where the result is asked for
         future.set_exception(error)
-    else:
-        future.set_result(result)
+    finally:
+        del future, call  # as in PinnedModel.run

@@ -20,16 +20,18 @@ def blueprint(service: Service) -> Blueprint:
     @routes.get("/ready")
     def ready() -> tuple[Response, int]:
         """Answer 200 once the model can predict, else 503 with the reason."""
-        if model.ready:
-            return jsonify(status="ready", model_version=model.version), 200
-        if model.failure:
-            return jsonify(status="failed", error=model.failure), 503
+        current = model.current()
+        if current.ready:
+            return jsonify(status="ready", model_version=current.version), 200
+        if current.failure:
+            return jsonify(status="failed", error=current.failure), 503
         return jsonify(status="loading"), 503
 
     @routes.get("/metrics")
     def metrics() -> Response:
         """Answer in Prometheus' text format."""
         service.metrics.model_ready.set(model.ready)
+        service.metrics.hints_waiting.set(service.hints.waiting if service.hints else 0)
         return Response(generate_latest(service.metrics.registry), content_type=CONTENT_TYPE_LATEST)
 
     @routes.get("/")
@@ -38,9 +40,9 @@ def blueprint(service: Service) -> Blueprint:
         return render_template(
             "status.html",
             model=service.settings.model,
-            version=model.version,
-            ready=model.ready,
-            failure=model.failure,
+            current=model.current(),
+            follower=service.follower,
+            hints=service.hints,
             counts={outcome.value: service.metrics.count(outcome) for outcome in Outcome},
             label_studio_url=service.settings.label_studio_url,
         )

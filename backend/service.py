@@ -6,16 +6,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from backend.label_studio_input import Labelling, describe, photo_url, read_label_config, task_id
+from backend.follower import AskChampion, ChampionFollower, registry_champion
+from backend.hints import Hints, Sink
 from backend.metrics import Metrics, Outcome
-from backend.model_holder import Model, ModelHolder, ModelUnavailable, Segmentation
+from backend.model_holder import Model, ModelHolder, ModelUnavailable, PinnedModel, Segmentation
+from backend.webhook_events import Event
 from ebseg.errors import EBSegError
 from ebseg.images import read_image
 from ebseg.label_studio.fetch import ImageFetcher
@@ -27,6 +30,7 @@ from ebseg.label_studio.regions import (
     prediction,
     select_region,
 )
+from ebseg.label_studio.tasks import Labelling, describe, photo_url, read_label_config, task_id
 from training.settings import RESERVED_THREADS, Settings
 
 logger = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ class _OutOfTime(Exception):
 class _Request:
     """What all tasks of one request have in common."""
 
+    model: PinnedModel
     labelling: Labelling
     threshold: float | None
     min_area: float
@@ -61,46 +66,95 @@ class _Request:
         return max(self.deadline - time.monotonic(), 0.0)
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """What became of a task."""
+
+    outcome: Outcome
+    regions: list[Region] = field(default_factory=list)
+
+
 class Service:
-    """Predicts for tasks with the one model of the process; may be called from many threads."""
+    """Predicts for tasks with the one model of the process; may be called from many threads.
+
+    ``follower`` has the model exchanged, ``hints`` take what the learning loop is to know; None: not here.
+    """
 
     def __init__(
-        self, settings: Settings, model: ModelHolder, photos: ImageFetcher, metrics: Metrics
+        self,
+        settings: Settings,
+        model: ModelHolder,
+        photos: ImageFetcher,
+        metrics: Metrics,
+        follower: ChampionFollower | None = None,
+        hints: Hints | None = None,
     ) -> None:
         self.settings = settings
         self.model = model
         self.metrics = metrics
+        self.follower = follower
+        self.hints = hints
         self._photos = photos
-        self._stopping = threading.Event()
+        self._stopping = False
         self._places = threading.BoundedSemaphore(settings.threads - RESERVED_THREADS)
 
     def stop(self) -> None:
-        """Leave out every task that is not begun, so that the process can end soon and keep what is done."""
-        self._stopping.set()
+        """Leave out every task that is not begun, so that the process can end soon and keep what is done.
+
+        Takes no lock, as an event of threading would: a signal's handler calls this, and a second signal
+        (Ctrl-C reaches all processes of a terminal) interrupts it where it is.
+        """
+        self._stopping = True
+        if self.follower:
+            self.follower.stop()
+
+    def note_project(self, project: int | None) -> None:
+        """Take the hint that a project uses this service."""
+        if self.hints and project is not None:
+            self.hints.called(project)
+
+    def note_event(self, event: Event) -> bool:
+        """Take an event as a hint; tell whether it is one, and hints are taken here."""
+        if self.hints is None or event.action is None or event.project is None:
+            return False
+        self.hints.annotated(event.project, forced=event.forced)
+        return True
 
     def predict(
-        self, tasks: Sequence[Any], label_config: str, context: Mapping[str, Any] | None = None
+        self,
+        tasks: Sequence[Any],
+        label_config: str,
+        context: Mapping[str, Any] | None = None,
+        project: int | None = None,
     ) -> list[dict[str, Any]]:
         """Give one prediction for each task, in order; ``{}`` for a task not finished within the budget.
 
-        A bad task or photo gets an empty prediction, and the log the reason. ``context`` is that of a smart
-        tool, which asks for one label. Raises LabelConfigError or AnnotationError for what no task can be
-        predicted with, ModelUnavailable if the model could not be loaded, and Busy.
+        All are made by the model that served when the request began, and carry its version. A bad task or
+        photo gets an empty prediction, and the log the reason. Tasks of a ``project`` that are not finished
+        become a hint, on which workers finish them. ``context`` is that of a smart tool, which asks for one
+        label; what it asked for in vain is of no use later. Raises LabelConfigError or AnnotationError for
+        what no task can be predicted with, ModelUnavailable if the model could not be loaded, and Busy.
         """
         request = self._request(label_config, context)
-        if self.model.failure:
-            raise ModelUnavailable(self.model.failure)
+        if request.model.failure:
+            raise ModelUnavailable(request.model.failure)
         if not self._places.acquire(blocking=False):
             raise Busy("all threads that may predict are busy; ask again later, or raise EBSEG_THREADS")
         try:
             answers = self._predict(tasks, request)
         finally:
             self._places.release()
+        # Asked once, and last: a model that was still being loaded may have come with a later task.
+        version = request.model.version
+        self.note_project(project)
+        if self.hints and project is not None and request.asked is None and request.model.ready:
+            self.hints.unfinished(project, _unfinished(tasks, answers), version)
+        results = [_result(answer, version) for answer in answers]
         used = self.settings.predict_budget - request.seconds_left
-        logger.info("%d of %d tasks answered in %.1f s", sum(map(bool, answers)), len(tasks), used)
-        return answers
+        logger.info("%d of %d tasks answered in %.1f s", sum(map(bool, results)), len(tasks), used)
+        return results
 
-    def _predict(self, tasks: Sequence[Any], request: _Request) -> list[dict[str, Any]]:
+    def _predict(self, tasks: Sequence[Any], request: _Request) -> list[_Answer]:
         # Not a "with" block: that would wait for photos that are still being fetched when time is over.
         pool = ThreadPoolExecutor(FETCH_AHEAD, thread_name_prefix="fetch")
         try:
@@ -113,6 +167,7 @@ class Service:
         labelling = read_label_config(label_config)
         settings = self.settings
         return _Request(
+            model=self.model.current(),
             labelling=labelling,
             threshold=settings.score_threshold if labelling.threshold is None else labelling.threshold,
             min_area=settings.min_area if labelling.min_area is None else labelling.min_area,
@@ -126,53 +181,57 @@ class Service:
         content = self._photos.fetch(photo_url(task, request.labelling.data_key), task_id=task_id(task))
         return read_image(content, max_pixels=self.settings.max_pixels, name="the photo")
 
-    def _answer(self, task: Any, photo: Future[npt.NDArray[np.uint8]], request: _Request) -> dict[str, Any]:
+    def _answer(self, task: Any, photo: Future[npt.NDArray[np.uint8]], request: _Request) -> _Answer:
         """Predict one task; whatever goes wrong with it stays with it."""
         name = describe(task, request.labelling.data_key)
         try:
-            regions, version = self._regions(photo.result(request.seconds_left), request)
-            answer, outcome = prediction(regions, version), Outcome.PREDICTED
+            answer = _Answer(Outcome.PREDICTED, self._regions(photo.result(request.seconds_left), request))
         except ModelUnavailable:
             raise
         except (_OutOfTime, TimeoutError):
             logger.warning("%s is left out: out of time", name)
-            answer, outcome = {}, Outcome.SKIPPED
+            answer = _Answer(Outcome.SKIPPED)
         except EBSegError as error:
             logger.warning("%s gets an empty prediction: %s", name, error)
-            answer, outcome = prediction([], self.model.version), Outcome.EMPTY
+            answer = _Answer(Outcome.EMPTY)
         except Exception:  # one task must not cost the others' finished masks; left out, it can be retried
             logger.exception("%s is left out: internal error", name)
-            answer, outcome = {}, Outcome.SKIPPED
-        self.metrics.tasks.labels(outcome).inc()
+            answer = _Answer(Outcome.FAILED)
+        self.metrics.tasks.labels(answer.outcome).inc()
         return answer
 
-    def _regions(self, image: npt.NDArray[np.uint8], request: _Request) -> tuple[list[Region], str]:
-        """Regions of a photo and the version of the model that found them."""
+    def _regions(self, image: npt.NDArray[np.uint8], request: _Request) -> list[Region]:
+        """Regions that the request's model finds in a photo."""
 
-        def segment(model: Model) -> tuple[Segmentation, str]:
+        def segment(model: Model) -> Segmentation:
             self._require_time(request)
             with self.metrics.model_seconds.time():
-                found = model.predict(image, request.labelling.vocabulary, threshold=request.threshold)
-            return found, model.version
+                return model.predict(image, request.labelling.vocabulary, threshold=request.threshold)
 
-        segmentation, version = self.model.run(segment, request.seconds_left)
+        segmentation = request.model.run(segment, request.seconds_left)
         control, label_map, scores = request.labelling.control, segmentation.label_map, segmentation.scores
         if request.asked is None:
-            return masks_to_regions(label_map, scores, control, min_area=request.min_area), version
+            return masks_to_regions(label_map, scores, control, min_area=request.min_area)
         index = control.labels.index(request.asked.label)
         asked_for = select_region(label_map == index, request.asked)
-        return masks_to_regions(np.where(asked_for, index, -1), scores, control), version
+        return masks_to_regions(np.where(asked_for, index, -1), scores, control)
 
     def _require_time(self, request: _Request) -> None:
-        if self._stopping.is_set() or not request.seconds_left:
+        if self._stopping or not request.seconds_left:
             raise _OutOfTime
 
 
-def build_service(settings: Settings, load: Callable[[], Model] | None = None) -> Service:
+def build_service(
+    settings: Settings,
+    load: Callable[[], Model] | None = None,
+    champion: AskChampion | None = None,
+    connect: Callable[[], Sink] | None = None,
+) -> Service:
     """Build the service that ``settings`` describe and begin to load its model in the background.
 
-    ``load`` gives another model than the one that the settings name. Raises FetchError for an address in the
-    settings that cannot be one.
+    ``load`` gives another model than the one that the settings name; with it no champion is followed and no
+    hints are taken but by ``champion`` and ``connect``, which stand for the registry and the queues of the
+    settings. Raises FetchError for an address in the settings that cannot be one.
     """
     photos = ImageFetcher(
         label_studio_url=settings.label_studio_url,
@@ -181,21 +240,53 @@ def build_service(settings: Settings, load: Callable[[], Model] | None = None) -
         timeout_s=settings.fetch_timeout,
         max_bytes=settings.max_bytes,
     )
-    model = ModelHolder(load or partial(load_model, settings), settings.model)
+    if load is None:
+        load = partial(load_model, settings)
+        champion = champion or partial(registry_champion, settings)
+        connect = connect or partial(_triggers, settings)
+    metrics = Metrics()
+    follower = None
+    if champion and settings.follow:
+        follower = ChampionFollower(champion, partial(load_model, settings), metrics, settings.follow_seconds)
+        load = partial(follower.first_model, load)
+    model = ModelHolder(load, settings.model)
     model.start()
-    return Service(settings, model, photos, Metrics())
+    if follower:
+        follower.follow(model)
+    hints = Hints(connect) if connect and settings.learn else None
+    if hints:
+        hints.start()
+    return Service(settings, model, photos, metrics, follower, hints)
 
 
-def load_model(settings: Settings) -> Model:
-    """Load the model that the settings name. Raises ConfigError or CheckpointError."""
-    # Imported here, in the model's thread: PyTorch takes seconds, and the server answers meanwhile.
+def load_model(settings: Settings, checkpoint: Path | None = None) -> Model:
+    """Load a checkpoint, or the model that the settings name. Raises ConfigError or CheckpointError."""
+    # Imported here, in the thread that loads: PyTorch takes seconds, and the server answers meanwhile.
     import torch
 
     import ebseg
 
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
-    return ebseg.load(settings.model, device=settings.device)
+    return ebseg.load(checkpoint or settings.model, device=settings.device)
+
+
+def _triggers(settings: Settings) -> Sink:
+    from training.triggers import Triggers  # in the outbox's thread: RQ takes a while to import
+
+    return Triggers(settings)
+
+
+def _result(answer: _Answer, version: str) -> dict[str, Any]:
+    """Make what Label Studio stores for a task; it stores nothing for ``{}``."""
+    stored = answer.outcome in (Outcome.PREDICTED, Outcome.EMPTY)
+    return prediction(answer.regions, version) if stored else {}
+
+
+def _unfinished(tasks: Sequence[Any], answers: Sequence[_Answer]) -> list[int]:
+    """List the ids of tasks that a request had no time for."""
+    left = [task for task, answer in zip(tasks, answers, strict=True) if answer.outcome is Outcome.SKIPPED]
+    return [number for task in left if isinstance(task, dict) and (number := task_id(task)) is not None]
 
 
 def _ahead(

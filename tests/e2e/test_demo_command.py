@@ -68,7 +68,7 @@ def test_after_a_kill_it_starts_again_and_ctrl_c_leaves_nothing(start: Callable[
     killed = start()
     killed.wait_until_ready()
     orphans = killed.children()
-    assert len(orphans) == 2
+    assert len(orphans) == 3
     killed.process.kill()
     killed.process.wait()
 
@@ -77,7 +77,7 @@ def test_after_a_kill_it_starts_again_and_ctrl_c_leaves_nothing(start: Callable[
     assert not any(is_running(orphan) for orphan in orphans)
     assert "Label Studio: http://127.0.0.1:" in demo.log.read_text()
     children = demo.children()
-    assert len(children) == 2
+    assert len(children) == 3
     demo.process.send_signal(signal.SIGINT)
     assert demo.process.wait(timeout=30) == 0
     assert not any(is_running(child) for child in children)

@@ -15,7 +15,7 @@ def test_the_benchmark_measures_a_served_model(checkpoint):
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     assert report["predicted"] > 0
-    assert [latency["path"] for latency in report["latencies"]] == ["/health", "/setup"]
+    assert [latency["path"] for latency in report["latencies"]] == ["/health", "/setup", "/webhook"]
     for latency in report["latencies"]:
         assert latency["calls"] > 1
         assert 0 < latency["p50"] <= latency["p99"] <= latency["longest"]

@@ -18,7 +18,8 @@ CONFIG = label_config()
 
 
 @pytest.fixture(autouse=True)
-def _settings(monkeypatch, checkpoint, label_studio):
+def _settings(monkeypatch, checkpoint, label_studio, home):
+    monkeypatch.setenv("EBSEG_HOME", str(home))
     monkeypatch.setenv("EBSEG_MODEL", str(checkpoint))
     monkeypatch.setenv("EBSEG_MIN_AREA", "0")
     monkeypatch.setenv("LABEL_STUDIO_URL", label_studio.url)

@@ -23,7 +23,10 @@ SERVE = [sys.executable, "-c", "from ebseg.cli import main; main()", "serve"]
 
 def environment(label_studio, **settings: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("EBSEG_")}
-    chosen = {"EBSEG_PORT": "0", "EBSEG_MIN_AREA": "0", "LABEL_STUDIO_URL": label_studio.url}
+    chosen = {
+        "EBSEG_PORT": "0", "EBSEG_MIN_AREA": "0", "EBSEG_LEARN": "false", "EBSEG_FOLLOW": "false",
+        "LABEL_STUDIO_URL": label_studio.url,
+    }  # fmt: skip
     return inherited | chosen | settings
 
 

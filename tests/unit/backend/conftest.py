@@ -36,17 +36,27 @@ def scenes() -> list[np.ndarray]:
     return [draw_scene(7, number, size=(60, 80)).image for number in range(3)]
 
 
-@pytest.fixture(scope="session")
-def predictor() -> Predictor:
+def untrained(seed: int, version: str) -> Predictor:
     """A real model, small and untrained; its masks are sharpened, so that two labels share a photo."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     net = EBSeg(TINY.model_copy(update={"test_size": 64, "test_max_size": 128}))
     net.training_vocabulary = Vocabulary(["sky", "road"])
     with torch.no_grad():
         net.text.logit_scale.fill_(5.5)
         for parameter in net.mask_decoder.mask_mlp.parameters():
             parameter.mul_(20)
-    return Predictor(net, version="tiny-untrained")
+    return Predictor(net, version=version)
+
+
+@pytest.fixture(scope="session")
+def predictor() -> Predictor:
+    return untrained(3, "tiny-untrained")
+
+
+@pytest.fixture(scope="session")
+def successor() -> Predictor:
+    """Another such model, whose masks are others."""
+    return untrained(4, "tiny-successor")
 
 
 @pytest.fixture(scope="session")
@@ -72,18 +82,63 @@ def label_studio(scenes) -> Iterator[Server]:
 
 @pytest.fixture
 def make_client(label_studio, predictor) -> Callable[..., FlaskClient]:
-    """Build a client of the service; ``load`` gives another model than the untrained one."""
+    """Build a client of the service; ``load`` gives another model than the untrained one.
 
-    def make(load=None, wait=True, **settings) -> FlaskClient:
+    No champion is followed and no hints are taken but where ``champion`` and ``connect`` are given.
+    """
+
+    def make(load=None, wait=True, champion=None, connect=None, **settings) -> FlaskClient:
         chosen = Settings(**{"label_studio_url": label_studio.url, "min_area": 0.0, **settings})
-        client = create_app(chosen, load=load or (lambda: predictor)).test_client()
-        end = time.monotonic() + READY_SECONDS
-        while wait and not client.application.extensions["ebseg"].model.ready:
-            assert time.monotonic() < end, "the model did not load"
-            time.sleep(0.005)
+        load = load or (lambda: predictor)
+        client = create_app(chosen, load=load, champion=champion, connect=connect).test_client()
+        if wait:
+            until(lambda: client.application.extensions["ebseg"].model.ready, "the model loads")
         return client
 
     return make
+
+
+class Sink:
+    """Writes down what it is told; while ``away`` is set, it fails."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple] = []
+        self.away = threading.Event()
+        self.jobs = {"train-1": {"status": "started", "progress": {"step": 3}}}
+
+    def __call__(self) -> "Sink":
+        if self.away.is_set():
+            raise ConnectionError("Redis is away")
+        return self
+
+    def note_event(self, project_id: int, events: int, forced: bool) -> None:
+        self._tell("event", project_id, events, forced)
+
+    def note_project(self, project_id: int) -> None:
+        self._tell("project", project_id)
+
+    def finish(self, project_id: int, task_ids: list[int], version: str) -> None:
+        self._tell("finish", project_id, task_ids, version)
+
+    def job_status(self, job_id: str) -> dict | None:
+        return self.jobs.get(job_id)
+
+    def _tell(self, *what) -> None:
+        self()
+        self.told.append(what)
+
+
+@pytest.fixture
+def sink() -> Sink:
+    return Sink()
+
+
+def until(holds: Callable[[], object], what: str) -> None:
+    """Wait until another thread has done its part."""
+    end = time.monotonic() + READY_SECONDS
+    while not holds():
+        assert time.monotonic() < end, f"{what}: this did not come"
+        time.sleep(0.005)
 
 
 @pytest.fixture

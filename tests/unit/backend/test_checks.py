@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from backend.checks import examine
 from backend.doctor import app
 from tests.unit.label_studio.http_server import reply
+from training.embedded_redis import stop_embedded_redis
 from training.settings import Settings
 
 TOKEN = "personal-7f3a"
@@ -35,8 +36,9 @@ def server(label_studio):
     return label_studio
 
 
-def findings(server, token: str | None = TOKEN, model: str = "no-model") -> dict:
-    settings = Settings(label_studio_url=server.url, label_studio_api_key=token, model=model)
+def findings(server, token: str | None = TOKEN, model: str = "no-model", **more: object) -> dict:
+    given = {"label_studio_url": server.url, "label_studio_api_key": token, "model": model, "learn": False}
+    settings = Settings(**given | more)
     return {finding.check: finding for finding in examine(settings, BACKEND)}
 
 
@@ -72,6 +74,19 @@ def test_what_is_wrong_is_said_with_its_remedy(server, path, answer, check, deta
     assert remedy in found[check].remedy
 
 
+def test_a_host_name_without_a_dot_gets_no_webhook(server):
+    server.routes["/api/webhooks/"] = as_json(
+        {
+            "detail": "Validation error",
+            "validation_errors": {"url": ["Enter a valid URL."], "actions": ["No"]},
+        },
+        400,
+    )
+    found = findings(server)["webhook address"]
+    assert not found.ok
+    assert "with a dot" in found.remedy
+
+
 def test_label_studio_that_is_down_is_one_finding(server):
     server.shutdown()
     server.server_close()
@@ -93,6 +108,21 @@ def test_a_model_that_cannot_be_loaded_is_one_finding(server):
     assert "known: ebseg-tiny" in found["model"].remedy
 
 
+def test_the_loop_s_parts_are_looked_at(server, checkpoint, tmp_path):
+    found = findings(server, model=str(checkpoint), learn=True, home=tmp_path)
+    assert list(found)[-2:] == ["jobs", "registry"]
+    assert all(found[check].ok for check in ("jobs", "registry"))
+    assert "ebseg worker" in found["jobs"].detail
+    stop_embedded_redis(tmp_path / "redis")
+
+
+def test_a_redis_or_mlflow_that_is_away_is_a_finding(server, tmp_path):
+    away = {"redis_url": "redis://127.0.0.1:1", "mlflow_tracking_uri": "http://127.0.0.1:1"}
+    found = findings(server, learn=True, home=tmp_path, **away)
+    assert "REDIS_URL cannot be used" in found["jobs"].remedy
+    assert "MLFLOW_TRACKING_URI" in found["registry"].remedy
+
+
 def test_nothing_is_made_in_label_studio(server):
     findings(server)
     asked = [path for path, _ in server.seen]
@@ -104,6 +134,7 @@ def test_the_command_says_it_in_lines_and_by_its_exit_status(server, monkeypatch
     monkeypatch.setenv("LABEL_STUDIO_URL", server.url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", token)
     monkeypatch.setenv("EBSEG_MODEL", str(checkpoint))
+    monkeypatch.setenv("EBSEG_LEARN", "false")
     result = CliRunner().invoke(app, ["--backend-url", BACKEND])
     assert result.exit_code == status
     assert ("FAIL  access token" in result.output) == bool(status)

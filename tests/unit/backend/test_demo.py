@@ -25,7 +25,7 @@ def street(tmp_path: Path) -> Path:
 
 def test_drawn_scenes_come_with_the_labels_that_occur_in_them(tmp_path: Path) -> None:
     pictures, labels = choose_pictures(None, None, tmp_path / "scenes")
-    assert len(pictures) == 6
+    assert len(pictures) == 12
     assert {read_image(picture).shape for picture in pictures} == {(384, 512, 3)}
     names = [name for [name] in labels]
     assert set(names) < set(PHRASES)

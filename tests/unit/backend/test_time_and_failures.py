@@ -1,6 +1,7 @@
 """What happens while the model loads, is slow, is shared, or fails: with models made for it."""
 
 import logging
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -163,6 +164,23 @@ def test_a_service_that_stops_finishes_what_is_begun(make_client):
         first, *others = results(answer.result(20))
     assert first["result"]
     assert others == [{}] * 19
+
+
+def test_a_second_signal_may_interrupt_the_stop_that_the_first_one_asked_for(make_client):
+    service = make_client(ScriptedModel, champion=lambda: None).application.extensions["ebseg"]
+
+    def interrupt(frame, event, argument):  # before every line, as a signal's handler might
+        service.stop()
+        return interrupt
+
+    def stop() -> None:
+        sys.settrace(interrupt)
+        service.stop()
+
+    thread = threading.Thread(target=stop, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it waits for itself"
 
 
 # Many requests at a time

@@ -1,0 +1,170 @@
+"""Serve the champion of the model registry, whichever version that is."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from backend.metrics import Metrics, Swap
+from backend.model_holder import Model, ModelHolder, ModelUnavailable, load_warm
+from ebseg.errors import EBSegError
+from training.registry import Registry
+from training.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 300.0
+"""After which a champion that could not be served is tried again, if it still is the champion."""
+
+FIRST_ANSWER_SECONDS = 30.0
+"""How long the start waits for the registry; importing MLflow alone may take ten."""
+
+
+class ChampionRef(Protocol):
+    """A version of the registry's model."""
+
+    @property
+    def name(self) -> str:
+        """The version that the model has when it is loaded."""
+
+    def checkpoint(self) -> Path:
+        """Give its file, fetched if need be."""
+
+
+AskChampion = Callable[[], ChampionRef | None]
+"""Tells the registry's champion, None where there is none yet; raises where the registry cannot be asked."""
+
+
+@dataclass(frozen=True)
+class FailedSwap:
+    """A champion that could not be served; ``at``: in UTC."""
+
+    name: str
+    reason: str
+    at: datetime
+
+
+class ChampionFollower:
+    """Asks for the champion every ``seconds``, in a thread of its own, and has it served when it is another.
+
+    ``load`` makes a model of a checkpoint. A champion that cannot be loaded or does not predict leaves the
+    model that serves; it is tried again after RETRY_SECONDS, or when it becomes the champion again.
+
+    ``champion``: the champion's name as last heard. ``outage``: why the registry cannot be asked, or None.
+    ``failed``: the last champion that could not be served, or None.
+    """
+
+    def __init__(
+        self, ask: AskChampion, load: Callable[[Path], Model], metrics: Metrics, seconds: float
+    ) -> None:
+        self.champion: str | None = None
+        self.outage: str | None = None
+        self.failed: FailedSwap | None = None
+        self._ask = ask
+        self._load = load
+        self._metrics = metrics
+        self._seconds = seconds
+        self._served: str | None = None
+        self._retry_at = 0.0  # of time.monotonic()
+        self._stopped = False
+
+    def first_model(self, default: Callable[[], Model]) -> Model:
+        """Load the champion, or else the default: with no champion, no registry, or a champion that fails."""
+        champion = self._first_champion()
+        if champion is not None:
+            try:
+                return self._take(champion, load_warm)
+            except ModelUnavailable:
+                logger.warning("the service starts with the model of its settings instead")
+        return default()
+
+    def follow(self, holder: ModelHolder) -> None:
+        """Begin to follow; to be called once, in the process that serves."""
+        threading.Thread(target=self._follow, args=(holder,), name="follower", daemon=True).start()
+
+    def stop(self) -> None:
+        """Exchange no model any more; see Service.stop."""
+        self._stopped = True
+
+    def look(self, holder: ModelHolder) -> None:
+        """Ask once, and have the champion served if it is another."""
+        champion = self._hear()
+        if champion is None or champion.name in (holder.version, self._served):
+            return
+        if time.monotonic() < self._retry_at:
+            return
+        try:
+            self._take(champion, holder.replace)
+        except ModelUnavailable:
+            return  # told by _take
+        self._metrics.swaps.labels(Swap.DONE).inc()
+
+    def _follow(self, holder: ModelHolder) -> None:
+        while not self._stopped:
+            if holder.ready:  # else the first model is still being loaded
+                self.look(holder)
+            time.sleep(self._seconds)
+
+    def _first_champion(self) -> ChampionRef | None:
+        """Ask in a thread of its own: the service starts also if the registry does not answer."""
+        found: Future[ChampionRef | None] = Future()
+        threading.Thread(target=lambda: found.set_result(self._hear()), name="champion", daemon=True).start()
+        try:
+            return found.result(FIRST_ANSWER_SECONDS)
+        except TimeoutError:
+            logger.warning("the registry did not answer in %g s", FIRST_ANSWER_SECONDS)
+            return None
+
+    def _hear(self) -> ChampionRef | None:
+        """Ask the registry; tell of an outage once, and of its end."""
+        try:
+            champion = self._ask()
+            name = champion.name if champion is not None else None
+        except Exception as error:  # whatever it is: what serves goes on serving
+            foreseen = isinstance(error, EBSegError)
+            reason = str(error) if foreseen else f"{type(error).__name__}, see the service's log"
+            if self.outage is None:
+                trace = None if foreseen else error
+                logger.warning("the registry cannot be asked for its champion: %s", reason, exc_info=trace)
+            self.outage = reason
+            return None
+        if self.outage is not None:
+            logger.info("the registry answers again")
+            self.outage = None
+        if name != self.champion:
+            self.champion, self._retry_at = name, 0.0
+        return champion
+
+    def _take(self, champion: ChampionRef, take: Callable[[Callable[[], Model], str], Model]) -> Model:
+        """Have ``take`` load the champion. Raises ModelUnavailable, having noted it, if that fails."""
+        try:
+            model = take(lambda: self._load(champion.checkpoint()), champion.name)
+        except ModelUnavailable as error:
+            self.failed = FailedSwap(champion.name, str(error), datetime.now(UTC))
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            self._metrics.swaps.labels(Swap.FAILED).inc()
+            raise
+        # Not the model's own version: should they differ, the same champion would be loaded again and again.
+        self._served = champion.name
+        return model
+
+
+@dataclass(frozen=True)
+class _RegistryVersion:
+    name: str
+    checkpoint: Callable[[], Path]
+
+
+def registry_champion(settings: Settings) -> ChampionRef | None:
+    """Tell the champion of MLflow's registry; looking creates nothing. Raises RegistryUnavailable."""
+    registry = Registry(settings)
+    version = registry.champion()
+    if version is None:
+        return None
+    return _RegistryVersion(version.name, partial(registry.checkpoint, version))

@@ -1,0 +1,211 @@
+"""What the service was told that is reason to work: kept in memory, handed on by a thread of its own.
+
+A hint is taken in microseconds, whatever becomes of it: Label Studio waits for the answer to a webhook inside
+a person's Submit. Whoever takes the hints on (Redis, in the end) may be away; they wait for it.
+"""
+
+import atexit
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+logger = logging.getLogger(__name__)
+
+MOST_PROJECTS = 10_000
+"""Projects, and ..."""
+
+MOST_TASKS = 100_000
+"""... unfinished tasks that hints may wait for: they come from strangers."""
+
+FIRST_PAUSE = 0.5
+"""Seconds after a first attempt that failed; each further pause is twice the last, but at most ..."""
+
+LONGEST_PAUSE = 30.0
+"""... so many seconds."""
+
+STOP_SECONDS = 2.0
+"""For handing over what is left when the process ends."""
+
+
+class Sink(Protocol):
+    """Takes hints on; raises where it cannot now. ``training.triggers.Triggers`` is one."""
+
+    def note_event(self, project_id: int, events: int, forced: bool) -> None:
+        """Note that so many events of a project came; ``forced``: somebody asked for a training."""
+
+    def note_project(self, project_id: int) -> None:
+        """Note that a project has called."""
+
+    def finish(self, project_id: int, task_ids: list[int], version: str) -> None:
+        """Have tasks predicted, with the model of that version, that a request had no time for."""
+
+    def job_status(self, job_id: str) -> dict[str, Any] | None:
+        """Tell a job's ``status``, and more if there is more; None for an unknown job."""
+
+
+@dataclass
+class _Waiting:
+    """What is to be handed over of one project; ``unfinished``: ids of tasks by version."""
+
+    events: int = 0
+    forced: bool = False
+    unfinished: dict[str, set[int]] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> int:
+        return sum(map(len, self.unfinished.values()))
+
+    def add(self, other: "_Waiting") -> None:
+        self.events += other.events
+        self.forced |= other.forced
+        for version, tasks in other.unfinished.items():
+            self.unfinished.setdefault(version, set()).update(tasks)
+
+
+class Hints:
+    """An outbox of hints, one entry for a project however often it is hinted at; for many threads.
+
+    ``connect`` makes the sink, in the outbox's thread and with the first hint: that may take seconds. While
+    it or the sink fails, everything waits. A hint may reach the sink twice, after a failure half-way.
+    """
+
+    def __init__(self, connect: Callable[[], Sink]) -> None:
+        self.connect = connect
+        self._sink: Sink | None = None
+        self._waiting: dict[int, _Waiting] = {}
+        self._tasks = 0
+        self._in_hand = 0
+        self._changed = threading.Condition()
+        self._closing = threading.Event()
+        self._full = False
+        # A daemon: a process that is told to end does not wait for a Redis that is away.
+        self._thread = threading.Thread(target=self._work, name="hints", daemon=True)
+
+    def start(self) -> None:
+        """Begin to hand over; to be called once, in the process that serves."""
+        self._thread.start()
+        atexit.register(self.close)
+
+    def called(self, project_id: int) -> None:
+        """Take the hint that a project uses this service."""
+        self._add(project_id, _Waiting())
+
+    def annotated(self, project_id: int, *, forced: bool) -> None:
+        """Take the hint that annotations of a project changed; ``forced``: train whatever there is."""
+        self._add(project_id, _Waiting(events=1, forced=forced))
+
+    def unfinished(self, project_id: int, task_ids: Iterable[int], version: str) -> None:
+        """Take the hint that a request had no time for these tasks; ``version``: of its model."""
+        if tasks := set(task_ids):
+            self._add(project_id, _Waiting(unfinished={version: tasks}))
+
+    def job_status(self, job_id: str) -> dict[str, Any] | None:
+        """Ask about a job; see Sink.job_status. Raises what the sink raises where it cannot tell."""
+        return self.connect().job_status(job_id)
+
+    @property
+    def waiting(self) -> int:
+        """Number of projects with hints that nobody has taken on yet."""
+        return len(self._waiting) + self._in_hand
+
+    def close(self) -> None:
+        """Try once more to hand over what is left, within STOP_SECONDS; then stop."""
+        atexit.unregister(self.close)
+        with self._changed:
+            self._closing.set()
+            self._changed.notify()
+        self._thread.join(STOP_SECONDS)
+        if lost := self.waiting:
+            logger.error(
+                "hints of %d projects are lost: the schedule finds their annotations, but predictions that a "
+                "request had no time for have to be retrieved again",
+                lost,
+            )
+
+    def _add(self, project_id: int, hint: _Waiting) -> None:
+        with self._changed:
+            if project_id not in self._waiting and len(self._waiting) >= MOST_PROJECTS:
+                self._drop(f"hints of {MOST_PROJECTS} projects wait")
+            elif self._tasks + hint.tasks > MOST_TASKS:
+                self._drop(f"{MOST_TASKS} unfinished tasks wait")
+            else:
+                entry = self._pop(project_id)
+                entry.add(hint)
+                self._put(project_id, entry)
+                self._changed.notify()
+
+    def _put(self, project_id: int, hint: _Waiting) -> None:
+        self._waiting[project_id] = hint
+        self._tasks += hint.tasks
+
+    def _pop(self, project_id: int) -> _Waiting:
+        hint = self._waiting.pop(project_id, None) or _Waiting()
+        self._tasks -= hint.tasks
+        return hint
+
+    def _drop(self, reason: str) -> None:
+        if not self._full:  # else a line for each webhook of a stranger
+            logger.error("%s to be taken on: further ones are dropped until some are", reason)
+        self._full = True
+
+    def _work(self) -> None:
+        pause = FIRST_PAUSE
+        while (taken := self._take()) is not None:
+            project_id, hint = taken
+            try:
+                self._hand_over(project_id, hint)
+            except Exception as error:  # whatever it is: nothing may be lost, and the thread lives on
+                self._put_back(project_id, hint)
+                if pause == FIRST_PAUSE or self._closing.is_set():
+                    what = type(error).__name__
+                    logger.error("hints to the learning loop wait, it cannot be reached: %s: %s", what, error)
+                if self._closing.is_set():
+                    return
+                self._closing.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                self._in_hand = 0
+                if pause > FIRST_PAUSE:
+                    logger.info("hints to the learning loop are taken on again")
+                pause = FIRST_PAUSE
+
+    def _take(self) -> tuple[int, _Waiting] | None:
+        """Wait for a hint and take the oldest; None when there is none and the outbox closes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
+            if not self._waiting:
+                return None
+            project_id = next(iter(self._waiting))
+            self._in_hand, self._full = 1, False
+            return project_id, self._pop(project_id)
+
+    def _hand_over(self, project_id: int, hint: _Waiting) -> None:
+        """Tell the sink; what it has taken on is taken off the hint."""
+        sink = self._connected()
+        if hint.events:
+            sink.note_event(project_id, hint.events, hint.forced)
+            hint.events, hint.forced = 0, False
+        else:
+            sink.note_project(project_id)
+        for version in list(hint.unfinished):
+            sink.finish(project_id, sorted(hint.unfinished[version]), version)
+            del hint.unfinished[version]
+
+    def _connected(self) -> Sink:
+        if self._sink is None:
+            self._sink = self.connect()
+            if not self._closing.is_set():
+                # What is registered last is called first at the exit, and an embedded Redis has just
+                # registered that it stops then.
+                atexit.unregister(self.close)
+                atexit.register(self.close)
+        return self._sink
+
+    def _put_back(self, project_id: int, hint: _Waiting) -> None:
+        """Let a hint wait again, behind the others: what is wrong may be wrong with this project alone."""
+        with self._changed:
+            hint.add(self._pop(project_id))
+            self._put(project_id, hint)
+            self._in_hand = 0
