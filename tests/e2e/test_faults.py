@@ -1,0 +1,225 @@
+"""What goes wrong in the learning loop, with the real parts: nothing is lost, nothing runs twice."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from backend.demo_project import EBSEG, serve_backend
+from backend.label_studio_server import LabelStudioServer
+from backend.processes import ServerProcess, free_port, reach_this_machine_directly
+from ebseg.loading import checkpoint_path, version_name
+from tests.e2e.projects import ROOT
+from tests.e2e.team import Pictures, Team, drawn
+from training.embedded_redis import stop_embedded_redis
+from training.queues import connect, queues
+from training.settings import Settings
+
+MODEL = "ebseg-tiny"
+PICTURES = 14
+LOOP = {
+    "EBSEG_HELD_OUT_SHARE": "0.4",
+    "EBSEG_MIN_NEW_ANNOTATIONS": "8",
+    "EBSEG_MIN_HELD_OUT": "2",
+    "EBSEG_DEBOUNCE": "1",
+    "EBSEG_FINETUNE_STEPS": "60",
+    "EBSEG_GENERAL_PHOTOS": "2",
+    "EBSEG_LABEL_CHUNK": "2",
+}
+SECONDS = 400
+
+
+class World:
+    """A Label Studio of its own, which tests stop and start, and workers on one home."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        executable = ROOT / ".venv-label-studio" / "bin" / "label-studio"
+        self.server = LabelStudioServer(executable, folder / "studio", free_port())
+        self._running = ExitStack()
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self.start_studio()
+
+    def start_studio(self) -> None:
+        self._running.enter_context(self.server.running())
+
+    def stop_studio(self) -> None:
+        self._running.close()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ, **LOOP, "EBSEG_HOME": str(self.home), "EBSEG_MODEL": MODEL,
+            "LABEL_STUDIO_URL": self.server.url, "LABEL_STUDIO_API_KEY": self.server.access_token,
+        }  # fmt: skip
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        with (self.folder / "worker.log").open("ab") as log:
+            self._workers.append(
+                subprocess.Popen([*EBSEG, "worker"], env=self.environment, stdout=log, stderr=log)
+            )
+        return self._workers[-1]
+
+    def stop_workers(self) -> None:
+        for worker in self._workers:
+            worker.terminate()
+            worker.wait(60)
+        self._workers.clear()
+
+    def close(self) -> None:
+        self.stop_workers()
+        self.stop_studio()
+        stop_embedded_redis(self.home / "redis")
+
+    def ebseg(self, *arguments: str) -> str:
+        done = subprocess.run([*EBSEG, *arguments], env=self.environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def jobs(self, prefix: str) -> list[dict[str, object]]:
+        found = json.loads(self.ebseg("jobs", "list", "--json"))
+        return [job for job in found if job["id"].startswith(prefix)]
+
+    def job(self, prefix: str) -> dict[str, object]:
+        [found] = self.jobs(prefix)
+        return found
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, (self.folder / "worker.log").read_text()[-8000:]
+            time.sleep(0.2)
+
+    def ask_for_training(self, team: Team) -> None:
+        """Press "Start Training", as Label Studio tells it the backend."""
+        code = (
+            "from training.settings import load_settings\nfrom training.triggers import Triggers\n"
+            f"Triggers(load_settings()).note_event({team.project.id}, 1, True)"
+        )
+        subprocess.run([EBSEG[0], "-c", code], env=self.environment, check=True)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    reach_this_machine_directly()
+    made = World(tmp_path_factory.mktemp("faults"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def shown(world: World) -> Pictures:
+    return drawn(world.folder, PICTURES)
+
+
+@pytest.fixture
+def team(world: World, shown: Pictures) -> Iterator[Team]:
+    """A project whose pictures but four are annotated."""
+    made = Team(world.server, shown)
+    for task in made.tasks[:-4]:
+        made.correct(task, made.truth(task))
+    yield made
+    world.stop_workers()
+    for queue in queues(connect(Settings(home=world.home))):
+        queue.empty()
+
+
+def test_label_studio_may_be_away_while_annotations_are_read(world: World, team: Team) -> None:
+    world.ask_for_training(team)
+    world.stop_studio()
+    world.start_worker()
+    world.wait_for(lambda: world.job(f"snapshot-{team.project.id}-")["state"] == "started")
+    world.start_studio()
+    world.wait_for(lambda: world.job(f"snapshot-{team.project.id}-")["state"] == "finished")
+    assert world.job(f"snapshot-{team.project.id}-")["result"]["tasks"] == PICTURES - 4
+    for job in world.jobs("train-"):
+        world.ebseg("jobs", "cancel", str(job["id"]))
+
+
+def test_label_studio_may_be_away_while_tasks_are_labelled(world: World, team: Team) -> None:
+    version = version_name(checkpoint_path(MODEL))
+    world.start_worker()
+    world.start_worker()
+    world.ebseg("label", str(team.project.id), "--no-wait")
+    unlabelled = team.tasks[-4:]
+    world.wait_for(lambda: world.jobs(f"label-{team.project.id}-"))
+    world.stop_studio()
+    time.sleep(5)
+    world.start_studio()
+    world.wait_for(lambda: all(job["state"] == "finished" for job in world.jobs(f"label-{team.project.id}-")))
+    world.ebseg("label", str(team.project.id))
+    for task in unlabelled:
+        assert [each.model_version for each in team.project.predictions(task)] == [version]
+    assert team.server.client.projects.get(team.project.id).model_version == version
+
+
+def test_a_training_whose_worker_is_killed_goes_on_from_its_checkpoint(world: World, team: Team) -> None:
+    world.ask_for_training(team)
+    worker = world.start_worker()
+    prefix = f"train-{team.project.id}-"
+    world.wait_for(lambda: world.jobs(prefix))
+    run = world.home / "runs" / str(world.job(prefix)["id"])
+    world.wait_for(lambda: list((run / "training" / "checkpoints").glob("step-00000050.pt")))
+    family = psutil.Process(worker.pid).children(recursive=True)
+    worker.kill()
+    worker.wait()
+    world.wait_for(lambda: not any(alive(process) for process in family))
+    world.start_worker()
+    world.wait_for(lambda: world.job(prefix)["state"] == "finished")
+    steps = [json.loads(line)["step"] for line in (run / "training" / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == 60
+    assert (run / "output.log").read_text().count("training EBSeg tiny: 50 of 60 steps are done") == 1
+    world.wait_for(lambda: world.job(f"judge-{team.project.id}-")["state"] == "finished")
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_full_disk_is_told_and_the_training_goes_on_when_there_is_room(world: World, team: Team) -> None:
+    runs = world.home / "runs"
+    runs.mkdir(exist_ok=True)
+    if (
+        os.getuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(runs)]).returncode
+    ):
+        pytest.skip("only root can mount a small disk")
+    try:
+        world.ask_for_training(team)
+        world.start_worker()
+        prefix = f"train-{team.project.id}-"
+        world.wait_for(lambda: world.jobs(prefix) and world.job(prefix)["state"] == "failed")
+        assert "No space left on device" in str(world.job(prefix)["reason"])
+        assert "No space left on device" in (world.folder / "worker.log").read_text()
+        subprocess.run(["mount", "-o", "remount,size=2g", str(runs)], check=True)
+        world.ask_for_training(team)
+        world.wait_for(lambda: world.job(prefix)["state"] == "finished")
+    finally:
+        world.stop_workers()
+        subprocess.run(["umount", str(runs)], check=True)
+
+
+def test_the_same_webhook_a_thousand_times_is_one_reading(world: World, team: Team) -> None:
+    with serve_backend(world.server, MODEL, world.folder, {**LOOP, "EBSEG_HOME": str(world.home)}) as backend:
+        call_a_thousand_times(backend, team.project.id)
+        prefix = f"snapshot-{team.project.id}-"
+        world.wait_for(lambda: world.jobs(prefix))
+        world.start_worker()
+        world.wait_for(lambda: world.job(prefix)["state"] == "finished")
+    time.sleep(3)
+    assert len(world.jobs(prefix)) == 1
+
+
+def call_a_thousand_times(backend: ServerProcess, project: int) -> None:
+    body = {"action": "ANNOTATION_CREATED", "project": {"id": project}, "task": {"id": 1}}
+    with httpx.Client(timeout=30) as client:
+        for _ in range(1000):
+            assert client.post(f"{backend.url}/webhook", json=body).status_code == 200

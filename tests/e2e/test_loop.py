@@ -1,0 +1,259 @@
+"""The learning loop with the real parts: Label Studio, the service, Redis, an RQ worker and MLflow.
+
+EBSEG_LOOP_PICTURE=file keeps a picture of predictions before and after (``make screenshot``).
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from redis import Redis
+
+import ebseg
+from backend.demo_project import EBSEG, serve_backend, start_worker
+from backend.label_studio_server import LabelStudioServer
+from backend.processes import ServerProcess
+from ebseg.label_studio.annotations import paint
+from ebseg.predictor import Predictor
+from tests.e2e.team import LabelMap, Team, pictures
+from training.queues import connect
+from training.registry import Registry
+from training.settings import Settings
+from training.snapshot import is_held_out
+
+MODEL = "ebseg-tiny"
+PICTURES, CORRECTED, HELD_OUT = 40, 24, 8
+MINUTES = 60
+LOADED = 120
+"""Requests before and after the swap that the load goes on for."""
+
+LOOP = {
+    "EBSEG_HELD_OUT_SHARE": "0.35",
+    "EBSEG_MIN_NEW_ANNOTATIONS": "16",
+    "EBSEG_DEBOUNCE": "3",
+    "EBSEG_FOLLOW_SECONDS": "1",
+    "EBSEG_FINETUNE_STEPS": "450",
+    "EBSEG_GENERAL_PHOTOS": "20",
+}
+
+
+@dataclass
+class Loop:
+    """All that runs."""
+
+    settings: Settings
+    connection: Redis
+    backend: ServerProcess
+    worker: ServerProcess
+    team: Team
+    base: str
+    environment: dict[str, str]
+
+    def command(self, *arguments: str) -> str:
+        """Run ``ebseg``."""
+        done = subprocess.run(
+            [*EBSEG, *arguments], env=self.environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def jobs(self, prefix: str) -> list[dict[str, object]]:
+        return [
+            job for job in json.loads(self.command("jobs", "list", "--json")) if job["id"].startswith(prefix)
+        ]
+
+    def wait_for(self, condition: Callable[[], bool], minutes: float = 8) -> None:
+        deadline = time.monotonic() + minutes * MINUTES
+        while not condition():
+            assert time.monotonic() < deadline, self.worker.log.read_text()[-8000:]
+            self.worker.check_alive()
+            self.backend.check_alive()
+            time.sleep(0.5)
+
+    def judged(self, prefix: str) -> list[dict[str, object]]:
+        return [job for job in self.jobs(prefix) if job["state"] not in ("queued", "started", "scheduled")]
+
+
+@pytest.fixture(scope="module")
+def loop(server: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
+    folder = tmp_path_factory.mktemp("loop")
+    shown = pictures(folder, PICTURES)
+    variables = {**LOOP, "EBSEG_HOME": str(folder / "home")}
+    with (
+        serve_backend(server, MODEL, folder, variables) as backend,
+        start_worker(server, MODEL, folder, variables) as worker,
+    ):
+        team = Team(server, shown)
+        team.project.connect(backend.url)
+        for start in range(0, PICTURES, 10):
+            team.project.retrieve_predictions(team.tasks[start : start + 10])
+        settings = Settings(
+            home=folder / "home", held_out_share=0.35, label_studio_url=server.url, model=MODEL
+        )
+        environment = {**os.environ, **variables, "EBSEG_MODEL": MODEL}
+        environment |= {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.access_token}
+        base = ebseg.load(MODEL).version
+        yield Loop(settings, connect(settings), backend, worker, team, base, environment)
+
+
+def choose(loop: Loop, count: int, held_out: int, among: list[int]) -> list[int]:
+    """Choose tasks of which so many are held out, by the loop's own rule."""
+    out = [task for task in among if is_held_out(photo_hash(loop, task), loop.settings.held_out_share)]
+    kept = [task for task in among if task not in out]
+    assert len(out) >= held_out and len(kept) >= count - held_out
+    return sorted([*out[:held_out], *kept[: count - held_out]])
+
+
+def photo_hash(loop: Loop, task: int) -> str:
+    return hashlib.sha256(loop.team.pictures.files[loop.team.tasks.index(task)].read_bytes()).hexdigest()
+
+
+@dataclass
+class Load:
+    """What came back of predictions asked for without a pause."""
+
+    answers: list[tuple[int, str, list[dict[str, object]]]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def versions(self) -> list[str]:
+        return [version for _, version, _ in self.answers]
+
+
+@contextmanager
+def load(loop: Loop, tasks: list[int]) -> Iterator[Load]:
+    """Ask for predictions from two threads until the block is left."""
+    seen, stop = Load(), threading.Event()
+    body = {"project": f"{loop.team.project.id}.1", "label_config": loop.team.config}
+
+    def ask(first: int) -> None:
+        number = first
+        while not stop.is_set():
+            task = tasks[number % len(tasks)]
+            number += 1
+            try:
+                answer = httpx.post(
+                    f"{loop.backend.url}/predict",
+                    json={**body, "tasks": [{"id": task, "data": paths[task]}]},
+                    timeout=100,
+                )
+                [result] = answer.json()["results"]
+                seen.answers.append((task, result["model_version"], result["result"]))
+            except Exception as error:
+                seen.failures.append(repr(error))
+
+    paths = {task: loop.team.server.client.tasks.get(str(task)).data for task in tasks}
+    threads = [threading.Thread(target=ask, args=(first,)) for first in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_corrections_become_a_better_model_that_is_served_without_a_pause(loop: Loop) -> None:
+    team = loop.team
+    corrected = choose(loop, CORRECTED, HELD_OUT, team.tasks)
+    others = [task for task in team.tasks if task not in corrected]
+    before = team.miou(others, loop.base)
+    for task in corrected:
+        team.correct(task, team.truth(task))
+    loop.wait_for(lambda: bool(loop.jobs("judge-")))
+    with load(loop, others[:3]) as seen:
+        loop.wait_for(lambda: bool(loop.judged("judge-")))
+        loop.wait_for(lambda: seen.versions and seen.versions[-1] != loop.base)
+        swapped = len(seen.versions)
+        loop.wait_for(lambda: len(seen.versions) >= max(swapped + LOADED, 200))
+    [judged] = loop.judged("judge-")
+    assert str(judged["outcome"]).startswith("promote"), loop.command("models", "show", "2")
+    champion = Registry(loop.settings).champion()
+    assert champion is not None and champion.number == 2
+    assert seen.failures == []
+    assert len(seen.answers) >= 200
+    assert set(seen.versions) == {loop.base, champion.name}
+    check_masks(
+        loop, seen, {loop.base: MODEL, champion.name: str(Registry(loop.settings).checkpoint(champion))}
+    )
+    assert httpx.post(f"{loop.backend.url}/setup", json={}).json() == {"model_version": champion.name}
+
+    loop.wait_for(lambda: len(loop.judged("label-")) > 0 and not active(loop, "label-", "plan-"))
+    after = team.miou(others, champion.name)
+    print(f"\nmIoU of the {len(others)} other tasks' predictions: {before:.1f} before, {after:.1f} after")
+    if picture := os.environ.get("EBSEG_LOOP_PICTURE"):
+        team.picture(others[:3], [loop.base, champion.name], Path(picture))
+    assert after - before >= 10
+    assert team.server.client.projects.get(team.project.id).model_version == champion.name
+    for task in others:
+        stored = [p.model_version for p in team.project.predictions(task)]
+        assert stored.count(champion.name) == 1
+
+
+def active(loop: Loop, *prefixes: str) -> bool:
+    return any(
+        job["state"] in ("queued", "started", "scheduled") for prefix in prefixes for job in loop.jobs(prefix)
+    )
+
+
+def check_masks(loop: Loop, seen: Load, models: dict[str, str]) -> None:
+    """Each answer's masks are those of the version that it names, and the versions' differ."""
+    expected = {
+        (task, version): label_map(ebseg.load(model), loop.team, task)
+        for version, model in models.items()
+        for task in {task for task, _, _ in seen.answers}
+    }
+    for task, version, result in seen.answers:
+        truth = loop.team.truth(task)
+        shown = paint(result, loop.team.control, *truth.shape).label_map
+        other = next(each for each in models if each != version)
+        assert (shown == expected[task, version]).mean() > 0.999
+        assert (shown == expected[task, other]).mean() < 0.99
+
+
+def label_map(model: Predictor, team: Team, task: int) -> LabelMap:
+    """What a model says of a picture, less what the service leaves out as too small."""
+    found = model.predict(team.pictures.files[team.tasks.index(task)], list(team.pictures.labels)).label_map
+    areas = np.bincount(found[found >= 0], minlength=len(team.pictures.labels))
+    small = np.flatnonzero(areas < 0.001 * found.size)
+    return np.where(np.isin(found, small), -1, found)
+
+
+def test_shuffled_labels_are_rejected(loop: Loop) -> None:
+    team, rng = loop.team, np.random.default_rng(3)
+    champion = Registry(loop.settings).champion()
+    judged = len(loop.judged("judge-"))
+    annotated = {
+        task.id for task in team.server.client.tasks.list(project=team.project.id) if task.is_labeled
+    }
+    for task in [task for task in team.tasks if task not in annotated]:
+        truth = team.truth(task)
+        shuffled = rng.permutation(len(team.pictures.labels)).astype(np.int16)
+        team.correct(task, np.where(truth < 0, truth, shuffled[truth]))
+    loop.wait_for(lambda: len(loop.judged("judge-")) > judged)
+    newest = loop.judged("judge-")[0]
+    print(f"\n{newest['outcome']}")
+    assert str(newest["outcome"]).startswith("reject")
+    assert Registry(loop.settings).champion() == champion
+    decision = json.loads(loop.command("models", "show", str(newest["result"]["version"]), "--json"))
+    assert decision["decision"]["verdict"] == "reject"
+
+
+def test_a_rollback_is_served_at_once(loop: Loop) -> None:
+    assert loop.base in loop.command("models", "rollback")
+    served = lambda: httpx.post(f"{loop.backend.url}/setup", json={}).json()["model_version"]  # noqa: E731
+    loop.wait_for(lambda: served() == loop.base, minutes=0.5)
+    task = loop.team.tasks[0]
+    loop.team.project.retrieve_predictions([task])
+    assert loop.team.project.predictions(task)[-1].model_version == loop.base
