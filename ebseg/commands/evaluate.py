@@ -247,7 +247,8 @@ def _print(evaluation: "Evaluation") -> None:
         first += [f"{evaluation.published:.1f}", difference]
     table.add_row("mIoU", *first)
     for name, key in _ROWS.items():
-        table.add_row(name, f"{getattr(evaluation.scores, key):.1f}")
+        value = getattr(evaluation.scores, key)
+        table.add_row(name, "–" if math.isnan(value) else f"{value:.1f}")
     whole = evaluation.official or evaluation.asked
     photos = f"{tally.measured} photos" if tally.measured == whole else f"{tally.measured} of {whole} photos"
     text = f"{evaluation.model} on {evaluation.dataset}: {photos}"

@@ -25,7 +25,7 @@ from backend.label_studio_server import LabelStudioServer
 from backend.processes import ServerProcess
 from ebseg.label_studio.annotations import paint
 from ebseg.predictor import Predictor
-from tests.e2e.team import LabelMap, Team, pictures
+from tests.e2e.team import LabelMap, Team, camvid, pictures
 from training.queues import connect
 from training.registry import Registry
 from training.settings import Settings
@@ -42,7 +42,7 @@ LOOP = {
     "EBSEG_MIN_NEW_ANNOTATIONS": "16",
     "EBSEG_DEBOUNCE": "3",
     "EBSEG_FOLLOW_SECONDS": "1",
-    "EBSEG_FINETUNE_STEPS": "450",
+    "EBSEG_FINETUNE_STEPS": "450" if camvid() else "150",  # real photos take longer to learn
     "EBSEG_GENERAL_PHOTOS": "20",
 }
 
