@@ -131,13 +131,16 @@ class Project:
     def __init__(self, server: LabelStudioServer, title: str, label_config: str) -> None:
         """Create the project; its tasks open with their predictions."""
         self._server = server
-        self._client = server.client
         with _reported("create the project"):
             project = self._client.projects.create(
                 title=title, label_config=label_config, show_collab_predictions=True
             )
         self.id = cast(int, project.id)
         self.url = f"{server.url}/projects/{self.id}/data"
+
+    @property
+    def _client(self) -> LabelStudio:
+        return self._server.client  # another one after each start of the server
 
     def upload(self, photos: Sequence[Path]) -> list[int]:
         """Upload photo files; give their tasks' ids in the order of ``photos``.

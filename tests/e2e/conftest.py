@@ -1,6 +1,4 @@
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +11,11 @@ from backend.processes import ServerProcess, free_port, reach_this_machine_direc
 from ebseg.data.synthetic import PHRASES, Scene, draw_scene
 from ebseg.predictor import Predictor
 from tests.e2e.projects import ROOT, Annotated, annotate
+from tests.e2e.team import CAMVID_LABELS, camvid
 
 MODEL = "ebseg-tiny"
 SCENES = 4
 SCENE_SEED = 11  # neither the demo's nor the training's
-CAMVID_LABELS = (
-    "sky", "building", "pole", "road", "pavement", "tree",
-    "sign symbol", "fence", "car", "pedestrian", "bicyclist",
-)  # fmt: skip
 CAMVID_PHOTOS = 3
 
 
@@ -35,7 +30,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServ
 
 @pytest.fixture(scope="session")
 def backend(server: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with serve_backend(server, MODEL, tmp_path_factory.mktemp("backend")) as process:
+    folder = tmp_path_factory.mktemp("backend")
+    alone = {"EBSEG_HOME": str(folder / "home"), "EBSEG_LEARN": "false", "EBSEG_FOLLOW": "false"}
+    with serve_backend(server, MODEL, folder, alone) as process:
         yield process
 
 
@@ -68,8 +65,8 @@ def drawn(
 @pytest.fixture(scope="session")
 def street(server: LabelStudioServer, backend: ServerProcess) -> Annotated:
     """CamVid's street photos with its classes."""
-    folder = Path(os.environ.get("EBSEG_CAMVID") or ROOT.parent / "shared" / "camvid")
+    folder = camvid()
+    if folder is None:
+        pytest.skip("no CamVid photos: set EBSEG_CAMVID to where they are")
     files = sorted((folder / "images" / "val").glob("*.jpg"))[:CAMVID_PHOTOS]
-    if not files:
-        pytest.skip(f"no CamVid photos at {folder}: set EBSEG_CAMVID to where they are")
     return annotate(server, backend.url, "Street photos", files, [[label] for label in CAMVID_LABELS])
