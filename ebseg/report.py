@@ -44,6 +44,9 @@ METRICS = {
 }
 """What the metrics are called, and what they mean."""
 
+EXPERIMENT = "ebseg evaluation"
+"""What MLflow lists evaluations under."""
+
 PANEL = 400
 """Pixels of the longer side of each of a comparison's three pictures."""
 
@@ -113,7 +116,6 @@ def write_html(evaluation: Any, pictures: Any, path: Path) -> None:
         for one, shown in zip(evaluation, pictures, strict=True)
     ]
     html = environment.get_template("report.html").render(pages=pages, metrics=METRICS)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, html)
 
 
@@ -123,7 +125,6 @@ def log_to_mlflow(
     json: Path | None,
     *,
     tracking_uri: str | None = None,
-    experiment: str = "ebseg evaluation",
 ) -> None:
     """Record an evaluation as a run of MLflow: metrics, settings and the two files.
 
@@ -134,7 +135,7 @@ def log_to_mlflow(
     try:
         client = connect(uri)
         try:
-            _log(client, evaluation, [file for file in (html, json) if file is not None], experiment)
+            _log(client, evaluation, [file for file in (html, json) if file is not None])
         finally:
             disconnect(client)
     except Exception as error:  # requests', SQLAlchemy's, boto3's: of whatever the store stands on
@@ -144,11 +145,11 @@ def log_to_mlflow(
         ) from error
 
 
-def _log(client: "MlflowClient", evaluation: Evaluation, files: Sequence[Path], experiment: str) -> None:
+def _log(client: "MlflowClient", evaluation: Evaluation, files: Sequence[Path]) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     name = f"{evaluation.get('model')} on {evaluation.get('dataset')}"
-    run_id = client.create_run(experiment_id(client, experiment), run_name=name).info.run_id
+    run_id = client.create_run(experiment_id(client, EXPERIMENT), run_name=name).info.run_id
     now = int(time.time() * 1000)
     metrics = [Metric(key, value, now, 0) for key, value in _measured(evaluation)]
     params, tags = (

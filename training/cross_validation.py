@@ -6,6 +6,7 @@ same way on two thirds of them, and so is, as a rule, a little worse.
 
 import io
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,10 @@ def train_folds(
     """
     if storage.exists(_key(job_id)):
         return
-    measured = []
+    measured, folders = [], list[Path]()
     for number, fold in enumerate(folds(SnapshotSource(storage, manifest, "train"))):
         folder = settings.home / "runs" / f"{job_id}-fold-{number + 1}"
+        folders.append(folder)
         if not finetune_job.is_done(folder):
             fold_spec = {**spec, "out": str(folder), "fold": number, "mlflow": None}
             finetune_job.run(folder, fold_spec, settings.train_processes, report)
@@ -46,6 +48,8 @@ def train_folds(
     content = io.BytesIO()
     np.savez_compressed(content, tasks=np.array(pooled.tasks), counts=pooled.counts)
     storage.write(_key(job_id), content.getvalue())
+    for folder in folders:
+        finetune_job.forget(storage, folder)
 
 
 def folds_measured(storage: Storage, job_id: str) -> Measured | None:
@@ -60,7 +64,7 @@ def folds_measured(storage: Storage, job_id: str) -> Measured | None:
 
 def pool(parts: list[Measured]) -> Measured:
     """Put measurements of different tasks together, in the order of the tasks."""
-    tasks = np.concatenate([part.tasks for part in parts])
+    tasks = np.concatenate([np.array(part.tasks, np.int64) for part in parts])
     counts = np.concatenate([part.counts for part in parts])
     order = np.argsort(tasks)
     return Measured(tuple(tasks[order].tolist()), counts[order])

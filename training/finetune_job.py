@@ -16,8 +16,9 @@ from typing import Any
 
 from ebseg.errors import TrainingError
 from ebseg.files import write_whole
-from training.finetune_run import JOB_VARIABLE
+from training.finetune_run import JOB_VARIABLE, MIRROR
 from training.settings import Settings
+from training.storage import Storage
 
 LOOK_SECONDS = 1.0
 """Between looks at the process and its progress."""
@@ -94,13 +95,20 @@ def outcome(folder: Path) -> dict[str, Any]:
     return found
 
 
-def forget_checkpoints(folder: Path) -> None:
-    """Remove what a finished run needs no more; its log and its numbers stay."""
+def forget_checkpoints(storage: Storage, folder: Path) -> None:
+    """Remove what a finished run needs no more, and its copy in the storage; log and numbers stay."""
     from ebseg.run_state import FOLDER
     from training.finetune import BEST_FILE, RUN_FOLDER
 
     shutil.rmtree(folder / RUN_FOLDER / FOLDER, ignore_errors=True)
     (folder / RUN_FOLDER / BEST_FILE).unlink(missing_ok=True)
+    storage.remove(f"runs/{folder.name}/{MIRROR}")
+
+
+def forget(storage: Storage, folder: Path) -> None:
+    """Remove a run altogether."""
+    shutil.rmtree(folder, ignore_errors=True)
+    storage.remove(f"runs/{folder.name}")
 
 
 def mlflow_run(folder: Path) -> str | None:
@@ -189,7 +197,7 @@ def log_tail(folder: Path, lines: int = LOG_LINES) -> list[str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Leave nothing of the process group behind."""
+    """End the process and its group: in order, or else at once."""
     for number, patience in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, None)):
         if process.poll() is None:
             os.killpg(process.pid, number)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:  # all that needs PyTorch is imported when the lock is had
 
 LOCK_FILE, PROGRESS_FILE = "run.lock", "progress.json"
 
+MIRROR = "mirror"
+"""Where in a run's folder of the storage the copy of its newest checkpoint is."""
+
 LOCK_SECONDS = 10.0
 """That a run waits for the one before it, whose job was killed, to notice and end."""
 
@@ -188,7 +191,7 @@ def _watchers(spec: RunSpec, storage: "Storage", validation: "Source") -> "list[
     folder = spec.out / RUN_FOLDER
     watchers: list[Watcher] = [ProgressBar()]
     if not storage.is_local if spec.mirror is None else spec.mirror:
-        mirror = RunMirror(storage, f"runs/{spec.out.name}", folder)
+        mirror = RunMirror(storage, f"runs/{spec.out.name}/{MIRROR}", folder)
         mirror.restore()
         watchers.append(mirror)
     if spec.mlflow is not None:

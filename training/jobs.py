@@ -133,7 +133,7 @@ def finetune_project(context: Context, project: int, fingerprint: str, base: int
         run_id=finetune_job.mlflow_run(folder),
         tags={"project": str(project), "fingerprint": fingerprint, "base": str(base), "job": job_id},
     )
-    finetune_job.forget_checkpoints(folder)
+    finetune_job.forget_checkpoints(context.storage, folder)
     resubmit(
         context.connection,
         Line.CONTROL,
@@ -225,7 +225,7 @@ def label_tasks(context: Context, project: int, tasks: list[int], version: str, 
     from training.registry import Registry
 
     settings, studio = context.settings, Studio(context.settings)
-    done = context.stage("loading the model", len(tasks))
+    context.stage("loading the model")
     try:
         labelling = read_label_config(studio.project(project).label_config)
     except NotInStudio:

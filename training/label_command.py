@@ -42,6 +42,7 @@ def label(
         return
     waiting, failed = {plan}, {}
     outcome: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     with Progress(transient=True, disable=as_json) as bar:
         task = bar.add_task("waiting for a worker", total=None)
         while waiting:
@@ -56,6 +57,9 @@ def label(
                     failed[job_id] = str(job.meta.get("reason", "failed") if job else "gone")
                     continue
                 outcome[job_id] = result["outcome"]
+                left_out |= result.get("left_out", {})
+                if job_id == plan and "chunks" not in result:
+                    raise TrainingError(result["outcome"])
                 waiting |= set(result.get("chunks", ()))
             bar.update(
                 task, description="predicting", total=len(waiting) + len(outcome), completed=len(outcome)
@@ -65,5 +69,9 @@ def label(
         raise TrainingError(
             f"{len(failed)} jobs failed, such as {first}: {failed[first]}; repeat the command"
         )
-    summary = {"version": version, "jobs": outcome}
+    summary = {"version": version, "jobs": outcome, "left_out": left_out}
     typer.echo(json.dumps(summary, indent=2) if as_json else f"{outcome[plan]}; labelled with {version}")
+    for number, reason in left_out.items():
+        typer.echo(f"ebseg: task {number} has no prediction: {reason}", err=True)
+    if left_out:
+        raise typer.Exit(1)

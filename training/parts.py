@@ -52,8 +52,8 @@ def training_and_validation(source: SnapshotSource, *, fold: int | None = None) 
     """
     ranked = _ranked(source, "validation")
     if fold is not None:
-        judged = set(folds(source)[fold].indices)
-        ranked = [index for index in ranked if index not in judged]
+        judged = {source.photos[index] for index in folds(source)[fold].indices}
+        ranked = [photo for photo in ranked if photo not in judged]
     count = min(max(round(VALIDATION_SHARE * len(ranked)), 1), len(ranked) - 1)
     return _part(source, ranked[count:], "training"), _part(source, ranked[:count], "validation")
 
@@ -64,14 +64,16 @@ def folds(source: SnapshotSource) -> list[Part]:
     return [_part(source, ranked[fold::FOLDS], f"fold {fold + 1}") for fold in range(FOLDS)]
 
 
-def _ranked(source: SnapshotSource, salt: str) -> list[int]:
-    """Order photos by a hash of their content, which says nothing about them."""
-    return sorted(range(len(source)), key=lambda index: _hash(salt, source.photos[index]))
+def _ranked(source: SnapshotSource, salt: str) -> list[str]:
+    """Order photos, of which two tasks may show the same, by a hash that says nothing about them."""
+    return sorted(set(source.photos), key=lambda photo: _hash(salt, photo))
 
 
 def _hash(salt: str, photo: str) -> str:
     return hashlib.sha256(f"{salt} {photo}".encode()).hexdigest()
 
 
-def _part(source: SnapshotSource, indices: Collection[int], name: str) -> Part:
-    return Part(source, tuple(sorted(indices)), f"{source.name}, {name}")
+def _part(source: SnapshotSource, photos: Collection[str], name: str) -> Part:
+    chosen = set(photos)
+    indices = tuple(index for index, photo in enumerate(source.photos) if photo in chosen)
+    return Part(source, indices, f"{source.name}, {name}")

@@ -163,7 +163,7 @@ def rescue(connection: Redis, suspects: set[str]) -> set[str]:
         if job_id in there or connection.type(key) != b"hash":
             continue
         status, origin = connection.hmget(key, ["status", "origin"])
-        if status in (b"queued", b"scheduled") and origin is not None:
+        if status in (b"queued", b"scheduled") and origin is not None and text(origin) in set(Line):
             nowhere.add(job_id)
             if job_id in suspects:
                 _log.warning("job %s was lost by a worker: it is queued again", job_id)

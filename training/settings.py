@@ -123,7 +123,7 @@ class Settings(BaseSettings):
         description="labels never trained on before that start a training too",
     )
     held_out_share: float = Field(
-        default=0.2,
+        default=0.3,
         gt=0,
         lt=1,
         description="share of the tasks that is never trained on, by a hash, for ever",

@@ -79,6 +79,12 @@ class Storage:
         keys = (str(path).removeprefix(root).lstrip("/") for path in found)
         return sorted(key for key in keys if not PurePosixPath(key).name.startswith(_UNFINISHED))
 
+    def remove(self, prefix: str) -> None:
+        """Remove the files of a folder; nothing where it does not exist."""
+        files, _ = self._place
+        for key in self.keys(prefix):
+            files.rm_file(self._path(key))
+
     def local(self, key: str) -> Path:
         """Give the path of a file on this machine, which must not be written to.
 

@@ -66,6 +66,8 @@ def _work(settings: Settings, lines: "list[Line]", *, burst: bool) -> bool:
         loop = LoopWorker(served, connection)
         loop.work(burst=burst)
     except (redis.ConnectionError, redis.TimeoutError, ConfigError) as error:
+        if burst:
+            raise ConfigError(f"Redis is away: {error}") from error
         _log.warning("Redis is away: %s", error)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):  # RQ's own would call upon a worker that is no more

@@ -113,6 +113,7 @@ def _on_scenes(model: str, scenes: int, unseen: bool, json_file: Path | None) ->
     import ebseg  # PyTorch is slow to import and `ebseg --help` does not need it
     from ebseg.data.scenes import benchmark_scenes, benchmark_vocabulary, renamed_vocabulary
     from ebseg.evaluate import evaluate as measure
+    from ebseg.files import write_whole
 
     predictor = ebseg.load(model)
     photos = track(benchmark_scenes(scenes, unseen=unseen), description="evaluating", total=scenes)
@@ -126,7 +127,7 @@ def _on_scenes(model: str, scenes: int, unseen: bool, json_file: Path | None) ->
         numbers = {**asdict(result), "harmonic": result.harmonic}
         found = {name: value for name, value in numbers.items() if not math.isnan(value)}
         content = {"model": predictor.version, "data": "drawn scenes", **found}
-        json_file.write_text(json.dumps(content, indent=2) + "\n")
+        write_whole(json_file, json.dumps(content, indent=2) + "\n")
 
 
 def _on_datasets(request: _Request, json_file: Path | None, html: Path | None, mlflow: bool) -> None:

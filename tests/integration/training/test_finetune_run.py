@@ -186,7 +186,7 @@ def test_it_goes_on_on_another_machine(here, whole, tmp_path):
 
 
 def _newest_copy(storage, run):
-    key = f"runs/{run}/newest.json"
+    key = f"runs/{run}/mirror/newest.json"
     return json.loads(storage.read(key))["step"] if storage.exists(key) else 0
 
 

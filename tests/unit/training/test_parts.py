@@ -61,6 +61,22 @@ def test_parts_follow_from_the_photos_whatever_their_order():
     assert first.fingerprint() != second.fingerprint()
 
 
+def test_the_same_photo_in_two_tasks_is_in_one_part():
+    source = Photos(20)
+    source.photos = source.photos[:10] * 2
+    for parts in (folds(source), training_and_validation(source), training_and_validation(source, fold=1)):
+        shown = [{source[index] for index in part.indices} for part in parts]
+        assert sum(map(len, shown)) == len(set.union(*shown))
+        assert all(len(part) == 2 * len(photos) for part, photos in zip(parts, shown, strict=True))
+
+
+def test_no_held_out_tasks_leave_the_numbers_of_the_others():
+    none = Measured((), np.zeros((0, 2, 3), np.int64))
+    pooled = pool([none, Measured((5, 3), np.zeros((2, 2, 3), np.int64))])
+    assert pooled.tasks == (3, 5)
+    assert all(isinstance(task, int) for task in pooled.tasks)
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_measurements_are_pooled_in_the_order_of_the_tasks(order):
     parts = [

@@ -47,6 +47,14 @@ def test_keys_are_listed_below_a_folder(storage):
     assert storage.keys("nowhere") == []
 
 
+def test_a_folder_s_files_are_removed(storage):
+    for key in ("a/1", "a/c/3", "ab/4"):
+        storage.write(key, b"")
+    storage.remove("a")
+    storage.remove("none")
+    assert storage.keys() == ["ab/4"]
+
+
 def test_a_file_of_this_machine_is_uploaded(storage, tmp_path):
     file = tmp_path / "file.bin"
     file.write_bytes(b"content")
