@@ -115,7 +115,7 @@ class Team:
                 np.hstack([np.pad(cell, ((4, 4), (4, 4), (0, 0)), constant_values=255) for cell in cells])
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.vstack(rows).astype(np.uint8)).save(path)
+        Image.fromarray(np.vstack(rows).astype(np.uint8)).quantize(128).save(path, optimize=True)
 
     def miou(self, tasks: Sequence[int], version: str) -> float:
         """Mean IoU in percent of the predictions that Label Studio stores of one version."""
