@@ -141,12 +141,18 @@ def _registry(settings: Settings) -> Finding:
     from training.registry import Registry
 
     check = "registry"
+    registry = Registry(settings)
     try:
-        champion = Registry(settings).champion()
+        champion = registry.champion()
     except EBSegError as error:
         return Finding(check, "MLflow cannot be used", str(error))
     if champion is None:
         return Finding(check, "no version yet; the first reading of annotations registers the model")
+    if not registry.descends(champion):
+        origin = champion.tags.get("model")
+        return Finding(
+            check, f"the champion comes from {origin}; {settings.model} is served, and learns next"
+        )
     return Finding(check, f"version {champion.number} is champion ({champion.name})")
 
 

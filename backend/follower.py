@@ -162,9 +162,12 @@ class _RegistryVersion:
 
 
 def registry_champion(settings: Settings) -> ChampionRef | None:
-    """Tell the champion of MLflow's registry; looking creates nothing. Raises RegistryUnavailable."""
+    """Tell the champion of MLflow's registry; looking creates nothing. Raises RegistryUnavailable.
+
+    A champion that comes from another model than the settings' is none: who changes EBSEG_MODEL wants that.
+    """
     registry = Registry(settings)
     version = registry.champion()
-    if version is None:
+    if version is None or not registry.descends(version):
         return None
     return _RegistryVersion(version.name, partial(registry.checkpoint, version))

@@ -20,7 +20,7 @@ from training.photos import photo_fetcher
 from training.queues import JUDGING, TRAINING, Line, id_of, resubmit
 from training.settings import Settings
 from training.studio import NotInStudio, Studio
-from training.triggers import Project, forget_project, known_projects
+from training.triggers import Project, forget_project, known_projects, require_the_services_model
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +40,9 @@ def snapshot_project(context: Context, project: int, number: int) -> Result | Re
     if wait > 0:
         return Retry(max=1_000_000, interval=math.ceil(wait))
     events, forced = state.begin_reading()
+    require_the_services_model(context.connection, settings)
     registry = Registry(settings)
-    registry.ensure_base()
+    registry.start_over()
     context.stage("reading annotations")
     try:
         manifest = snapshot.take(

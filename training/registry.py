@@ -76,12 +76,21 @@ class Registry:
         self._model = settings.registered_model
 
     def ensure_base(self) -> Version:
-        """Give the champion; where there is none, the settings' model becomes version 1 and champion.
+        """Give the champion; where there is none, the settings' model becomes a version and the champion.
 
-        A released or packaged model is not copied. Raises what ``ebseg.loading.checkpoint_path`` raises.
+        A released or packaged model is not copied. Raises what ``ebseg.loading.checkpoint_path`` raises, and
+        ConfigError where the champion comes from another model than the settings'.
         """
         champion = self.champion()
-        if champion is not None:
+        if champion is None:
+            return self.start_over()
+        self._require_descent(champion)
+        return champion
+
+    def start_over(self) -> Version:
+        """Give the champion, if it comes from the settings' model; else that becomes the champion."""
+        champion = self.champion()
+        if champion is not None and self.descends(champion):
             return champion
         from ebseg.checkpoint import OFFICIAL_FILES
         from ebseg.loading import PACKAGED, checkpoint_path, version_name
@@ -89,13 +98,34 @@ class Registry:
         model = self._settings.model
         path = checkpoint_path(model)
         released = model if model == PACKAGED or model in OFFICIAL_FILES else None
-        base = self._add(path, key=f"base {version_name(path)}", run_id=None, tags={}, released=released)
+        base = self._add(
+            path, key=f"base {self._root} {version_name(path)}", run_id=None, tags={}, released=released
+        )
         with self._lock(CHAMPION), self._store() as client:
             champion = self._aliased(client, CHAMPION)  # another process may have been faster
-            if champion is None:
+            if champion is None or not self.descends(champion):
                 self._crown(client, base.number, "the model to start from", [])
                 champion = self._get(client, base.number)
         return champion
+
+    def descends(self, version: Version) -> bool:
+        """Tell whether a version comes from the settings' model, or is named by it."""
+        return (
+            self._settings.model.startswith("models:") or version.tags.get("model", self._root) == self._root
+        )
+
+    @property
+    def _root(self) -> str:
+        """What versions that come from the settings' model are marked with."""
+        path = Path(self._settings.model).expanduser()
+        return str(path.resolve()) if path.is_file() else self._settings.model
+
+    def _require_descent(self, version: Version) -> None:
+        if not self.descends(version):
+            raise ConfigError(
+                f"version {version.number} comes from {version.tags.get('model')}, and EBSEG_MODEL is "
+                f"{self._settings.model}: set it to the former everywhere, and try again"
+            )
 
     def champion(self) -> Version | None:
         """Give the version that is served; None where nothing is registered. Takes milliseconds."""
@@ -177,6 +207,7 @@ class Registry:
 
         Raises ChampionChanged where another one than the expected is the champion now.
         """
+        self._require_descent(version)
         with self._lock(CHAMPION), self._store() as client:
             current = self._aliased(client, CHAMPION)
             number = None if current is None else current.number
@@ -202,6 +233,8 @@ class Registry:
                     f"no version of {self._model!r} was champion before this one: "
                     "see `ebseg models list`, and promote one by hand"
                 )
+            returned = self._get(client, before[-1])
+            self._require_descent(returned)
             self._crown(client, before[-1], reason, before[:-1])
             return self._get(client, before[-1])
 
@@ -340,7 +373,7 @@ class Registry:
                 self._model,
                 f"runs:/{run_id}/{MODEL_FOLDER}",
                 run_id,
-                tags={**tags, **where, "key": key, "model_version": name},
+                tags={**tags, **where, "key": key, "model": self._root, "model_version": name},
             )
             return _version(created, [])
 

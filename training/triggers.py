@@ -10,10 +10,14 @@ from typing import Any
 
 from redis import Redis
 
-from training.queues import ACTIVE, Line, bring_forward, connect, find, is_active, submit
+from ebseg.errors import ConfigError
+from training.queues import ACTIVE, Line, bring_forward, connect, find, is_active, submit, text
 from training.settings import Settings
 
 PROJECTS_KEY = "ebseg:projects"
+MODEL_KEY = "ebseg:model"
+"""The model that the service was told to serve."""
+
 MOST_PROJECTS = 10_000
 """Known projects at most: webhooks come from strangers."""
 
@@ -137,12 +141,23 @@ def forget_project(connection: Redis, number: int) -> None:
     connection.srem(PROJECTS_KEY, number)
 
 
+def require_the_services_model(connection: Redis, settings: Settings) -> None:
+    """Raise ConfigError where this process would teach another model than the service serves."""
+    served = connection.get(MODEL_KEY)
+    if served is not None and text(served) != settings.model:
+        raise ConfigError(
+            f"the service serves {text(served)}, and this worker's EBSEG_MODEL is {settings.model}: "
+            "set EBSEG_MODEL to the same for both"
+        )
+
+
 class Triggers:
     """Where the service hands over what it was told. Raises ConfigError where Redis does not answer."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection = connect(settings)
+        self._connection.set(MODEL_KEY, settings.model)
 
     def note_project(self, project_id: int) -> None:
         """Remember a project that has called, for the schedule; no more than so many."""

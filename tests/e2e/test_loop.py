@@ -72,7 +72,7 @@ class Loop:
             job for job in json.loads(self.command("jobs", "list", "--json")) if job["id"].startswith(prefix)
         ]
 
-    def wait_for(self, condition: Callable[[], bool], minutes: float = 8) -> None:
+    def wait_for(self, condition: Callable[[], bool], minutes: float = 15) -> None:
         deadline = time.monotonic() + minutes * MINUTES
         while not condition():
             assert time.monotonic() < deadline, self.worker.log.read_text()[-8000:]

@@ -14,7 +14,14 @@ from training.embedded_redis import embedded_redis, stop_embedded_redis
 from training.queues import Line, connect, find, is_active, queue, rescue, submit
 from training.schedule import keep_time, plan_next
 from training.settings import Settings
-from training.triggers import MOST_PROJECTS, PROJECTS_KEY, Project, Triggers, known_projects
+from training.triggers import (
+    MOST_PROJECTS,
+    PROJECTS_KEY,
+    Project,
+    Triggers,
+    known_projects,
+    require_the_services_model,
+)
 
 JOB = ("operator.add", [1, 2])
 
@@ -104,6 +111,15 @@ def test_a_reading_that_failed_makes_way(settings):
     find(connection, "snapshot-7-0").set_status(JobStatus.FAILED)
     triggers.note_event(7, 1, True)
     assert is_active(connection, "snapshot-7-1")
+
+
+def test_a_worker_that_would_teach_another_model_is_told(settings):
+    connection = connect(settings)
+    require_the_services_model(connection, settings)
+    Triggers(settings.model_copy(update={"model": "ebseg-base"}))
+    with pytest.raises(ConfigError, match="the service serves ebseg-base"):
+        require_the_services_model(connection, settings)
+    require_the_services_model(connection, settings.model_copy(update={"model": "ebseg-base"}))
 
 
 def test_strangers_cannot_fill_the_memory(settings):

@@ -82,6 +82,7 @@ def test_it_tells_a_bad_end(tmp_path, error, stage):
 
 
 def test_a_full_disk_does_not_end_the_run_here(tmp_path):
-    progress = ProgressFile(tmp_path / "missing" / "progress.json")
+    (tmp_path / "run").write_text("no folder")
+    progress = ProgressFile(tmp_path / "run" / "progress.json")
     progress.enter(Stage.DONE)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -141,6 +141,25 @@ def test_a_base_whose_alias_was_lost_is_not_registered_twice(registry):
     assert registry.ensure_base().number == 1
 
 
+def test_who_changes_the_model_starts_from_that_one(three, home, model_file):
+    champion = three.ensure_base()
+    path = model_file("other.safetensors", version="other-1")
+    other = Registry(Settings(model=str(path)))
+    assert three.descends(champion) and not other.descends(champion)
+    with pytest.raises(ConfigError, match="comes from ebseg-tiny"):
+        other.ensure_base()
+    base = other.start_over()
+    assert (base.name, base.aliases) == ("other-1", ("champion",))
+    assert other.ensure_base().number == base.number
+    with pytest.raises(ConfigError, match="comes from ebseg-tiny, and EBSEG_MODEL is"):
+        other.promote(three.version("2"), "by hand")
+    with pytest.raises(ConfigError, match="EBSEG_MODEL is ebseg-tiny"):
+        three.promote(base, "by hand")
+    assert three.start_over().name == three.version("1").name
+    assert not other.descends(three.champion())
+    assert Registry(Settings(model="models:/ebseg@champion")).descends(three.champion())
+
+
 def test_reading_makes_no_database(tmp_path):
     registry = Registry(Settings(home=tmp_path / "new"))
     assert registry.champion() is None and registry.versions() == [] and registry.history() == []
