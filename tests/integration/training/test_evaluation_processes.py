@@ -17,7 +17,9 @@ LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 PHOTOS = 8
 SCRIPT = f"""
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,15 @@ from ebseg.labellers import ModelLabeller
 benchmark.SAVE_SECONDS = 0.0
 out = Path(sys.argv[1])
 others = benchmark.join()
-source = BenchmarkScenes({PHOTOS})
+
+
+class Scenes(BenchmarkScenes):
+    def __getitem__(self, index):
+        time.sleep(float(os.environ.get("PAUSE", "0")))  # time for a test to kill it
+        return super().__getitem__(index)
+
+
+source = Scenes({PHOTOS})
 predictor = ebseg.load("ebseg-tiny", device="cpu")
 found = benchmark.run(ModelLabeller(predictor, source.vocabulary), source, out=out, others=others)
 number = 0 if others is None else others.process_index
@@ -62,7 +72,7 @@ def environment():
 
 def finished(command, out):
     """Run to the end; give each process's report and confusion matrix."""
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     numbers = sorted(path.stem for path in out.glob("*.json"))
     return [(json.loads((out / f"{n}.json").read_text()), np.load(out / f"{n}.npy")) for n in numbers]
@@ -86,7 +96,10 @@ def test_two_processes_count_what_one_counts(run, one, tmp_path):
 @pytest.mark.parametrize("launcher", [[sys.executable], LAUNCHER], ids=["one", "two"])
 def test_killed_processes_go_on(run, one, tmp_path, launcher):
     process = subprocess.Popen(
-        run(launcher, tmp_path), env=environment(), stderr=subprocess.DEVNULL, start_new_session=True
+        run(launcher, tmp_path),
+        env={**environment(), "PAUSE": "2"},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     state = tmp_path / "process-0.npz"
     deadline = time.monotonic() + 120

@@ -79,7 +79,7 @@ def _environment():
 
 def _outcomes(command, out):
     """Run to the end; give what each process returned."""
-    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return [json.loads(path.read_text()) for path in out.glob("process-*.json")]
 

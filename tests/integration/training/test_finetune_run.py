@@ -25,7 +25,7 @@ from ebseg.vocabulary import Vocabulary
 from training.manifest import Entry, LabelEntry, Manifest, folder, store
 from training.storage import Storage
 
-PATIENCE = 120
+PATIENCE = 600
 STEPS = 6
 ENDLESS = {"steps": 1000, "batch": 2, "measure_every": 2, "patience": 1000, "learning_rate": 1e-5}
 COMMAND = [sys.executable, "-m", "training.finetune_run"]
