@@ -31,6 +31,7 @@ from ebseg.label_studio.regions import (
     select_region,
 )
 from ebseg.label_studio.tasks import Labelling, describe, photo_url, read_label_config, task_id
+from training.photos import photo_fetcher
 from training.settings import RESERVED_THREADS, Settings
 
 logger = logging.getLogger(__name__)
@@ -233,13 +234,7 @@ def build_service(
     hints are taken but by ``champion`` and ``connect``, which stand for the registry and the queues of the
     settings. Raises FetchError for an address in the settings that cannot be one.
     """
-    photos = ImageFetcher(
-        label_studio_url=settings.label_studio_url,
-        api_key=settings.label_studio_api_key,
-        allowed_hosts=settings.allowed_hosts,
-        timeout_s=settings.fetch_timeout,
-        max_bytes=settings.max_bytes,
-    )
+    photos = photo_fetcher(settings)
     if load is None:
         load = partial(load_model, settings)
         champion = champion or partial(registry_champion, settings)
