@@ -99,7 +99,11 @@ class Registry:
         path = checkpoint_path(model)
         released = model if model == PACKAGED or model in OFFICIAL_FILES else None
         base = self._add(
-            path, key=f"base {self._root} {version_name(path)}", run_id=None, tags={}, released=released
+            path,
+            key=f"base {self._settings.base_model} {version_name(path)}",
+            run_id=None,
+            tags={},
+            released=released,
         )
         with self._lock(CHAMPION), self._store() as client:
             champion = self._aliased(client, CHAMPION)  # another process may have been faster
@@ -111,14 +115,9 @@ class Registry:
     def descends(self, version: Version) -> bool:
         """Tell whether a version comes from the settings' model, or is named by it."""
         return (
-            self._settings.model.startswith("models:") or version.tags.get("model", self._root) == self._root
+            self._settings.model.startswith("models:")
+            or version.tags.get("model", self._settings.base_model) == self._settings.base_model
         )
-
-    @property
-    def _root(self) -> str:
-        """What versions that come from the settings' model are marked with."""
-        path = Path(self._settings.model).expanduser()
-        return str(path.resolve()) if path.is_file() else self._settings.model
 
     def _require_descent(self, version: Version) -> None:
         if not self.descends(version):
@@ -373,7 +372,7 @@ class Registry:
                 self._model,
                 f"runs:/{run_id}/{MODEL_FOLDER}",
                 run_id,
-                tags={**tags, **where, "key": key, "model": self._root, "model_version": name},
+                tags={**tags, **where, "key": key, "model": self._settings.base_model, "model_version": name},
             )
             return _version(created, [])
 

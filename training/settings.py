@@ -197,6 +197,12 @@ class Settings(BaseSettings):
         return f"sqlite:///{(self.home / 'mlflow.db').resolve()}"
 
     @property
+    def base_model(self) -> str:
+        """The model by a name that is the same wherever a process runs: a file by its whole path."""
+        path = Path(self.model).expanduser()
+        return str(path.resolve()) if path.is_file() else self.model
+
+    @property
     def storage_url(self) -> str:
         """Where snapshots and runs are kept: a folder or an fsspec URL."""
         return self.storage or str((self.home / "storage").resolve())

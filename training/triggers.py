@@ -144,9 +144,9 @@ def forget_project(connection: Redis, number: int) -> None:
 def require_the_services_model(connection: Redis, settings: Settings) -> None:
     """Raise ConfigError where this process would teach another model than the service serves."""
     served = connection.get(MODEL_KEY)
-    if served is not None and text(served) != settings.model:
+    if served is not None and text(served) != settings.base_model:
         raise ConfigError(
-            f"the service serves {text(served)}, and this worker's EBSEG_MODEL is {settings.model}: "
+            f"the service serves {text(served)}, and this worker's EBSEG_MODEL is {settings.base_model}: "
             "set EBSEG_MODEL to the same for both"
         )
 
@@ -157,7 +157,7 @@ class Triggers:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection = connect(settings)
-        self._connection.set(MODEL_KEY, settings.model)
+        self._connection.set(MODEL_KEY, settings.base_model)
 
     def note_project(self, project_id: int) -> None:
         """Remember a project that has called, for the schedule; no more than so many."""

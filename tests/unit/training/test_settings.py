@@ -120,3 +120,10 @@ def test_secrets_are_not_shown(monkeypatch):
     settings = load_settings()
     assert settings.label_studio_api_key.get_secret_value() == SECRET
     assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+def test_a_model_s_file_has_one_name_wherever_a_process_runs(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    assert Settings(model="model.safetensors").base_model == str(tmp_path / "model.safetensors")
+    assert Settings(model="ebseg-tiny").base_model == "ebseg-tiny"
