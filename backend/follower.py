@@ -84,9 +84,11 @@ class ChampionFollower:
                 logger.warning("the service starts with the model of its settings instead")
         return default()
 
-    def follow(self, holder: ModelHolder) -> None:
-        """Begin to follow; to be called once, in the process that serves."""
-        threading.Thread(target=self._follow, args=(holder,), name="follower", daemon=True).start()
+    def follow(self, holder: ModelHolder) -> threading.Thread:
+        """Begin to follow, in the thread returned; to be called once, in the process that serves."""
+        thread = threading.Thread(target=self._follow, args=(holder,), name="follower", daemon=True)
+        thread.start()
+        return thread
 
     def stop(self) -> None:
         """Exchange no model any more; see Service.stop."""

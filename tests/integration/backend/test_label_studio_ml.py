@@ -24,6 +24,9 @@ def _settings(monkeypatch, checkpoint, label_studio, home):
     monkeypatch.setenv("EBSEG_MIN_AREA", "0")
     monkeypatch.setenv("LABEL_STUDIO_URL", label_studio.url)
     monkeypatch.setattr(adapter.EBSegBackend, "_service", None)
+    yield
+    if adapter.EBSegBackend._service:
+        adapter.EBSegBackend._service.stop()
 
 
 def load_adapter(monkeypatch, base: type | None) -> ModuleType:

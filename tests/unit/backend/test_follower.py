@@ -221,13 +221,14 @@ def test_nothing_is_asked_while_the_first_model_is_being_loaded_nor_after_the_en
     holder = ModelHolder(lambda: loading.wait(20) and Versioned("base"), "name")
     followed = ChampionFollower(registry, Loader(), Metrics(), seconds=0.005)
     holder.start()
-    followed.follow(holder)
+    thread = followed.follow(holder)
     time.sleep(0.05)  # ten looks' time
     assert registry.asked == 0
     loading.set()
     until(lambda: holder.version == "v1", "the champion is served")
     followed.stop()
-    until(lambda: "follower" not in {thread.name for thread in threading.enumerate()}, "the thread ends")
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 # In the application
