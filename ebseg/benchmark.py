@@ -145,7 +145,8 @@ class _Seconds:
 
     read: float
     wait: float
-    model: float
+    network: float
+    scores: float
 
 
 def _measure(
@@ -161,9 +162,14 @@ def _measure(
     counter = _Counter(tally, len(indices), store, progress)
     with closing(counter), closing(_read_ahead(labeller, source, indices[tally.done :], workers)) as photos:
         for photo, reading, waiting in photos:
-            began = time.monotonic()
-            label_map = labeller.label(photo.prepared) if isinstance(photo, _Read) else None
-            counter.put(photo, label_map, _Seconds(reading, waiting, time.monotonic() - began))
+            began = inferred = time.monotonic()
+            label_map = None
+            if isinstance(photo, _Read):
+                decide = labeller.infer(photo.prepared)
+                inferred = time.monotonic()
+                label_map = decide()
+            seconds = _Seconds(reading, waiting, inferred - began, time.monotonic() - inferred)
+            counter.put(photo, label_map, seconds)
         counter.finish()
 
 

@@ -4,8 +4,9 @@ K labels; H x W: a photo's size.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Protocol, TypeVar
 
@@ -32,7 +33,7 @@ SUFFIXES = (".png", ".tif", ".tiff")
 
 
 class Labeller(Protocol[T]):
-    """Labels every pixel of photos, in two parts so that reading need not wait for the model."""
+    """Labels every pixel of photos, in parts: reading need not wait for the model, and each can be timed."""
 
     @property
     def name(self) -> str:
@@ -63,8 +64,11 @@ class Labeller(Protocol[T]):
         Raises DataError, which names the file, for what cannot be read.
         """
 
-    def label(self, prepared: T) -> LabelMap:
-        """Give the label map (H, W), -1 for "none", of what was prepared; called by one thread."""
+    def infer(self, prepared: T) -> Callable[[], LabelMap]:
+        """Run the network on what was prepared; called by one thread.
+
+        What it returns, called once and by the same thread, gives the label map (H, W), -1 for "none".
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +117,8 @@ class ModelLabeller:
         return Views(images, (sample.image.shape[0], sample.image.shape[1]))
 
     @torch.inference_mode()
-    def label(self, prepared: Views) -> LabelMap:
-        """Run the model."""
+    def infer(self, prepared: Views) -> Callable[[], LabelMap]:
+        """Find masks and their classes; what it returns scores the pixels by them."""
         images = [
             torch.from_numpy(image).to(self.device).permute(2, 0, 1).float() for image in prepared.images
         ]
@@ -122,9 +126,18 @@ class ModelLabeller:
             strips = augmented_score_strips(self._net, images, self._vocabulary, prepared.size)
         else:
             strips = score_strips(*self._net.masks_and_classes(images[0], self._vocabulary), prepared.size)
-        chosen = [strip.argmax(dim=0).short() for strip in strips]
-        label_map: LabelMap = torch.cat(chosen).cpu().numpy()
-        return label_map
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # else the scores would be charged with the network's time
+        return partial(_best, strips)
+
+
+@torch.inference_mode()
+def _best(strips: Iterator[torch.Tensor]) -> LabelMap:
+    """Choose each pixel's best label by its scores (K, rows, W), strip by strip."""
+    # Not argmax, which takes longer than max on a CPU.
+    chosen = [strip.max(dim=0).indices.short() for strip in strips]
+    label_map: LabelMap = torch.cat(chosen).cpu().numpy()
+    return label_map
 
 
 class SavedLabeller:
@@ -171,9 +184,9 @@ class SavedLabeller:
                 return label_map
         raise DataError(f"{self._path} has no prediction for {sample.name}")
 
-    def label(self, prepared: LabelMap) -> LabelMap:
+    def infer(self, prepared: LabelMap) -> Callable[[], LabelMap]:
         """Hand over what was read."""
-        return prepared
+        return lambda: prepared
 
     def _keys(self, photo: str) -> Iterator[str]:
         """Give what a photo's label map may be called, without ending."""

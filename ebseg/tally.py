@@ -21,9 +21,10 @@ EXTREMES = 10
 BROKEN_SHOWN = 100
 """Messages kept of photos that could not be measured; all are counted."""
 
-STAGES = ("text", "read", "model", "metrics", "wait", "total")
-"""What takes time: encoding the labels' names; reading and resizing, in several threads; the model; counting,
-in a thread; waiting for photos to be read; and all photos from first to last, which the text is not in."""
+STAGES = ("text", "read", "network", "scores", "metrics", "wait", "total")
+"""What takes time: encoding the labels' names; reading and resizing, in several threads; the network, and
+the pixels' scores by its masks and classes; counting, in a thread; waiting for photos to be read; and all
+photos from first to last, which the text is not in."""
 
 
 @dataclass(frozen=True, order=True)

@@ -50,7 +50,7 @@ class _View:
 def score_strips(
     net: EBSeg, images: Sequence[Tensor], vocabulary: Vocabulary, size: tuple[int, int]
 ) -> Iterator[Tensor]:
-    """Yield class scores (K, rows, W), strip by strip from the top: means over all views.
+    """Look at all views; then yield class scores (K, rows, W), strip by strip from the top: the views' means.
 
     ``images``: a photo at several sizes, each (3, ., .) float RGB 0..255; each is looked at as it is and
     mirrored. ``size``: (H, W). The scores of a whole photo are never held: those of 847 labels at 6
@@ -60,6 +60,10 @@ def score_strips(
     views = [
         _view(net, image, text, vocabulary, size, mirrored) for image in images for mirrored in (False, True)
     ]
+    return _means(views, size)
+
+
+def _means(views: Sequence[_View], size: tuple[int, int]) -> Iterator[Tensor]:
     height, width = size
     queries, labels = views[0].classes.shape
     rows = min(max(STRIP_VALUES // (width * (2 * queries + 2 * labels)), 1), STRIP_ROWS)

@@ -231,7 +231,7 @@ def _pictures(
     for kind, photos in (("worst", evaluation.tally.worst), ("best", evaluation.tally.best)):
         for photo in photos[:_PICTURES]:
             sample = source[photo.index]
-            predicted = labeller.label(labeller.prepare(sample))
+            predicted = labeller.infer(labeller.prepare(sample))()
             title = f"{kind}: {photo.name}, mIoU {photo.miou:.1f}"
             yield title, comparison(sample.image, predicted, sample.label_map, evaluation.vocabulary.names)
 

@@ -74,9 +74,9 @@ class Echo:
         self.prepared.append(sample.name)
         return sample.label_map.shape
 
-    def label(self, prepared):
+    def infer(self, prepared):
         self.labelled += 1
-        return np.zeros(prepared, np.int16)
+        return lambda: np.zeros(prepared, np.int16)
 
 
 class Constant:
@@ -139,7 +139,7 @@ def test_broken_photos_are_named_and_the_others_measured(source, folder):
 def test_reading_runs_ahead_of_the_model_and_counting_behind_it():
     echo, counted = Echo(), threading.Event()
     two_read = threading.Event()
-    real_prepare, real_label = echo.prepare, echo.label
+    real_prepare, real_infer = echo.prepare, echo.infer
     most = 0
 
     def prepare(sample):
@@ -150,14 +150,14 @@ def test_reading_runs_ahead_of_the_model_and_counting_behind_it():
             two_read.set()
         return shape
 
-    def label(prepared):
+    def infer(prepared):
         if echo.labelled == 0:
             assert two_read.wait(SECONDS), "the second photo is read while the first is labelled"
         if echo.labelled == BEHIND:
             assert counted.wait(SECONDS), "the first photo is counted while another is labelled"
-        return real_label(prepared)
+        return real_infer(prepared)
 
-    echo.prepare, echo.label = prepare, label
+    echo.prepare, echo.infer = prepare, infer
     assert run(echo, Constant(40), workers=2, progress=lambda done: counted.set()).tally.measured == 40
     assert most <= AHEAD * 2 + 2, "memory is bounded"
 
@@ -165,10 +165,10 @@ def test_reading_runs_ahead_of_the_model_and_counting_behind_it():
 def test_a_failure_of_the_model_ends_the_run(source):
     echo = Echo()
 
-    def label(prepared):
+    def infer(prepared):
         raise RuntimeError("out of memory")
 
-    echo.label = label
+    echo.infer = infer
     before = set(threading.enumerate())
     with pytest.raises(RuntimeError, match="out of memory"):
         run(echo, source)
@@ -254,7 +254,7 @@ def test_json_has_all_of_it(source, labeller):
     assert [row["name"] for row in content["classes"]] == content["labels"]
     ious = [row["iou"] for row in content["classes"]]
     assert content["metrics"]["miou"] == pytest.approx(np.mean(ious))
-    assert set(content["throughput"]["shares"]) == {"read", "model", "metrics", "wait"}
+    assert set(content["throughput"]["shares"]) == {"read", "network", "scores", "metrics", "wait"}
     assert content["throughput"]["photos_per_second"] > 0
     assert content["published"] is None and content["difference"] is None
     first = content["confusion"][0]
