@@ -164,7 +164,7 @@ class _RegistryVersion:
 
 
 def registry_champion(settings: Settings) -> ChampionRef | None:
-    """Tell the champion of MLflow's registry; looking creates nothing. Raises RegistryUnavailable.
+    """Tell the champion of MLflow's registry; looking creates nothing. Raises MlflowUnavailable.
 
     A champion that comes from another model than the settings' is none: who changes EBSEG_MODEL wants that.
     """

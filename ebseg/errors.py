@@ -5,8 +5,16 @@ class EBSegError(Exception):
     """Base of every error this project raises on purpose; the command line prints it as one line."""
 
 
+class Outage(EBSegError):
+    """What a task stands on is away, or ended it: the same task may well succeed later."""
+
+
 class ConfigError(EBSegError):
     """A setting, a variant or a model name is unknown or inconsistent."""
+
+
+class MlflowUnavailable(ConfigError, Outage):
+    """MLflow's store does not answer, or cannot be used: it may later."""
 
 
 class CheckpointError(EBSegError):
@@ -29,12 +37,16 @@ class FetchError(EBSegError):
     """A photo or a Label Studio answer could not be fetched: address, token, size, time."""
 
 
-class Unreachable(FetchError):
-    """Label Studio itself does not answer, or says that it cannot now: the same may well succeed later."""
+class Unreachable(FetchError, Outage):
+    """Label Studio itself does not answer, or says that it cannot now."""
 
 
 class TrainingError(EBSegError):
     """A training run cannot start or go on: bad data, or a loss that is not finite."""
+
+
+class RunNotWritten(TrainingError, Outage):
+    """A training run's files cannot be written: the disk is full, or away."""
 
 
 class AnnotationError(EBSegError):

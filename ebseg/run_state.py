@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ebseg.config import TrainConfig
-from ebseg.errors import CheckpointError, TrainingError
+from ebseg.errors import CheckpointError, RunNotWritten
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class RunState:
     def store(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint, atomically, and drop the oldest ones.
 
-        Raises TrainingError where it cannot be written; those before it stay.
+        Raises RunNotWritten where it cannot be written; those before it stay.
         """
         written = self._path(step)
         unfinished = self.folder / "unfinished"
@@ -62,7 +62,7 @@ class RunState:
             unfinished.unlink(missing_ok=True)
             # Where a disk is full, PyTorch stumbles over that error with another one, which does not say so.
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
-            raise TrainingError(
+            raise RunNotWritten(
                 f"the checkpoint {written} could not be written ({reason}): make room; the same command goes "
                 "on from the checkpoint before it"
             ) from error

@@ -22,7 +22,7 @@ import torch
 
 from ebseg.config import TrainConfig
 from ebseg.data.samples import Sample, Source
-from ebseg.errors import ConfigError
+from ebseg.errors import MlflowUnavailable
 from ebseg.files import write_whole
 from ebseg.mlflow_store import connect, default_tracking_uri, disconnect, experiment_id, unusable
 from ebseg.model import EBSeg
@@ -63,9 +63,9 @@ class MlflowRun(Watcher):
     beside their truth; ``vocabulary``: what their numbers mean, by default that of the first source.
 
     The store is the one that ``MLFLOW_TRACKING_URI`` names, else ``default_tracking_uri`` of the folder's
-    parent, which runs beside each other so share. A store that cannot be used is a ConfigError at the start;
-    later it is one warning: the run goes on, and what is missing follows when the store is back. A resumed
-    run keeps the points that MLflow has, also of steps that are done again.
+    parent, which runs beside each other so share. A store that cannot be used ends the run at its start
+    (MlflowUnavailable); later it is one warning: the run goes on, and what is missing follows when the store
+    is back. A resumed run keeps the points that MLflow has, also of steps that are done again.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class MlflowRun(Watcher):
         self._photos = self._seconds = 0.0
 
     def started(self, net: EBSeg, config: TrainConfig, sources: Sequence[Source], step: int) -> None:
-        """Open the run and describe it. Raises ConfigError where the store cannot be used."""
+        """Open the run and describe it. Raises MlflowUnavailable where the store cannot be used."""
         self._vocabulary = self._vocabulary or sources[0].vocabulary
         self._log_every = config.log_every
         uri = os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(self._folder.parent)
@@ -98,7 +98,7 @@ class MlflowRun(Watcher):
             outbox.upload("config.json", json.dumps(settings, indent=2).encode())
         except Exception as error:  # requests', SQLAlchemy's, boto3's: of whatever the store stands on
             self.failed(error)
-            raise ConfigError(
+            raise MlflowUnavailable(
                 f"MLflow's store {unusable(uri, error)}: set MLFLOW_TRACKING_URI to a running server's "
                 "address or to sqlite:///FILE, or leave it out to keep runs beside the run's folder"
             ) from error

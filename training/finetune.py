@@ -31,7 +31,7 @@ from ebseg.checkpoint import load_checkpoint, save_checkpoint
 from ebseg.config import RECIPES, TrainConfig
 from ebseg.data.batches import check_shares
 from ebseg.data.samples import Source
-from ebseg.errors import ConfigError, DataError, TrainingError
+from ebseg.errors import ConfigError, DataError, RunNotWritten
 from ebseg.evaluate import count_pixels
 from ebseg.files import write_whole
 from ebseg.loading import checkpoint_path
@@ -232,11 +232,11 @@ def _write(net: EBSeg, outcome: Outcome, config: FinetuneConfig) -> None:
 
 @contextmanager
 def _writing_to(folder: Path) -> Iterator[None]:
-    """Say which folder is on the disk that is full. Raises TrainingError."""
+    """Say which folder is on the disk that is full. Raises RunNotWritten."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise TrainingError(
+        raise RunNotWritten(
             f"the run's folder {folder} cannot be written to ({error}): make room; the same command goes on "
             "from the newest checkpoint"
         ) from error

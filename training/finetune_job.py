@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ebseg.errors import TrainingError
+from ebseg.errors import Outage, TrainingError
 from ebseg.files import write_whole
 from training.finetune_run import JOB_VARIABLE, MIRROR
 from training.settings import Settings
@@ -130,9 +130,10 @@ def run(
 
     ``report`` is called with the progress and the last lines of the log as they change. The same folder goes
     on from its checkpoint. Whatever ends this call, be it the job's time limit, ends the processes. Raises
-    TrainingError with the reason where they fail, and Killed where they were.
+    TrainingError with the reason where they fail, and Interrupted where they need not fail again.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # addresses of stores may hold passwords
+    (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of a try before, which may have failed
     write_whole(folder / SPEC_FILE, json.dumps(spec, indent=2) + "\n")
     with (folder / OUTPUT_FILE).open("ab") as output:
         process = subprocess.Popen(
@@ -155,16 +156,17 @@ def run(
         _end(process)
     report(progress_of(folder), log_tail(folder))
     if process.returncode < 0:
-        raise Killed(
+        raise Interrupted(
             f"the training process was killed by signal {-process.returncode} (too little memory?); "
             f"its log is {folder / OUTPUT_FILE}"
         )
     if process.returncode:
-        raise TrainingError(_reason(folder, process.returncode))
+        fails_again = progress_of(folder).get("fails_again", False)
+        raise (TrainingError if fails_again else Interrupted)(_reason(folder, process.returncode))
 
 
-class Killed(TrainingError):
-    """Something killed the training process: started again, it goes on from its checkpoint."""
+class Interrupted(TrainingError, Outage):
+    """The training process was killed, or missed something: started again, it goes on from its checkpoint."""
 
 
 def _launcher(processes: int) -> list[str]:

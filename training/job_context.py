@@ -12,20 +12,14 @@ from rq import Retry, get_current_job
 from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
-from ebseg.errors import EBSegError, TrainingError, Unreachable
-from training.finetune_job import Killed
-from training.registry import RegistryUnavailable
+from ebseg.errors import EBSegError, Outage, TrainingError
 from training.settings import Settings, load_settings
 from training.storage import Storage
-from training.studio import StudioUnavailable
 
 _log = logging.getLogger(__name__)
 
 META_SECONDS = 2.0
 """Between writes of a job's progress."""
-
-TRANSIENT = (StudioUnavailable, Unreachable, RegistryUnavailable, Killed)
-"""Errors of ours after which a job is tried again; others would only come again."""
 
 P = ParamSpec("P")
 Result = dict[str, Any]
@@ -63,7 +57,7 @@ class Context:
 
 
 def job(function: Callable[Concatenate[Context, P], Result | Retry]) -> Callable[P, Result | Retry]:
-    """Make a job: it dies with its worker, its failure has a reason, and hopeless ones are not repeated."""
+    """Make a job: it dies with its worker, its failure has a reason, what must fail is not tried again."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> Result | Retry:
@@ -74,7 +68,7 @@ def job(function: Callable[Concatenate[Context, P], Result | Retry]) -> Callable
             result = function(Context(current, load_settings()), *args, **kwargs)
         except Exception as error:
             ours = isinstance(error, EBSegError)
-            if (ours and not isinstance(error, TRANSIENT)) or isinstance(error, JobTimeoutException):
+            if (ours and not isinstance(error, Outage)) or isinstance(error, JobTimeoutException):
                 current.retries_left = 0
             current.meta["reason"] = str(error) if ours else f"{type(error).__name__}: {error}"
             _log.error("job %s: %s", current.id, current.meta["reason"])

@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ebseg.errors import EBSegError, Outage
 from ebseg.files import write_whole
 from ebseg.watch import Progress, Watcher
 
@@ -40,7 +41,8 @@ class Stage(StrEnum):
 class ProgressFile(Watcher):
     """Writes a run's progress as JSON to ``path``, whole each time and at most once a second.
 
-    Always there: ``stage`` and ``time`` (ISO 8601, UTC). From the start of training on: ``step`` of
+    Always there: ``stage`` and ``time`` (ISO 8601, UTC). Where it failed: ``fails_again``, whether another
+    try must fail too. From the start of training on: ``step`` of
     ``steps``. From the first step on: ``loss`` and its ``terms``, ``photos_per_second``, ``seconds_left`` of
     training, and ``memory`` (peak bytes).
     """
@@ -92,7 +94,11 @@ class ProgressFile(Watcher):
 
     def failed(self, error: BaseException) -> None:
         """Tell that the run failed, or that somebody stopped it; why it failed is the log's to say."""
-        self.enter(Stage.FAILED if isinstance(error, Exception) else Stage.STOPPED)
+        if not isinstance(error, Exception):
+            self.enter(Stage.STOPPED)
+            return
+        self._told["fails_again"] = isinstance(error, EBSegError) and not isinstance(error, Outage)
+        self.enter(Stage.FAILED)
 
     def _write(self) -> None:
         content = {

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebseg.errors import ConfigError, EBSegError
+from ebseg.errors import ConfigError, EBSegError, MlflowUnavailable
 from ebseg.mlflow_store import connect, database_file, disconnect, experiment_id, locked, unusable
 from training.model_files import MODEL_FOLDER, fetch, upload
 from training.settings import Settings, load_settings
@@ -43,10 +43,6 @@ PAGE = 1000
 """Versions that MLflow lists at a time."""
 
 
-class RegistryUnavailable(ConfigError):
-    """MLflow's store does not answer, or cannot be used: it may later."""
-
-
 class ChampionChanged(EBSegError):
     """Another version has become the champion meanwhile: compare with that one."""
 
@@ -69,7 +65,7 @@ class Version:
 
 
 class Registry:
-    """The registered model that the settings name; RegistryUnavailable is raised where MLflow fails."""
+    """The registered model that the settings name; MlflowUnavailable is raised where MLflow fails."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -300,7 +296,7 @@ class Registry:
         except EBSegError:
             raise
         except Exception as error:  # requests', SQLAlchemy's, boto3's: of whatever the store stands on
-            raise RegistryUnavailable(
+            raise MlflowUnavailable(
                 f"MLflow's store {unusable(uri, error)}: start it, or set MLFLOW_TRACKING_URI to a running "
                 "server's address or to sqlite:///FILE, or leave it out to keep models in EBSEG_HOME"
             ) from error

@@ -13,7 +13,7 @@ import httpx
 from label_studio_sdk.core.api_error import ApiError
 from label_studio_sdk.core.request_options import RequestOptions
 
-from ebseg.errors import EBSegError, FetchError
+from ebseg.errors import EBSegError, FetchError, Outage
 from ebseg.label_studio.fetch import TOKEN_REMEDY, server_address
 from training.settings import Settings
 
@@ -35,7 +35,7 @@ _OPTIONS = RequestOptions(max_retries=0)  # the SDK's own tries would send a pre
 T = TypeVar("T")
 
 
-class StudioUnavailable(EBSegError):
+class StudioUnavailable(Outage):
     """Label Studio does not answer, or says that it cannot now, and our patience is over."""
 
 

@@ -19,9 +19,12 @@ from PIL import Image
 
 from ebseg.checkpoint import load_checkpoint, save_checkpoint
 from ebseg.config import TINY
+from ebseg.errors import Outage, TrainingError
 from ebseg.mlflow_store import connect, disconnect
 from ebseg.model import EBSeg
 from ebseg.vocabulary import Vocabulary
+from training import finetune_job
+from training.finetune_job import Interrupted
 from training.manifest import Entry, LabelEntry, Manifest, folder, store
 from training.storage import Storage
 
@@ -261,6 +264,20 @@ def test_what_cannot_be_done_is_one_line(here, tmp_path, changes, complaint):
     assert len(told) == 1 and told[0].startswith("ebseg: ") and complaint in told[0]
 
 
+def test_an_outage_is_told_from_what_fails_again(here, whole, tmp_path):
+    told = []
+    away = {"tracking_uri": "http://127.0.0.1:9", "experiment": "ebseg", "run_name": "train-13"}
+    spec = json.loads(_spec(here, tmp_path / "train-13").read_text())
+    with pytest.raises(TrainingError, match="no model named 'ebseg-huge'") as failed:
+        finetune_job.run(tmp_path / "train-13", {**spec, "base": "ebseg-huge"}, 1, lambda *_: None)
+    assert not isinstance(failed.value, Outage)
+    with pytest.raises(Interrupted, match="MLflow's store http://127.0.0.1:9 cannot be used"):
+        finetune_job.run(tmp_path / "train-13", {**spec, "mlflow": away}, 1, lambda *_: None)
+    finetune_job.run(tmp_path / "train-13", spec, 1, lambda progress, _log: told.append(progress))
+    assert told[-1]["stage"] == "done"
+    _assert_same(tmp_path / "train-13", whole)
+
+
 @pytest.fixture
 def small_disk(here, whole, tmp_path):
     """Mount a disk with room for one checkpoint and the best weights, but not for a second checkpoint."""
@@ -284,7 +301,7 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(here, whole, small_disk
     assert status == 1 and told[-1] == complaint
     assert _checkpoint(out, 4).name in complaint and "No space left on device" in complaint
     assert list((out / "training" / "checkpoints").iterdir()) == [_checkpoint(out, 2)]
-    assert _progress(out)["stage"] == "failed"
+    assert (_progress(out)["stage"], _progress(out)["fails_again"]) == ("failed", False)
 
     subprocess.run(["mount", "-o", "remount,size=1g", str(small_disk)], check=True)
     status, told = _ended(_start(_spec(here, out)))

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ebseg.errors import DataError, MlflowUnavailable
 from ebseg.watch import Progress
 from training import progress_file
 from training.progress_file import ProgressFile, Stage
@@ -74,11 +75,21 @@ def test_it_writes_at_most_once_a_second(tmp_path, clock):
     assert seen == [0, 0, 3, 3, 3, 6, 6, 6]
 
 
-@pytest.mark.parametrize(("error", "stage"), [(ValueError(), "failed"), (SystemExit(143), "stopped")])
-def test_it_tells_a_bad_end(tmp_path, error, stage):
+@pytest.mark.parametrize(
+    ("error", "stage", "fails_again"),
+    [
+        (ValueError(), "failed", False),
+        (OSError(28, "No space left on device"), "failed", False),
+        (MlflowUnavailable("MLflow is away"), "failed", False),
+        (DataError("no photo can be read"), "failed", True),
+        (SystemExit(143), "stopped", None),
+    ],
+)
+def test_it_tells_a_bad_end(tmp_path, error, stage, fails_again):
     path = tmp_path / "progress.json"
     ProgressFile(path).failed(error)
-    assert json.loads(path.read_text())["stage"] == stage
+    told = json.loads(path.read_text())
+    assert (told["stage"], told.get("fails_again")) == (stage, fails_again)
 
 
 def test_a_full_disk_does_not_end_the_run_here(tmp_path):

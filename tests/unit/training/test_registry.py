@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 
 import ebseg
 from ebseg.config import TINY
-from ebseg.errors import CheckpointError, ConfigError
+from ebseg.errors import CheckpointError, ConfigError, MlflowUnavailable
 from ebseg.loading import version_name
 from ebseg.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, disconnect
 from ebseg.vocabulary import Vocabulary
 from training.gate import Decision, Verdict
-from training.registry import ChampionChanged, Registry, RegistryUnavailable, resolve
+from training.registry import ChampionChanged, Registry, resolve
 from training.settings import Settings
 from training.succession import LONGEST_TAG, predecessors, succeed
 
@@ -439,7 +439,7 @@ def test_through_a_server_files_are_fetched_once_and_whole(home, model_file, ser
 
 def test_an_mlflow_that_cannot_be_used_is_one_line_without_secrets(home, tmp_path, monkeypatch, capfd):
     def reason(uri):
-        with pytest.raises(RegistryUnavailable, match="set MLFLOW_TRACKING_URI") as refused:
+        with pytest.raises(MlflowUnavailable, match="set MLFLOW_TRACKING_URI") as refused:
             Registry(Settings(mlflow_tracking_uri=uri)).champion()
         return str(refused.value)
 
