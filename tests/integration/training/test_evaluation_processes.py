@@ -11,9 +11,9 @@ import time
 import numpy as np
 import psutil
 import pytest
-import torch
 
-LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+from tests.integration.training.processes import LAUNCHER, environment
+
 PHOTOS = 8
 SCRIPT = f"""
 import json
@@ -63,11 +63,6 @@ def one(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("one")
     (found,) = finished(run([sys.executable], out), out)
     return found, out
-
-
-def environment():
-    cpu = {"ACCELERATE_USE_CPU": "true"} if torch.cuda.is_available() else {}
-    return {**os.environ, "OMP_NUM_THREADS": "1", **cpu}
 
 
 def finished(command, out):

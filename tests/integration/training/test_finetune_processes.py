@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from ebseg.checkpoint import load_checkpoint
+from tests.integration.training.processes import LAUNCHER, environment
 
-LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SCRIPT = """
 import json
 import os
@@ -72,14 +72,9 @@ def one(run, tmp_path_factory):
     return out, outcome
 
 
-def _environment():
-    cpu = {"ACCELERATE_USE_CPU": "true"} if torch.cuda.is_available() else {}
-    return {**os.environ, "OMP_NUM_THREADS": "1", **cpu}
-
-
 def _outcomes(command, out):
     """Run to the end; give what each process returned."""
-    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return [json.loads(path.read_text()) for path in out.glob("process-*.json")]
 
@@ -96,7 +91,7 @@ def test_two_processes_come_to_what_one_comes_to(run, one, tmp_path):
 
 def test_two_killed_processes_go_on_together(run, one, tmp_path):
     process = subprocess.Popen(
-        run(LAUNCHER, tmp_path), env=_environment(), stderr=subprocess.DEVNULL, start_new_session=True
+        run(LAUNCHER, tmp_path), env=environment(), stderr=subprocess.DEVNULL, start_new_session=True
     )
     checkpoint = tmp_path / "training" / "checkpoints" / "step-00000004.pt"
     deadline = time.monotonic() + 120

@@ -23,6 +23,7 @@ from ebseg.errors import Outage, TrainingError
 from ebseg.mlflow_store import connect, disconnect
 from ebseg.model import EBSeg
 from ebseg.vocabulary import Vocabulary
+from tests.integration.training.processes import LAUNCHER, environment
 from training import finetune_job
 from training.finetune_job import Interrupted
 from training.manifest import Entry, LabelEntry, Manifest, folder, store
@@ -32,10 +33,7 @@ PATIENCE = 600
 STEPS = 6
 ENDLESS = {"steps": 1000, "batch": 2, "measure_every": 2, "patience": 1000, "learning_rate": 1e-5}
 COMMAND = [sys.executable, "-m", "training.finetune_run"]
-TWO_PROCESSES = [
-    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-    "-m", "training.finetune_run",
-]  # fmt: skip
+TWO_PROCESSES = [*LAUNCHER, "-m", "training.finetune_run"]
 JOB = "import subprocess, sys; subprocess.run(sys.argv[1:])"
 
 
@@ -99,9 +97,9 @@ def _mlflow(root):
 
 
 def _start(spec, command=COMMAND, **more):
-    cpu = {"ACCELERATE_USE_CPU": "true"} if torch.cuda.is_available() else {}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **cpu}
-    return subprocess.Popen([*command, str(spec)], env=environment, text=True, stderr=subprocess.PIPE, **more)
+    return subprocess.Popen(
+        [*command, str(spec)], env=environment(), text=True, stderr=subprocess.PIPE, **more
+    )
 
 
 def _ended(process):

@@ -1,7 +1,6 @@
 """Whole runs in processes of their own: killed and resumed, and spread over two processes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from ebseg.checkpoint import load_checkpoint
+from tests.integration.training.processes import LAUNCHER, environment
 
 STEPS = 8
 OPTIONS = [
@@ -24,14 +24,8 @@ def _command(out, *more):
     return [sys.executable, "-m", "ebseg", "train", "--out", str(out), *OPTIONS, *more]
 
 
-def _environment(threads):
-    # Where there is a GPU, it is left alone; where there is none, nothing has to be said.
-    cpu = {"ACCELERATE_USE_CPU": "true"} if torch.cuda.is_available() else {}
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), **cpu}
-
-
 def _run(command, threads=1):
-    done = subprocess.run(command, env=_environment(threads), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(threads), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -62,7 +56,7 @@ def one_batch(tmp_path_factory):
 
 def _kill_after(out: Path, checkpoint: int, wait: float) -> None:
     """Start a run and kill it ``wait`` seconds after it has written a checkpoint."""
-    process = subprocess.Popen(_command(out), env=_environment(threads=2), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(_command(out), env=environment(threads=2), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (out / "checkpoints" / f"step-{checkpoint:08d}.pt").exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -89,8 +83,7 @@ def test_accumulated_batches_are_one_large_batch(one_batch, tmp_path):
 
 
 def test_two_processes_are_one_large_batch(one_batch, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    _run([*launcher, *_command(tmp_path)[1:]])
+    _run([*LAUNCHER, *_command(tmp_path)[1:]])
     _assert_same_training(tmp_path, one_batch)
 
 
