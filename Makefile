@@ -47,7 +47,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/pylint ebseg training backend
 
-# All that CI runs. For the suite of some two minutes: .venv/bin/pytest
+# All that CI runs. For the unit tests alone, some minutes: .venv/bin/pytest
 test: check browser $(LABEL_STUDIO_READY)
 	$(BIN)/pytest tests
 
