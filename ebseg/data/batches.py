@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ebseg.config import TrainConfig
+from ebseg.data.orphans import end_with_parent
 from ebseg.data.samples import Sample, Source
 from ebseg.data.transforms import augment
 from ebseg.errors import ConfigError, DataError, EBSegError
@@ -156,7 +157,7 @@ def loader(step_batches: StepBatches, start: int, workers: int) -> Iterator[Step
 
     Errors arrive as they were raised. Workers need a main module that can be imported without starting the
     run again, and shared memory (/dev/shm) for two steps each. They end when the iterator is closed or
-    dropped and, within seconds, when this process dies.
+    dropped, and when this process dies.
     """
     steps = DataLoader(
         _Caught(step_batches),
@@ -198,6 +199,8 @@ class _Caught(Dataset[StepData | EBSegError]):
 
 
 def _start_worker(_: int) -> None:
+    # PyTorch's own watch takes whoever is the parent by now for the run, which may have been killed before.
+    end_with_parent()
     cv2.setNumThreads(0)  # DataLoader itself gives PyTorch one thread: the cores are shared by the workers
     torch.set_num_threads(1)
     # Ctrl-C reaches the whole group; the run decides when it ends, and it may want to finish a step.
