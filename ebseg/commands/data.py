@@ -53,7 +53,7 @@ def list_benchmarks(root: _Root = _DEFAULT_ROOT, as_json: _Json = False) -> None
             "validation_images": row.images("val"),
             "state": row.state(root, "val"),
             "terms": row.terms,
-            "origin": row.origin,
+            "origin": row.origin("val"),
         }
         for row in BENCHMARKS
     ]
@@ -140,6 +140,8 @@ def _prepare(name: str, root: Path, split: "Split", workers: int) -> bool:
         typer.echo(f"{name} {split}: already prepared; the raw files are not here")
     else:
         broken = _convert(name, root, split, workers)
+        if broken and not _is_prepared(name, root, split):
+            return False  # every raw file is broken, which was said; there is nothing to check
     result = _check(name, root, split, False, workers)
     _report(result)
     return not broken and not result.faults

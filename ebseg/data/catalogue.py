@@ -47,9 +47,10 @@ class Benchmark:
     """One data set on disk.
 
     ``layouts``: pairs of folders, photos and label maps, below the root that holds all data sets; "{}" stands
-    for the split. ``raw``: what preparing it reads. ``terms``: a hint at the terms of use. ``train`` and
-    ``val``: the splits' names in paths. ``copies_photos``: whether preparing it writes the photos too; else
-    they stay where they were unpacked. ``train_images``: how many the official split has, where known.
+    for the split. ``raw``: what preparing it reads; the last one tells which photos there are. ``terms``: a
+    hint at the terms of use. ``train`` and ``val``: the splits' names in paths. ``copies_photos``: whether
+    preparing it writes the photos too; else they stay where they were unpacked. ``train_images``: how many
+    the official split has, where known.
     """
 
     name: str
@@ -61,10 +62,10 @@ class Benchmark:
     copies_photos: bool = False
     train_images: int | None = None
 
-    @property
-    def origin(self) -> str:
-        """Where it comes from."""
-        return "; ".join(dict.fromkeys(part.origin.format(self.val) for part in self.raw))
+    def origin(self, split: Split) -> str:
+        """Say what to download for a split, and where."""
+        part = self.part(split)
+        return "; ".join(dict.fromkeys(raw.origin.format(part) for raw in self.raw))
 
     def part(self, split: Split) -> str:
         """Give the split's name in paths. Raises ConfigError for a split that there is not."""
@@ -178,12 +179,12 @@ BENCHMARKS = (
         ),
         raw=(
             _VOC2010_PHOTOS,
-            _DETAIL,
             RawPart(
                 "label maps (.mat)",
                 tuple(f"{base}/trainval" for base in ("pcontext_full", *_VOC2010)),
                 "trainval.tar.gz of https://cs.stanford.edu/~roozbeh/pascal-context",
             ),
+            _DETAIL,
         ),
         terms=_PASCAL_TERMS,
         copies_photos=True,
@@ -293,8 +294,8 @@ def open_dataset(name: str, root: Path, split: Split) -> FolderSource:
             return FolderSource(photos, label_maps, Vocabulary.from_dataset(name), name=f"{name} {split}")
     looked = "; or ".join(f"photos in {photos}, label maps in {maps}" for photos, maps in places)
     raise DataError(
-        f"{name} ({split}) is not in {root}. Looked for {looked}. Download {benchmark.origin}; then run "
-        f"`ebseg data prepare {name} --root {root} --split {split}`"
+        f"{name} ({split}) is not in {root}. Looked for {looked}. Download {benchmark.origin(split)}; then "
+        f"run `ebseg data prepare {name} --root {root} --split {split}`"
     )
 
 

@@ -74,7 +74,9 @@ def read_detail(path: Path, split: str) -> list[DetailPhoto]:
             for number, row in photos.items()
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read as PASCAL in Detail's annotations ({error!r})") from error
+        raise DataError(
+            f"{path}: cannot be read as PASCAL in Detail's annotations ({error!r}); get the file again"
+        ) from error
 
 
 def _mask(row: dict[str, Any], photo: dict[str, Any]) -> Mask:
@@ -95,12 +97,14 @@ def read_grey(path: Path) -> Ids:
 
 
 def read_mat(path: Path) -> Ids:
-    """Read a .mat file of PASCAL-Context's 459 classes."""
+    """Read a .mat file of PASCAL-Context's 459 classes; whole numbers may be stored as floats."""
     from scipy.io import loadmat  # slow to import, and only one benchmark needs it
 
     with path.open("rb") as stream:  # else SciPy has words of its own for a missing file
         values = loadmat(stream, variable_names=["LabelMap"])["LabelMap"]
-    if values.ndim != 2 or values.dtype.kind not in "iu":
+    kind = values.dtype.kind
+    whole = kind in "iu" or (kind == "f" and np.array_equal(values, np.trunc(values).clip(0, _MAX_ID)))
+    if values.ndim != 2 or not whole:
         raise ValueError(f"its LabelMap is no table of whole numbers but {values.dtype} {values.shape}")
     ids: Ids = values.astype(np.int32)
     return ids

@@ -7,13 +7,12 @@ where it was: what is there and complete, also by the scripts of SAN, EBSeg or M
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +32,7 @@ from ebseg.data.conversions import (
     to_label_map,
 )
 from ebseg.data.folder import CONVERTED
+from ebseg.data.orphans import end_with_parent
 from ebseg.errors import DataError
 from ebseg.files import write_whole
 
@@ -87,8 +87,8 @@ def plan(name: str, root: Path, split: Split) -> Plan:
     """Find what of a benchmark's split below ``root`` is still to be prepared.
 
     Raises ConfigError for an unknown name or split, and DataError where raw parts are missing, names what
-    they are and where they come from, where a list of photos cannot be read, and where results would fall
-    among the raw files.
+    they are and where they come from, where a list of photos cannot be read, where there is nothing to
+    prepare and nothing is prepared, and where results would fall among the raw files.
     """
     benchmark = find_benchmark(name)
     part = benchmark.part(split)
@@ -97,6 +97,12 @@ def plan(name: str, root: Path, split: Split) -> Plan:
     raw = {row.name: path for row in benchmark.raw if (path := row.find(root, part)) is not None}
     photos, label_maps = _output(benchmark, root, split)
     jobs = list(_JOBS[name](_Folders(name, split, raw, photos, label_maps)))
+    if not jobs and benchmark.state(root, split) != "prepared":
+        listing = benchmark.raw[-1]
+        raise DataError(
+            f"{raw[listing.name]} holds no label maps for {name} ({split}); "
+            f"unpack {listing.origin.format(part)}"
+        )
     unlabelled = _read_unlabelled(label_maps)
     waiting = tuple(
         job
@@ -112,11 +118,11 @@ def run(plan: Plan, workers: int) -> Iterator[Outcome]:
     """Do a plan's jobs in ``workers`` processes, in this one where that is 1; yield what came of each.
 
     A broken raw file is told of in its outcome, and the others are done. Raises DataError where a process is
-    killed and OSError where results cannot be written. With several workers the main module must be one that
-    can be imported without starting this again.
+    killed or a folder cannot be made, and OSError where results cannot be written. With several workers the
+    main module must be one that can be imported without starting this again.
     """
     for folder in {path.parent for job in plan.jobs for path in (job.label_map, job.photo) if path}:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
     unlabelled = _read_unlabelled(plan.label_maps)
     found = len(unlabelled)
     try:
@@ -132,6 +138,16 @@ def run(plan: Plan, workers: int) -> Iterator[Outcome]:
 def count_unlabelled(label_maps: Path) -> int:
     """Count the photos of a folder that have no label map because nothing in them is labelled."""
     return len(_read_unlabelled(label_maps))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"the folder {folder} cannot be made ({error.strerror}): remove the file or broken link that is "
+            "in its way, or allow writing there"
+        ) from error
 
 
 def _outcomes(jobs: tuple[Job, ...], workers: int) -> Iterator[Outcome]:
@@ -153,32 +169,26 @@ def _outcomes(jobs: tuple[Job, ...], workers: int) -> Iterator[Outcome]:
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this worker where the main process was killed: it would wait for the next job for ever."""
-    if parent := parent_process():
-        parent.join()
-        os._exit(1)
+    end_with_parent()
 
 
 def convert(job: Job) -> Outcome:
     """Convert a raw annotation and write the label map and, where the job says so, the photo."""
-    photo = None
+    photo, source = None, job.title
     try:
         label_map = to_label_map(job.name, _ids(job))
         if job.name == _SHRUNK and job.raw_photo:
+            source = str(job.raw_photo)
             photo = read_photo(job.raw_photo)
             if photo.shape[:2] != label_map.shape:
-                raise ValueError(f"not of the same size as its photo {job.raw_photo}")
+                raise ValueError(f"not of the same size as its label map {job.title}")
             photo, label_map = shrink(photo, label_map)
         elif job.raw_photo and not job.raw_photo.is_file():
             return Outcome(job, f"{job.raw_photo} is missing")
     except FileNotFoundError as error:
         return Outcome(job, f"{error.filename} is missing")
     except Exception as error:  # damaged files make Pillow and SciPy raise almost anything
-        return Outcome(job, f"{job.title}: cannot be converted ({error}); get the file again")
+        return Outcome(job, f"{source}: cannot be converted ({error}); get the file again")
     if job.name == _LEFT_OUT and (label_map == class_facts(job.name).ignore).all():
         return Outcome(job, unlabelled=True)
     if job.photo and photo is not None:
@@ -225,7 +235,7 @@ class _Folders:
 
 def _folder_jobs(folders: _Folders) -> Iterator[Job]:
     """COCO-Stuff and ADE20K-150: every PNG of a folder but for others' conversions that lie beside."""
-    source = next(path for name, path in folders.raw.items() if name != "photos")
+    source = list(folders.raw.values())[-1]
     end = _ending(folders.label_maps)
     for file in sorted(source.glob("*.png")):
         if not file.stem.endswith("TrainIds") and not file.name.startswith("."):
@@ -236,7 +246,13 @@ def _listed_jobs(folders: _Folders) -> Iterator[Job]:
     """VOC: the PNGs that a list names."""
     names, source = folders.raw["list of photos"], folders.raw["label maps"]
     end = _ending(folders.label_maps)
-    for line in names.read_text(encoding="utf-8").split():
+    try:
+        lines = names.read_text(encoding="utf-8").split()
+    except ValueError as error:
+        raise DataError(
+            f"{names}: cannot be read as a list of photos ({error}); get the file again"
+        ) from error
+    for line in lines:
         stem = _plain(line, names)
         yield Job(folders.name, source / f"{stem}.png", folders.label_maps / f"{stem}{end}.png")
 
@@ -303,12 +319,18 @@ def _refuse_raw(target: Path, raw: Iterable[Path]) -> None:
 
 
 def _without_finished_photo(job: Job) -> Job:
+    """Leave a photo alone that is there to its end, as others may have encoded it anew."""
     if not job.photo or not job.raw_photo or not job.photo.is_file():
         return job
     if job.name == _SHRUNK:
-        return replace(job, photo=None) if _complete(job.photo) and _complete(job.label_map) else job
-    same = not job.raw_photo.is_file() or job.photo.stat().st_size == job.raw_photo.stat().st_size
-    return replace(job, photo=None) if same else job
+        finished = _complete(job.photo) and _complete(job.label_map)
+    else:  # a raw photo may have bytes behind its end, and so has its copy
+        finished = (
+            _complete(job.photo)
+            or not job.raw_photo.is_file()
+            or job.photo.stat().st_size == job.raw_photo.stat().st_size
+        )
+    return replace(job, photo=None) if finished else job
 
 
 def _complete(path: Path) -> bool:

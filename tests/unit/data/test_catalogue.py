@@ -100,6 +100,17 @@ def test_a_missing_folder_lists_the_places_and_the_origin(tmp_path):
     assert f"`ebseg data prepare coco-stuff-171 --root {tmp_path} --split val`" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("coco-stuff-171", "train2017.zip of"), ("voc-20", "ImageSets/Segmentation/train.txt in it")],
+)
+def test_a_missing_train_split_asks_for_its_own_files(tmp_path, name, expected):
+    with pytest.raises(DataError) as info:
+        open_dataset(name, tmp_path, "train")
+    downloads = str(info.value).partition("Download ")[2]
+    assert expected in downloads and " val2017" not in f" {downloads}" and "val.txt" not in downloads
+
+
 def test_unknown_names_and_splits_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="no data set named 'coco'; known: coco-stuff-171"):
         open_dataset("coco", tmp_path, "val")
