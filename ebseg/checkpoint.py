@@ -4,6 +4,7 @@ Ours are safetensors with the model's config and training vocabulary in the head
 are detectron2's pickles; they are read by ``torch.load(weights_only=True)``, which runs no code.
 """
 
+import json
 import os
 import pickle
 import re
@@ -193,15 +194,33 @@ def save_checkpoint(
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         written = Path(folder) / path.name
         save_file(state, written, metadata=header)
+        _sort_metadata(written)
         written.chmod(0o644)  # safetensors makes it private
         os.replace(written, path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put a header's metadata in order, in place.
+
+    safetensors writes it in a random one, and a checkpoint's version is the digest of its file.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        # As compact as what safetensors writes, so it fits; the rest of the room stays spaces.
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= size
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def load_checkpoint(path: Path) -> tuple[EBSeg, dict[str, str]]:
     """Load one of our checkpoints, or one of the authors', as a float32 model on the CPU.
 
     Returns the model, its training vocabulary set, and the header's metadata (empty for the
-    authors' files). Raises CheckpointError for a file that is missing, damaged or of another model.
+    authors' files). Raises CheckpointError for a file that is missing, damaged or of another model, or that
+    holds a number that is not finite.
     """
     _require_file(path)
     if path.suffix == ".safetensors":
@@ -209,6 +228,7 @@ def load_checkpoint(path: Path) -> tuple[EBSeg, dict[str, str]]:
     state = _read_official(path)
     net = EBSeg(_official_variant(state, path))
     load_official(net, state)
+    _require_finite(path, {name: state[name] for name in official_names(net).values()})
     return net, {}
 
 
@@ -232,6 +252,16 @@ def read_header(path: Path) -> tuple[ModelConfig, dict[str, str]]:
 def _require_file(path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}: check the path.")
+
+
+def _require_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse weights that could only predict nonsense."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: {name} has values that are not finite: the file is damaged, or its training "
+                "diverged. Use another checkpoint."
+            )
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
@@ -272,6 +302,7 @@ def _load_ours(path: Path) -> tuple[EBSeg, dict[str, str]]:
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(state[name])
+    _require_finite(path, state)
     net.training_vocabulary = vocabulary
     return net, metadata
 

@@ -309,10 +309,23 @@ def _parse(path: Path, content: bytes, kind: type[_T]) -> _T:
         return TypeAdapter(kind).validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if mistaken := _other_kind(kind, first["input"]):
+            raise DataError(f"{path}: {mistaken}") from error
         place = ".".join(map(str, first["loc"]))
         raise DataError(
             f"{path}: {place + ': ' if place else ''}{first['msg']}; export it again as COCO JSON"
         ) from error
+
+
+def _other_kind(kind: type, entry: object) -> str | None:
+    """Tell, by the entry that does not fit, how to read a file of COCO's other kind."""
+    if not isinstance(entry, dict):
+        return None
+    if kind is _StuffFile and "segments_info" in entry:
+        return "this is a panoptic file: give --panoptic DIR, the folder of its PNGs, to ebseg import-coco"
+    if kind is _PanopticFile and "segmentation" in entry and "segments_info" not in entry:
+        return "this is no panoptic file, it holds masks: leave --panoptic out"
+    return None
 
 
 def _indices(path: Path, categories: list[_Category], labels: int) -> dict[int, int]:

@@ -221,7 +221,7 @@ class _Run:
         names = gather_object([name for batch in loaded.batches for name in batch.names])
         raise TrainingError(
             f"step {self.done + 1}: the gradients of {', '.join(broken[:5])} ({len(broken)} tensors) are not "
-            f"finite, for {', '.join(names)}; {_REMEDY}"
+            f"finite, for {', '.join(names)}; {self._remedy()}"
         )
 
     def finite(self, losses: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
@@ -235,8 +235,16 @@ class _Run:
         if self._any(bool(broken)):
             found = [f"{', '.join(broken)} for {', '.join(batch.names)}"] if broken else []
             everywhere = "; ".join(gather_object(found))
-            raise TrainingError(f"step {self.done + 1}: loss terms are not finite: {everywhere}; {_REMEDY}")
+            raise TrainingError(
+                f"step {self.done + 1}: loss terms are not finite: {everywhere}; {self._remedy()}"
+            )
         return terms
+
+    def _remedy(self) -> str:
+        """Say what to do about what is not finite; a run may not have come to its first checkpoint."""
+        kept = any(self.state.folder.glob("step-*.pt"))
+        remedy = "look at these photos, or start again with a lower learning rate"
+        return f"the checkpoint before it is kept: {remedy}" if kept else remedy
 
     def _any(self, here: bool) -> bool:
         """Tell every process whether something is so in one of them."""
@@ -370,6 +378,3 @@ def parameter_groups(net: EBSeg, weight_decay: float) -> list[dict[str, Any]]:
         },
         {"name": "kept", "params": [p for p in trained if id(p) in kept], "weight_decay": 0.0},
     ]
-
-
-_REMEDY = "the checkpoint before it is kept: look at these photos, or start again with a lower learning rate"

@@ -24,6 +24,9 @@ RESAMPLES = 2000
 PERCENTILE = 2.5
 """Of the resampled gains: the lower end of a 95 % interval."""
 
+FEWEST_CROSS_VALIDATED = 6
+"""Tasks that a decision by cross-validation takes at least: of fewer the bootstrap knows no spread."""
+
 ROUNDING = 1e-9
 """Points by which a float may miss a limit that it has reached."""
 
@@ -167,7 +170,8 @@ def decide(
     if against:
         return Decision(Verdict.REJECT, tuple(against), numbers)
     gain = (
-        f"held-out mIoU {before:.1f} -> {after:.1f} on {_tasks(shown)}: {after - before:+.1f} points, "
+        f"held-out mIoU {before:.1f} -> {after:.1f} on {_tasks(shown, cross_validated)}: "
+        f"{after - before:+.1f} points, "
         f"by the bootstrap at least {lower:+.1f}"
     )
     held = (f"{each.name}: mIoU {each.before:.1f} -> {each.after:.1f}" for each in kept)
@@ -222,17 +226,21 @@ def _lower_bound(champion: npt.NDArray[np.float64], candidate: npt.NDArray[np.fl
 
 def _missing(shown: int, rules: Rules, *, cross_validated: bool) -> str | None:
     """Say what is missing for a decision; tasks without a labelled pixel tell nothing."""
-    needed = 1 if cross_validated else rules.min_held_out
+    needed = min(rules.min_held_out, FEWEST_CROSS_VALIDATED) if cross_validated else rules.min_held_out
     if shown >= needed:
         return None
-    other = "; EBSEG_FEW_HELD_OUT=cross-validate decides with fewer" if rules.few_held_out == "wait" else ""
+    other = ""
+    if rules.few_held_out == "wait" and not cross_validated:
+        other = "; EBSEG_FEW_HELD_OUT=cross-validate decides with fewer"
     return (
-        f"{_tasks(shown)} with labels, {needed - shown} fewer than the {needed} that a decision needs{other}"
+        f"{_tasks(shown, cross_validated)} with labels, {needed - shown} fewer than the {needed} that a "
+        f"decision needs{other}"
     )
 
 
-def _tasks(count: int) -> str:
-    return f"{count} held-out task{'' if count == 1 else 's'}"
+def _tasks(count: int, cross_validated: bool) -> str:
+    kind = "held-out or cross-validated" if cross_validated else "held-out"
+    return f"{count} {kind} task{'' if count == 1 else 's'}"
 
 
 def _no_gain(before: float, after: float, lower: float, rules: Rules) -> list[str]:

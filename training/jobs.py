@@ -54,11 +54,13 @@ def snapshot_project(context: Context, project: int, number: int) -> Result | Re
     for version, live in prequential.summarise(manifest.entries).items():
         registry.record_live(version, live.numbers())
     waits = state.training
-    outcome = (
-        f"{waits} is under way; these annotations are looked at when it has ended"
-        if waits
-        else _start_training(context, registry, state, manifest, forced=forced)
-    )
+    if waits:
+        outcome = f"{waits} is under way; these annotations are looked at when it has ended"
+        base = registry.ensure_base().number
+        if waits.endswith(finetune_job.name(settings, project, manifest.fingerprint, base)):
+            outcome, waits = f"{waits} is under way with these annotations", None
+    else:
+        outcome = _start_training(context, registry, state, manifest, forced=forced)
     state.covered(events, forced=forced and not waits)
     state.end_round(number)
     if state.has_news:
@@ -68,6 +70,7 @@ def snapshot_project(context: Context, project: int, number: int) -> Result | Re
         "fingerprint": manifest.fingerprint,
         "tasks": len(manifest.entries),
         "skipped": {str(task): why for task, why in manifest.skipped.items()},
+        "unknown_labels": sorted({name for entry in manifest.entries for name in entry.unknown}),
     }
 
 
@@ -84,10 +87,15 @@ def _start_training(
     except DataError as error:  # another storage than before: all annotations are new to it
         _log.warning("what project %d was trained on is not known: %s", project, error)
         trained = None
-    reason = reason_to_train(manifest, trained, settings, forced=forced)
+    base = registry.ensure_base()
+    seen = set[str]()
+    if settings.few_held_out == "cross-validate":
+        from training.judging import seen_photos
+
+        seen = seen_photos(context.storage, registry, base)
+    reason = reason_to_train(manifest, trained, settings, forced=forced, seen=seen)
     if not reason.train:
         return f"no training: {reason.why}"
-    base = registry.ensure_base()
     name = finetune_job.name(settings, project, manifest.fingerprint, base.number)
     train, judge = f"{TRAINING}{name}", f"{JUDGING}{name}"
     state.train_with(train, judge)
@@ -122,7 +130,7 @@ def finetune_project(context: Context, project: int, fingerprint: str, base: int
         context.progress(log, **progress)
 
     manifest = load(context.storage, project, fingerprint)
-    if len(manifest.part("held_out")) < settings.min_held_out:
+    if len(manifest.labelled("held_out")) < settings.min_held_out:
         done = context.stage("cross-validating")
         train_folds(settings, context.storage, manifest, spec, job_id, report, done)
     if not finetune_job.is_done(folder):

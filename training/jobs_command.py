@@ -1,6 +1,7 @@
 """``ebseg jobs``: what waits, what runs, what came of it and why; and how to stop it."""
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,17 +25,24 @@ def list_jobs(
 ) -> None:
     """List jobs: id, state, how far it is or what came of it."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     jobs = sorted(_all_jobs(_connection()), key=_since, reverse=True)[:count]
     if as_json:
         typer.echo(json.dumps([_told(job) for job in jobs], indent=2))
         return
-    table = Table("job", "state", "since", "what")
+    table = Table(
+        # A job is asked for by its whole id; without a least width rich cuts even what must not be wrapped.
+        Column("job", no_wrap=True, min_width=max((len(job.id) for job in jobs), default=0)),
+        Column("state", min_width=len("scheduled")),
+        Column("since", min_width=len("2026-01-31")),
+        Column("what", min_width=10, overflow="fold"),
+    )
     for job in jobs:
         told = _told(job)
         table.add_row(told["id"], told["state"], told["since"], told["outcome"] or told["what"])
-    Console().print(table if jobs else "no jobs")
+    # In a terminal that is too narrow even so lines go on in the next one rather than being cropped.
+    Console().print(table if jobs else "no jobs", crop=False)
 
 
 @app.command(epilog="Example: ebseg jobs show train-1-0a1b2c3d4e5f-1")
@@ -52,7 +60,7 @@ def show(job: Annotated[str, typer.Argument(help="A job's id.")], as_json: AsJso
             for line in value:
                 typer.echo(f"  {line}")
         else:
-            typer.echo(f"{name + ':':10} {json.dumps(value) if isinstance(value, dict) else value}")
+            typer.echo(f"{name + ':':13} {json.dumps(value) if isinstance(value, dict) else value}")
 
 
 @app.command(epilog="Example: ebseg jobs cancel train-1-0a1b2c3d4e5f-1")
@@ -117,19 +125,22 @@ def _all_jobs(connection: "Redis") -> "list[Job]":
 
 def _told(job: "Job") -> dict[str, Any]:
     """Say all that people ask about a job."""
+    from training.queues import ACTIVE
+
     result = job.return_value(refresh=True) if _state(job) == "finished" else None
     outcome = result.get("outcome", "") if isinstance(result, dict) else ""
     reason = _reason(job)
     return {
         "id": job.id,
         "state": _state(job),
-        "since": _since(job).strftime("%Y-%m-%d %H:%M:%SZ"),
+        "since": _written(_since(job)),
+        "due": _due(job),
         "what": job.description or "",
         "progress": job.meta.get("progress", {}) if _state(job) == "started" else {},
         "outcome": outcome or reason,
         "result": result or {},
         "reason": reason,
-        "retries": job.number_of_retries or 0,
+        "retries_left": (job.retries_left or 0) if job.get_status(refresh=False) in ACTIVE else 0,
         "worker": job.worker_name or "",
         "log": job.meta.get("log", []),
     }
@@ -142,6 +153,22 @@ def _state(job: "Job") -> str:
 def _since(job: "Job") -> datetime:
     moment = job.ended_at or job.started_at or job.enqueued_at or job.created_at
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _due(job: "Job") -> str:
+    """Say when a scheduled job is started: a debounced reading, a job to be tried again, a sweep."""
+    from rq.exceptions import NoSuchJobError
+    from rq.registry import ScheduledJobRegistry
+
+    if _state(job) == "scheduled":
+        with suppress(NoSuchJobError):  # its time has come meanwhile
+            registry = ScheduledJobRegistry(job.origin, connection=job.connection)
+            return _written(registry.get_scheduled_time(job))
+    return ""
+
+
+def _written(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _reason(job: "Job") -> str:

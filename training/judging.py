@@ -17,6 +17,7 @@ from training.general import general_data
 from training.manifest import Manifest, latest, load
 from training.registry import ChampionChanged, Registry, Version
 from training.snapshot import SnapshotSource
+from training.storage import Storage
 from training.triggers import known_projects
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _decide(
     held_out = SnapshotSource(context.storage, manifest, "held_out")
     measured = [_measured(context, before, held_out)], [_measured(context, after, held_out)]
     if folds is not None:
-        seen = _seen(context, registry, champion)
+        seen = seen_photos(context.storage, registry, champion)
         unseen = {entry.task for entry in manifest.part("train") if entry.photo not in seen}
         train = SnapshotSource(context.storage, manifest, "train")
         measured[0].append(only(unseen, _measured(context, before, train)))
@@ -84,12 +85,12 @@ def _decide(
     return replace(decision, reasons=(*decision.reasons, blind))
 
 
-def _seen(context: "Context", registry: Registry, version: Version) -> set[str]:
+def seen_photos(storage: Storage, registry: Registry, version: Version) -> set[str]:
     """Give the photos that a version, or one that it comes from, was trained on."""
     seen = set[str]()
     while "base" in version.tags:
         project, fingerprint = int(version.tags["project"]), version.tags["fingerprint"]
-        seen |= {entry.photo for entry in load(context.storage, project, fingerprint).part("train")}
+        seen |= {entry.photo for entry in load(storage, project, fingerprint).part("train")}
         version = registry.version(version.tags["base"])
     return seen
 

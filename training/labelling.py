@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from redis import Redis
 
-from ebseg.errors import EBSegError, Unreachable
+from ebseg.errors import EBSegError
 from ebseg.images import read_image
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.regions import masks_to_regions, prediction
 from ebseg.label_studio.tasks import Labelling, photo_url
 from ebseg.predictor import Predictor
+from training.photos import PatientFetcher
 from training.queues import Line, id_of, is_active, resubmit, text
 from training.settings import Settings
 from training.studio import NotInStudio, Studio, StudioTask, StudioUnavailable
@@ -119,9 +120,10 @@ def label(
     Raises StudioUnavailable where Label Studio is away: what was pushed stays.
     """
     done = Pushed()
+    patient = PatientFetcher(photos, lambda: studio.project(project), settings.patience)
     for number, task_id in enumerate(tasks, start=1):
         if claim(task_id):
-            _label_one(studio, photos, model, labelling, settings, project, task_id, done)
+            _label_one(studio, patient, model, labelling, settings, project, task_id, done)
         else:
             done.left_out[task_id] = "another job is at it"
         progress(number)
@@ -130,7 +132,7 @@ def label(
 
 def _label_one(
     studio: Studio,
-    photos: ImageFetcher,
+    photos: PatientFetcher,
     model: Predictor,
     labelling: Labelling,
     settings: Settings,
@@ -143,12 +145,7 @@ def _label_one(
             done.there.append(task_id)
             return
         task = studio.task(project, task_id)
-        try:
-            answer = predict(photos, model, labelling, settings, task)
-        except Unreachable:
-            studio.project(project)  # waits for Label Studio, or says that it is away
-            answer = predict(photos, model, labelling, settings, task)
-        studio.push_prediction(task_id, answer)
+        studio.push_prediction(task_id, predict(photos, model, labelling, settings, task))
         done.pushed.append(task_id)
     except StudioUnavailable:
         raise
@@ -160,7 +157,7 @@ def _label_one(
 
 
 def predict(
-    photos: ImageFetcher, model: Predictor, labelling: Labelling, settings: Settings, task: StudioTask
+    photos: PatientFetcher, model: Predictor, labelling: Labelling, settings: Settings, task: StudioTask
 ) -> dict[str, Any]:
     """Make a task's prediction as Label Studio stores it. Raises EBSegError for a bad task or photo."""
     content = photos.fetch(photo_url({"data": task.data}, labelling.data_key), task_id=task.id)

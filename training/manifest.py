@@ -90,6 +90,10 @@ class Manifest:
         """Give the entries to train on, or those that are held out."""
         return tuple(entry for entry in self.entries if entry.held_out == (part == "held_out"))
 
+    def labelled(self, part: Part) -> tuple[Entry, ...]:
+        """Give the entries of a part that show a label; the others say nothing about how good a model is."""
+        return tuple(entry for entry in self.part(part) if entry.pixels)
+
     def part_fingerprint(self, part: Part) -> str:
         """Name the content of a part."""
         return content_hash([self._labels(), sorted(entry.content for entry in self.part(part))])

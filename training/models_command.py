@@ -39,21 +39,18 @@ def list_models(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([_told(version) for version in versions], indent=2))
         return
-    name = Column("name", overflow="fold")
-    table = Table("version", name, "aliases", "created", "mIoU", "gain", "verdict", "live IoU")
-    for version in versions:
-        tags = version.tags
-        table.add_row(
-            str(version.number),
-            version.name,
-            ", ".join(version.aliases),
-            version.created[:16].replace("T", " "),
-            _rounded(tags.get("held_out_miou_candidate")),
-            _rounded(tags.get("gain"), sign="+"),
-            tags.get("verdict", ""),
-            _rounded(tags.get("live.mean_iou"), times=100),
-        )
-    Console().print(table if versions else "no versions yet: the first training registers the model")
+    headers = ("version", "name", "aliases", "created", "mIoU", "gain", "verdict", "live IoU")
+    rows = [_row(version) for version in versions]
+    # rich cuts words of columns that have no least width: here that of the longest word.
+    words = [" ".join(column).split() for column in zip(headers, *rows, strict=True)]
+    table = Table(
+        *(Column(header, min_width=max(map(len, each))) for header, each in zip(headers, words, strict=True))
+    )
+    for row in rows:
+        table.add_row(*row)
+    # In a terminal that is too narrow even so lines go on in the next one rather than being cropped.
+    told = table if versions else "no versions yet: the first training registers the model"
+    Console().print(told, crop=False)
 
 
 @app.command(epilog="Example: ebseg models show champion")
@@ -118,7 +115,23 @@ def _refresh(version: "Version") -> None:
 def _registry() -> "Registry":
     from training.registry import Registry
 
-    return Registry(load_settings())
+    settings = load_settings()
+    settings.make_home()
+    return Registry(settings)
+
+
+def _row(version: "Version") -> tuple[str, ...]:
+    tags = version.tags
+    return (
+        str(version.number),
+        version.name,
+        ", ".join(version.aliases),
+        version.created[:16].replace("T", " "),
+        _rounded(tags.get("held_out_miou_candidate")),
+        _rounded(tags.get("gain"), sign="+"),
+        tags.get("verdict", ""),
+        _rounded(tags.get("live.mean_iou"), times=100),
+    )
 
 
 def _told(version: "Version") -> dict[str, Any]:
@@ -154,6 +167,8 @@ def _print_decision(decision: dict[str, Any]) -> None:
         f"{len(decision['held_out_tasks'])} tasks, gain {_number(decision['gain'], '+')}, "
         f"at least {_number(decision['lower_bound'], '+')}"
     )
+    if decision.get("cross_validated"):  # decisions of before there was any do not say
+        typer.echo("cross-validated: each task was predicted by a model that was not trained on it")
     for each in decision["forgetting"]:
         typer.echo(
             f"{each['name']}: mIoU {_number(each['before'])} -> {_number(each['after'])}, "

@@ -48,25 +48,27 @@ class Part:
 def training_and_validation(source: SnapshotSource, *, fold: int | None = None) -> tuple[Part, Part]:
     """Split the photos to train on; without those of a fold, where one is given.
 
-    Both parts have one photo at least: two are needed.
+    All photos for validation show labels. Both parts have one that does: two are needed.
     """
-    ranked = _ranked(source, "validation")
+    judged = set[str]()
     if fold is not None:
         judged = {source.photos[index] for index in folds(source)[fold].indices}
-        ranked = [photo for photo in ranked if photo not in judged]
+    ranked = [photo for photo in _ranked(source, "validation") if photo not in judged]
     count = min(max(round(VALIDATION_SHARE * len(ranked)), 1), len(ranked) - 1)
-    return _part(source, ranked[count:], "training"), _part(source, ranked[:count], "validation")
+    validation = set(ranked[:count])
+    training = set(source.photos) - judged - validation
+    return _part(source, training, "training"), _part(source, validation, "validation")
 
 
 def folds(source: SnapshotSource) -> list[Part]:
-    """Deal the photos to train on to ``FOLDS`` parts of nearly the same size."""
+    """Deal the photos to train on that show labels to ``FOLDS`` parts of nearly the same size."""
     ranked = _ranked(source, "fold")
     return [_part(source, ranked[fold::FOLDS], f"fold {fold + 1}") for fold in range(FOLDS)]
 
 
 def _ranked(source: SnapshotSource, salt: str) -> list[str]:
-    """Order photos, of which two tasks may show the same, by a hash that says nothing about them."""
-    return sorted(set(source.photos), key=lambda photo: _hash(salt, photo))
+    """Order the photos that show labels by a hash that says nothing about them."""
+    return sorted(source.labelled, key=lambda photo: _hash(salt, photo))
 
 
 def _hash(salt: str, photo: str) -> str:

@@ -52,9 +52,10 @@ class Line(StrEnum):
 def connect(settings: Settings) -> Redis:
     """Connect to the Redis that the settings name, or to the embedded one, which is started if need be.
 
-    Raises ConfigError where it does not answer.
+    Raises ConfigError where it does not answer, or cannot be started.
     """
     if settings.redis_url is None:
+        settings.make_home()
         url, shown = embedded_redis(settings.home / "redis"), "the embedded Redis"
     else:
         url, shown = settings.redis_url.get_secret_value(), "REDIS_URL"

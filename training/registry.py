@@ -151,10 +151,12 @@ class Registry:
         """Upload a model's file as a new version with the alias ``candidate``.
 
         ``key``: of what made it; a second call with the same one, as of a job that is repeated, gives the
-        version that is there. ``run_id``: of its training; None makes a run for it.
+        version that is there. ``run_id``: of its training, which has ended; None makes a run for it.
         """
         version = self._add(model_file, key=key, run_id=run_id, tags=tags)
         with self._lock(CANDIDATE), self._store() as client:
+            if run_id is not None and client.get_run(run_id).info.status == "RUNNING":
+                client.set_terminated(run_id)  # MLflow was away when the training wanted to say so
             newest = self._aliased(client, CANDIDATE)
             if newest is None or newest.number < version.number:
                 client.set_registered_model_alias(self._model, CANDIDATE, str(version.number))

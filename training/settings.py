@@ -1,5 +1,6 @@
 """Every setting of the service and of the learning loop, read once from the environment."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -92,7 +93,7 @@ class Settings(BaseSettings):
         description="MLflow's server or store (MLFLOW_TRACKING_URI); unset: SQLite and a folder in home",
     )
     registered_model: str = Field(
-        default="ebseg", min_length=1, description="name in MLflow's registry of the model that learns"
+        default="ebseg", description="name in MLflow's registry of the model that learns"
     )
     follow: bool = Field(
         default=True,
@@ -183,6 +184,16 @@ class Settings(BaseSettings):
             return value
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
+    @field_validator("registered_model")
+    @classmethod
+    def _is_a_name_to_mlflow(cls, value: str) -> str:
+        # MLflow refuses such a name at each call, which would look like a fault of its store.
+        if value.strip() in ("", ".", "..") or "/" in value or ":" in value:
+            raise ValueError(
+                "MLflow takes no name that is empty, . or .., or that has / or : in it: choose another"
+            )
+        return value
+
     @model_validator(mode="after")
     def _credentials_come_in_pairs(self) -> Self:
         if (self.basic_auth_user is None) != (self.basic_auth_password is None):
@@ -207,6 +218,18 @@ class Settings(BaseSettings):
         """Where snapshots and runs are kept: a folder or an fsspec URL."""
         return self.storage or str((self.home / "storage").resolve())
 
+    def make_home(self) -> None:
+        """Make the loop's folder if need be. Raises ConfigError where it cannot be made or written to."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            reason = None if os.access(self.home, os.W_OK | os.X_OK) else "it cannot be written to"
+        except OSError as error:
+            reason = error.strerror
+        if reason:
+            raise ConfigError(
+                f"EBSEG_HOME: {self.home} cannot be used ({reason}): set it to a writable folder"
+            )
+
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings from the environment, with overrides that are not None.
@@ -221,6 +244,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 def _complaint(error: Any) -> str:
     field = str(error["loc"][0]) if error["loc"] else ""
+    message = str(error["msg"]).removeprefix("Value error, ")
     if not field:
-        return str(error["msg"]).removeprefix("Value error, ")
-    return f"{field if field.isupper() else 'EBSEG_' + field.upper()}: {error['msg']}"
+        return message
+    return f"{field if field.isupper() else 'EBSEG_' + field.upper()}: {message}"

@@ -33,13 +33,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from ebseg.data.folder import read_values
 from ebseg.data.samples import Sample
-from ebseg.errors import AnnotationError, DataError, EBSegError, FetchError, ImageError, Unreachable
+from ebseg.errors import AnnotationError, DataError, EBSegError, FetchError, ImageError
 from ebseg.images import read_image
 from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.tasks import Labelling, TaskError, photo_url, read_label_config
 from ebseg.vocabulary import Vocabulary
 from training.manifest import Entry, LabelEntry, Manifest, Part, folder, latest, load, store
+from training.photos import PatientFetcher
 from training.prequential import correction
 from training.settings import Settings
 from training.storage import Storage
@@ -73,6 +74,7 @@ class SnapshotSource:
     """Photos of one part of a manifest with their label maps: an ``ebseg.data.samples.Source``.
 
     May be handed to other processes. ``tasks``: the number of each photo's task. ``photos``: hashes of them.
+    ``labelled``: of those that show a label.
     """
 
     def __init__(self, storage: Storage, manifest: Manifest, part: Part) -> None:
@@ -84,6 +86,7 @@ class SnapshotSource:
         self._fingerprint = manifest.part_fingerprint(part)
         self.tasks = tuple(entry.task for entry in self._entries)
         self.photos = tuple(entry.photo for entry in self._entries)
+        self.labelled = frozenset(entry.photo for entry in manifest.labelled(part))
 
     @property
     def name(self) -> str:
@@ -166,7 +169,8 @@ class _Reading:
         project: StudioProject,
         settings: Settings,
     ) -> None:
-        self._studio, self._photos, self._storage = studio, photos, storage
+        self._studio, self._storage = studio, storage
+        self._photos = PatientFetcher(photos, lambda: studio.project(project.id), settings.patience)
         self._max_pixels = settings.max_pixels
         self._folder = folder(project.id)
         self._labelling: Labelling = read_label_config(project.label_config)
@@ -257,11 +261,7 @@ class _Reading:
         if fetched_from == address:
             with suppress(FileNotFoundError):
                 return photo, self._storage.read(f"{self._folder}/photos/{photo}")
-        try:
-            content = self._photos.fetch(url, task_id=task.id)
-        except Unreachable:
-            self._studio.project(self.empty.project)  # waits for Label Studio, or says that it is away
-            content = self._photos.fetch(url, task_id=task.id)
+        content = self._photos.fetch(url, task_id=task.id)
         photo = hashlib.sha256(content).hexdigest()
         self._keep(f"photos/{photo}", content)
         self._fetched[task.id] = (address, photo)

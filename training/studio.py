@@ -30,6 +30,7 @@ PAGE_SIZE = 100
 """Tasks a page. Label Studio loads all their annotations and predictions, whether it sends them or not."""
 
 _TRY_AGAIN = (408, 429)  # and everything from 500 on
+_NOT_IT = "what answers there is not Label Studio"  # a proxy's page, say
 _OPTIONS = RequestOptions(max_retries=0)  # the SDK's own tries would send a prediction twice
 
 T = TypeVar("T")
@@ -226,13 +227,14 @@ class Studio:
                 if status == httpx.codes.UNAUTHORIZED and not renewed:
                     self._sdk, renewed = None, True  # the short-lived token may have run out on the way
                     continue
-                if status not in _TRY_AGAIN and status < httpx.codes.INTERNAL_SERVER_ERROR:
+                if status not in _TRY_AGAIN and httpx.codes.is_client_error(status):
                     raise self._refusal(what, error) from error
-                failure, reason = error, f"it answers {status}"
+                answers = f"it answers {status}"
+                failure, reason = error, _NOT_IT if httpx.codes.is_success(status) else answers
             except httpx.RequestError as error:
                 failure, reason = error, str(error) or type(error).__name__
             except json.JSONDecodeError as error:  # from the SDK's exchange of the token
-                failure, reason = error, "what answers there is not Label Studio"
+                failure, reason = error, _NOT_IT
             left = deadline - time.monotonic()
             if left <= 0:
                 raise StudioUnavailable(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ebseg.config import VARIANTS
 from ebseg.errors import ConfigError
 from training.settings import Settings, load_settings
 
@@ -46,6 +47,8 @@ def worker(
     if unknown := sorted(set(queue or ()) - known):
         raise typer.BadParameter(f"no queue {unknown[0]!r}; there are {', '.join(sorted(known))}")
     settings = _prepared()
+    settings.make_home()
+    _require_known_model(settings.base_model)
     served = [line for line in Line if not queue or line.value in queue]
     with _schedule(settings):
         while _work(settings, served, burst=burst):
@@ -105,7 +108,10 @@ def scheduler() -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with _schedule(_prepared()):
+    settings = _prepared()
+    if settings.redis_url is None:
+        settings.make_home()
+    with _schedule(settings):
         _log.info("keeping the schedule")
         stop.wait()
 
@@ -118,3 +124,16 @@ def _prepared() -> Settings:
     # they then keep each other from working; jobs' processes inherit this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return load_settings()
+
+
+def _require_known_model(model: str) -> None:
+    """Raise what ``ebseg.load`` would for a word that names no model; nothing is downloaded.
+
+    A path or a plugin's name is left to the jobs: a worker that has the champion needs no file of the model
+    that it comes from.
+    """
+    if "/" in model or ":" in model or model in {f"ebseg-{variant}" for variant in VARIANTS}:
+        return
+    from ebseg.loading import checkpoint_path  # imports PyTorch, which the worker itself does without
+
+    checkpoint_path(model)

@@ -31,6 +31,9 @@ _PICTURES = 3
 
 _BROKEN_SHOWN = 10
 
+_INTERRUPTED = 130
+"""Exit status of a process that Ctrl-C ended, as shells have it."""
+
 _ROWS = {
     "fwIoU": "fwiou", "mACC": "macc", "pACC": "pacc", "seen mIoU": "seen", "unseen mIoU": "unseen",
     "harmonic mean": "harmonic", "boundary IoU": "boundary",
@@ -76,8 +79,12 @@ def evaluate(
         Path | None,
         typer.Option(file_okay=False, help="Folder for what was counted: a stopped run goes on from there."),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here as well.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Write a report with pictures here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="Write the result here as well.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", dir_okay=False, help="Write a report with pictures here.")
+    ] = None,
     mlflow: Annotated[bool, typer.Option("--mlflow", help="Record the result with MLflow.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read photos.")] = 2,
     scenes: Annotated[int, typer.Option(min=1, help="Drawn scenes to measure on.")] = 300,
@@ -98,14 +105,42 @@ def evaluate(
     if dataset is None:
         if tta or mlflow or any(given is not None for given in (limit, predictions, out, html)):
             raise typer.BadParameter("say on which --dataset, for example drawn-scenes")
-        _on_scenes(model or "ebseg-tiny", scenes, unseen, json_file)
+        with _prepared(None, json_file):
+            _on_scenes(model or "ebseg-tiny", scenes, unseen, json_file)
         return
     if predictions is not None and dataset == ALL:
         raise typer.BadParameter("saved label maps are of one --dataset: name it")
     request = _Request(
         model or "ebseg-tiny", dataset, data_root, tta, limit, workers, out, predictions, scenes, unseen
     )
-    _on_datasets(request, json_file, html, mlflow)
+    with _prepared(out, json_file, html):
+        _on_datasets(request, json_file, html, mlflow)
+
+
+@contextmanager
+def _prepared(out: Path | None, *results: Path | None) -> Iterator[None]:
+    """Try, before hours of work, whether the results can be written; say how to go on after Ctrl-C."""
+    from ebseg.files import require_writable
+
+    main = os.environ.get("RANK", "0") == "0"
+    for path in results if main else ():
+        if path is not None:
+            require_writable(path)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if main:
+            typer.echo(f"ebseg: {_stopped(out)}", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _stopped(out: Path | None) -> str:
+    """Say from where an evaluation goes on that somebody has stopped."""
+    if out is None:
+        return "stopped; nothing is kept (--dataset with --out keeps what was counted)"
+    if not any(out.glob("*/process-*.npz")):
+        return "stopped before anything was kept; the same command starts from the beginning"
+    return f"stopped; the same command goes on from what was counted in {out}"
 
 
 def _on_scenes(model: str, scenes: int, unseen: bool, json_file: Path | None) -> None:

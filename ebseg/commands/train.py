@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _EXAMPLE_PHOTOS = 4
 """Validation photos that MLflow gets overlay pictures of."""
 
+_LARGEST_SEED = 2**63 - 1
+"""What random generators take."""
+
 _INTERRUPTED = 130
 """Exit status of a process that Ctrl-C ended, as shells have it."""
 
@@ -78,7 +81,7 @@ def train(
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")] = None,
     max_broken: Annotated[int | None, typer.Option(min=0, help="Broken files to skip, at most.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read photos.")] = 2,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED)] = 0,
     mlflow: Annotated[bool, typer.Option(help="Record the run with MLflow.")] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and the memory it needs, and end.")

@@ -29,8 +29,8 @@ TOKEN_REMEDY = (
 )
 """What to do without a token, or with one that is refused."""
 
-BUSY = (429, 502, 503, 504)
-"""Statuses by which a server, or a proxy before it, says that it cannot answer now."""
+BUSY = (429, 500, 502, 503, 504)
+"""Statuses by which a server, or a proxy before it, says that it cannot answer now, or may mean that."""
 
 
 class ImageFetcher:

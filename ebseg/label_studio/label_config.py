@@ -105,11 +105,9 @@ class LabelConfig:
         """
         candidates = [control for control in self.controls if control.kind == MASK_KIND]
         if not candidates:
-            found = ", ".join(sorted({f"<{control.tag}>" for control in self.controls})) or "no control"
-            raise LabelConfigError(
-                f"the label config has {found}, which hold no labelled masks; add <BrushLabels>, for example "
-                f"{_EXAMPLE}"
-            )
+            tags = ", ".join(sorted({f"<{control.tag}>" for control in self.controls}))
+            found = f"{tags}, which hold no labelled masks" if tags else "no control"
+            raise LabelConfigError(f"the label config has {found}; add <BrushLabels>, for example {_EXAMPLE}")
         problems = []
         for control in candidates:
             problem = self._problem(control)

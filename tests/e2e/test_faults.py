@@ -167,6 +167,7 @@ def test_a_training_whose_worker_is_killed_goes_on_from_its_checkpoint(world: Wo
     prefix = f"train-{team.project.id}-"
     world.wait_for(lambda: world.jobs(prefix))
     run = world.home / "runs" / str(world.job(prefix)["id"])
+    world.ask_for_training(team)  # again, though nothing is new: that is the training under way
     world.wait_for(lambda: list((run / "training" / "checkpoints").glob("step-00000050.pt")))
     family = psutil.Process(worker.pid).children(recursive=True)
     worker.kill()
@@ -178,6 +179,9 @@ def test_a_training_whose_worker_is_killed_goes_on_from_its_checkpoint(world: Wo
     assert steps == sorted(set(steps)) and steps[-1] == 60
     assert (run / "output.log").read_text().count("training EBSeg tiny: 50 of 60 steps are done") == 1
     world.wait_for(lambda: world.job(f"judge-{team.project.id}-")["state"] == "finished")
+    readings = f"snapshot-{team.project.id}-"
+    world.wait_for(lambda: all(job["state"] == "finished" for job in world.jobs(readings)))
+    assert len(world.jobs(readings)) > 1 and len(world.jobs(prefix)) == 1
 
 
 def alive(process: psutil.Process) -> bool:

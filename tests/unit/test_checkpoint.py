@@ -5,9 +5,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ebseg.checkpoint import load_checkpoint, save_checkpoint
+from ebseg.checkpoint import load_checkpoint, save_checkpoint, to_official
 from ebseg.config import TINY
 from ebseg.errors import CheckpointError
 from ebseg.model import EBSeg
@@ -105,6 +106,43 @@ def test_a_file_that_is_no_checkpoint_at_all_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="model.pth"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(net, tmp_path, value):
+    path = tmp_path / "model.safetensors"
+    with torch.no_grad():
+        net.mask_decoder.norm.weight[3] = value
+    save_checkpoint(net, path)
+    with pytest.raises(CheckpointError, match=r"model.safetensors: mask_decoder.norm.weight has values that"):
+        load_checkpoint(path)
+
+
+def test_weights_of_the_authors_that_are_not_finite_are_refused(net, tmp_path, monkeypatch):
+    monkeypatch.setattr("ebseg.checkpoint._official_variant", lambda _state, _path: TINY)
+    path = tmp_path / "model.pth"
+    state = to_official(net)
+    assert not state["ov_classifier.attn_mask"].isfinite().all()  # it is no weight
+    torch.save({"model": state}, path)
+    load_checkpoint(path)
+    state["sem_seg_head.predictor.decoder_norm.weight"][3] = float("nan")
+    torch.save({"model": state}, path)
+    with pytest.raises(CheckpointError, match=r"model.pth: sem_seg_head.predictor.decoder_norm.weight has"):
+        load_checkpoint(path)
+
+
+def test_equal_models_make_equal_files(net, tmp_path):
+    """A version name is the file's digest."""
+    metadata = {f"key {number}": f'"{number}"\n\x01\x7f é 中 😀 \\' for number in range(20)}
+    paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for path in paths:
+        save_checkpoint(net, path, metadata=metadata)
+    assert len({path.read_bytes() for path in paths}) == 1
+    assert load_checkpoint(paths[0])[1].items() >= metadata.items()
+    with safe_open(paths[0], framework="pt") as file:
+        assert metadata.items() <= file.metadata().items()
+    reloaded = load_file(paths[0])
+    assert all(torch.equal(tensor, reloaded[name]) for name, tensor in net.named_parameters())
 
 
 def test_the_header_is_plain_json(net, tmp_path):

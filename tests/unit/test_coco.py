@@ -308,6 +308,14 @@ def test_bare_results_without_names_are_told(tmp_path: Path) -> None:
         load_stuff(path, 3)
 
 
+def test_the_other_kind_of_file_is_told(tmp_path: Path) -> None:
+    stuff, panoptic = write(tmp_path, {"a.jpg": np.int16([[0, 1]])}, 2)
+    with pytest.raises(DataError, match=r"panoptic.json: this is a panoptic file: give --panoptic DIR"):
+        load_stuff(panoptic, 2)
+    with pytest.raises(DataError, match=r"stuff.json: this is no panoptic file.*: leave --panoptic out"):
+        load_panoptic(stuff, tmp_path, 2)
+
+
 def test_pngs_that_do_not_fit_their_json_are_told(tmp_path: Path) -> None:
     _, path = write(tmp_path, {"a.jpg": np.int16([[0, 1]])}, 2)
     png = tmp_path / "panoptic" / "a.png"

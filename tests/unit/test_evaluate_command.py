@@ -7,6 +7,8 @@ from PIL import Image
 
 from ebseg import cli
 from ebseg.clip import TextClassifier
+from ebseg.errors import ConfigError
+from ebseg.files import require_writable, write_whole
 
 LABELS = ["sky", "water", "road"]
 
@@ -174,3 +176,50 @@ def test_drawn_scenes_with_and_without_a_report(run, random_checkpoint):
 def test_what_does_not_go_together(run, arguments, reason):
     status, _, err = run("evaluate", *arguments)
     assert status == 2 and reason in " ".join(err.split())
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+@pytest.mark.parametrize("path", ["file/r", "/proc/none/r", "n" * 250])
+def test_a_result_that_cannot_be_written_is_told_before_anything_is_measured(run, street, option, path):
+    Path("file").touch()
+    before = sorted(Path().rglob("*"))
+    status, out, err = run("evaluate", "no model", "--dataset", "street.toml", option, path)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"ebseg: {path} cannot be written (") and err.endswith("): give another path\n")
+    assert sorted(Path().rglob("*")) == before
+    if option == "--json":
+        assert run("evaluate", "no model", option, path) == (status, out, err)
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_result_is_no_folder(run, street, option):
+    status, _, err = run("evaluate", "no model", "--dataset", "street.toml", option, "photos")
+    assert status == 2 and f"invalid value for '{option}': file 'photos' is a directory." in err.lower()
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    (tmp_path / "r").mkdir()
+    with pytest.raises(OSError, match="r"):
+        write_whole(tmp_path / "r", "text")
+    with pytest.raises(ConfigError, match="r cannot be written .*: give another path"):
+        require_writable(tmp_path / "r")
+    require_writable(tmp_path / "new" / "s.json")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "r"]
+
+
+def test_ctrl_c_ends_with_one_line_that_says_how_to_go_on(run, street, random_checkpoint, monkeypatch):
+    command = ["evaluate", random_checkpoint, "--dataset", "street.toml"]
+    assert run(*command, "--out", "state")[0] == 0
+
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ebseg.benchmark.run", interrupted)
+    for options, told in {
+        ("--out", "state"): "the same command goes on from what was counted in state",
+        ("--out", "new"): "before anything was kept; the same command starts from the beginning",
+        (): "nothing is kept (--dataset with --out keeps what was counted)",
+    }.items():
+        status, out, err = run(*command, *options)
+        assert (status, out) == (130, "")
+        assert err.startswith("ebseg: stopped") and err.endswith(f"{told}\n") and err.count("\n") == 1

@@ -186,6 +186,22 @@ def test_what_speaks_against_the_numbers_is_told(tmp_path: Path) -> None:
     assert "b.jpg: damaged" in shown
 
 
+@pytest.mark.parametrize(
+    ("photos", "told"),
+    [
+        ({"measured": 3, "asked": 3, "official": 5000}, "3 of 5,000"),
+        ({"measured": 3, "asked": 3, "official": None}, "3"),
+        ({"measured": 3, "asked": 4, "official": None}, "3 of 4"),
+        ({"measured": 5000, "asked": 5000, "official": 5000}, "5,000"),
+    ],
+)
+def test_photos_are_counted_as_the_terminal_does(photos: dict[str, Any], told: str, tmp_path: Path) -> None:
+    part = evaluation(photos=photos)
+    page = written(tmp_path / "r.html", [part, part], [[], []])
+    assert page.text.count(told) == 2  # the overview's rows
+    assert page.text.count(f"{told} photos, 3 labels") == 2
+
+
 def test_a_real_evaluation_fills_the_page(random_tiny: EBSeg, tmp_path: Path) -> None:
     source = BenchmarkScenes(2)
     measured = run(ModelLabeller(Predictor(random_tiny, version="random"), source.vocabulary), source)

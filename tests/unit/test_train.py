@@ -139,6 +139,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert watcher.calls[-1] == "failed TrainingError"
 
 
+def test_only_a_checkpoint_that_there_is_is_told_of(tmp_path, monkeypatch):
+    for step, told in ((0, "; look at these photos"), (2, "; the checkpoint before it is kept: look at")):
+        with monkeypatch.context() as patch, pytest.raises(TrainingError) as caught:
+            _broken_in_step(patch, step, lambda terms: {**terms, "ssc": terms["ssc"] * float("nan")})
+            _train(tmp_path)
+        assert told in str(caught.value)
+
+
 @pytest.mark.parametrize("damage", ["weight", "learning rate"])
 def test_a_model_that_diverges_is_told_by_its_terms(tmp_path, damage):
     net, config = _net(), SHORT

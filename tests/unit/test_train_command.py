@@ -186,6 +186,7 @@ def test_failures_have_status_one_and_one_line(run, arguments, message):
     [
         (["--steps", "0"], "Invalid value for '--steps'"),
         (["--batch", "many"], "Invalid value for '--batch'"),
+        (["--seed", "99999999999999999999999"], "Invalid value for '--seed'"),
         (["--precision", "fp8"], "Invalid value for '--precision'"),
         (["--out", "file"], "Invalid value for '--out'"),
         (["--no-such-option"], "No such option"),

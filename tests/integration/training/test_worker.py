@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import psutil
 import pytest
@@ -123,6 +124,18 @@ def test_a_worker_that_is_told_to_stop_gives_a_training_back(settings, start, re
     assert find(connection, "train-x").get_status() == "scheduled"
 
 
+def test_what_waits_is_shown_with_its_whole_id_when_it_is_due_and_its_retries(settings, redis_server):
+    connection = connect(settings)
+    job_id = "label-1-ebseg-tiny-4737b3b667ab-12-0a1b2c3d-and-more"
+    before = datetime.now(UTC).replace(microsecond=0)
+    submit(connection, Line.LABEL, f"{OWN}.add", [1, 2], job_id=job_id, what="add", delay=100, retries=2)
+    assert job_id in ebseg(redis_server, "jobs", "list")
+    shown = ebseg(redis_server, "jobs", "show", job_id, "--json")
+    assert (shown["state"], shown["retries_left"]) == ("scheduled", 2)
+    assert datetime.fromisoformat(shown["due"]) >= before + timedelta(seconds=100)
+    assert "retries_left: 2\n" in ebseg(redis_server, "jobs", "show", job_id)
+
+
 def test_two_schedulers_run_a_sweep_once(settings, start):
     for name in ("first", "second"):
         start("scheduler", name=name, EBSEG_SCHEDULE="* * * * *")
@@ -139,17 +152,24 @@ def test_two_schedulers_run_a_sweep_once(settings, start):
     [
         (["jobs", "show", "no-such-job"], "no job 'no-such-job'"),
         (["worker", "--queue", "other"], "no queue 'other'"),
+        (
+            ["worker", "--burst", "EBSEG_MODEL=nonsense"],
+            "no model named 'nonsense', and no such file; known:",
+        ),
+        (["worker", "--burst", "EBSEG_HOME=/dev/null/home"], "EBSEG_HOME: /dev/null/home cannot be used"),
+        (["jobs", "list", "EBSEG_HOME=/dev/null/home"], "EBSEG_HOME: /dev/null/home cannot be used"),
     ],
 )
 def test_what_is_not_there_is_named(redis_server, arguments, reason):
-    done = run(redis_server, *arguments)
+    variables = dict(each.split("=") for each in arguments if "=" in each)
+    done = run(redis_server, *(each for each in arguments if "=" not in each), **variables)
     assert done.returncode in (1, 2)
     assert reason in " ".join(done.stderr.replace("│", " ").split())
 
 
-def run(redis_server, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(redis_server, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", "from ebseg.cli import main; main()", *arguments]
-    environment = {**os.environ, "EBSEG_HOME": str(redis_server.home)}
+    environment = {**os.environ, "EBSEG_HOME": str(redis_server.home), **variables}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 

@@ -92,8 +92,8 @@ def test_the_first_control_that_can_be_served_is_chosen():
 @pytest.mark.parametrize(
     ("xml", "message"),
     [
-        (view(), "has no control.*add <BrushLabels>"),
-        (view(IMAGE), "has no control.*add <BrushLabels>"),
+        (view(), "has no control; add <BrushLabels>"),
+        (view(IMAGE), "has no control; add <BrushLabels>"),
         (
             view(IMAGE, '<RectangleLabels name="r" toName="image"/><PolygonLabels name="p" toName="image"/>'),
             "has <PolygonLabels>, <RectangleLabels>, which hold no labelled masks; add <BrushLabels>",

@@ -50,6 +50,12 @@ def test_it_writes_a_model_and_says_what_was_measured(street, random_checkpoint,
     assert found.label_map.shape == (64, 64)
 
 
+def test_a_seed_has_63_bits(street, random_checkpoint, tmp_path, capsys):
+    seed = ("--seed", "99999999999999999999999")
+    assert _run(random_checkpoint, "--data", street, "--out", tmp_path / "out", *seed) == 2
+    assert "Invalid value for '--seed'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

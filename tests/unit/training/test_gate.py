@@ -166,6 +166,10 @@ def test_a_label_with_few_pixels_may_fall(pixels, verdict):
         (1, replace(RULES, few_held_out="cross-validate"), False,
          "1 held-out task with labels, 7 fewer than the 8 that a decision needs"),
         (7, RULES, True, None),
+        (6, RULES, True, None),
+        (5, RULES, True,
+         "5 held-out or cross-validated tasks with labels, 1 fewer than the 6 that a decision needs"),
+        (2, replace(RULES, min_held_out=2), True, None),
         (8, RULES, False, None),
     ],
 )  # fmt: skip
@@ -178,10 +182,10 @@ def test_with_few_held_out_tasks_it_waits(tasks, rules, cross_validated, reason)
 
 
 def test_tasks_without_a_labelled_pixel_do_not_count():
-    before, after = [task(0.6, 0.6), *[task()] * 9], [task(0.7, 0.7), *[task()] * 9]
+    before, after = [*[task(0.6, 0.6)] * 6, *[task()] * 9], [*[task(0.7, 0.7)] * 6, *[task()] * 9]
     assert decide(LABELS, measured(*before), measured(*after), [], RULES).verdict is Verdict.WAIT
     crossed = decide(LABELS, measured(*before), measured(*after), [], RULES, cross_validated=True)
-    assert crossed.verdict is Verdict.PROMOTE  # resamples without that task are left out, not counted as 0
+    assert crossed.verdict is Verdict.PROMOTE  # resamples without these tasks are left out, not counted as 0
     assert crossed.numbers["lower_bound"] == pytest.approx(10)
 
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,6 +82,21 @@ def test_versions_are_listed_with_their_numbers(registry, run):
     assert told[1]["tags"]["verdict"] == "reject" and told[1]["name"] == "street-2"
 
 
+def test_nothing_is_cut_in_a_narrow_terminal(registry, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    listed = run("list")
+    for part in ("version", "verdict", registry.champion().name, "candidate", "64.0", "+2.8", "reject"):
+        assert part in listed
+    assert "…" not in listed
+
+
+def test_a_home_that_cannot_be_used_is_named(run, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EBSEG_HOME", str(tmp_path / "file"))
+    (line,) = run("list", status=1).splitlines()
+    assert line.startswith(f"ebseg: EBSEG_HOME: {tmp_path / 'file'} cannot be used")
+
+
 def test_before_the_first_training_there_is_nothing(home, run):
     assert "no versions yet" in run("list")
     assert json.loads(run("list", "--json")) == []
@@ -113,6 +129,15 @@ def test_a_version_is_shown_with_the_decision_and_its_reasons(registry, run, hom
     base = run("show", "1")
     assert "the gate has not looked at it\n" in base
     assert ": the model to start from\n" in base
+
+
+def test_a_cross_validated_decision_says_so(registry, run):
+    assert "cross-validated" not in run("show", "2")
+    crossed = replace(DECISION, numbers={**DECISION.numbers, "cross_validated": True})
+    registry.record_decision(registry.version("2"), crossed, champion=1)
+    assert "\ncross-validated: each task was predicted by a model that was not trained on it\n" in run(
+        "show", "2"
+    )
 
 
 def test_the_page_of_a_server_is_named_without_secrets(registry, run, monkeypatch):

@@ -17,6 +17,12 @@ class Photos:
         self.photos = tuple(f"photo {number}" for number in range(count))
         self.tasks = tuple(range(100, 100 + count))
 
+        self.blank = set[str]()
+
+    @property
+    def labelled(self) -> set[str]:
+        return set(self.photos) - self.blank
+
     def __len__(self) -> int:
         return len(self.photos)
 
@@ -68,6 +74,16 @@ def test_the_same_photo_in_two_tasks_is_in_one_part():
         shown = [{source[index] for index in part.indices} for part in parts]
         assert sum(map(len, shown)) == len(set.union(*shown))
         assert all(len(part) == 2 * len(photos) for part, photos in zip(parts, shown, strict=True))
+
+
+def test_photos_that_show_no_label_are_trained_on_and_judge_nothing():
+    source = Photos(9)
+    source.blank = {f"photo {number}" for number in range(5)}
+    for fold in (None, 0, 1, 2):
+        train, validation = training_and_validation(source, fold=fold)
+        assert set(range(5)) <= set(train.indices)
+        assert validation.indices and any(index >= 5 for index in train.indices)
+    assert sorted(index for part in folds(source) for index in part.indices) == [5, 6, 7, 8]
 
 
 def test_no_held_out_tasks_leave_the_numbers_of_the_others():

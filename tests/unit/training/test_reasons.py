@@ -50,8 +50,27 @@ def test_the_first_training_wants_annotations_however_many_labels_are_new():
 def test_a_changed_annotation_is_a_new_one():
     changed = [entry(number) for number in range(10)]
     before = Manifest(1, "Streets", "image", LABELS, tuple(changed))
-    now = manifest(0, 4, *(Entry(**{**vars(each), "label_map": "other"}) for each in changed))
+    later = {"label_map": "other", "time": "later"}
+    now = manifest(0, 4, *(Entry(**{**vars(each), **later}) for each in changed))
     assert reason(now, before).why == "14 new annotations"
+
+
+def test_labels_in_another_order_make_no_new_annotations():
+    before = manifest(10, 4)
+    other_maps = tuple(
+        Entry(**{**vars(each), "label_map": f"{each.label_map}, turned"}) for each in before.entries
+    )
+    now = Manifest(1, "Streets", "image", LABELS[::-1], other_maps)
+    assert reason(now, before).why == "0 new annotations, 10 start a training"
+
+
+def test_annotations_that_show_no_label_are_nothing_to_train_on_or_to_judge_by():
+    blank = [Entry(**{**vars(entry(number)), "pixels": {}}) for number in range(60, 70)]
+    assert reason(manifest(1, 9, *blank), forced=True).why == (
+        "1 annotated tasks to train on: 2 are needed at least; 10 more show none of the labels"
+    )
+    held_out = [Entry(**{**vars(each), "held_out": True}) for each in blank]
+    assert "waits for held-out tasks: 1 of 4" in reason(manifest(20, 1, *held_out)).why
 
 
 def test_who_forces_a_training_gets_one_where_it_can_be_judged():
@@ -63,3 +82,16 @@ def test_with_cross_validation_few_held_out_tasks_suffice():
     validated = {"few_held_out": "cross-validate"}
     assert reason(manifest(10, 0), **validated).train
     assert reason(manifest(5, 0), forced=True, **validated).why.endswith("6 are needed at least")
+
+
+def test_cross_validation_judges_by_what_the_champion_has_not_seen():
+    settings = Settings(few_held_out="cross-validate", min_new_annotations=1)
+    seen = {f"photo {number}" for number in range(10)}
+    for train, held_out, enough in ((10, 7, False), (11, 4, False), (12, 4, True), (16, 0, True)):
+        found = reason_to_train(manifest(train, held_out), None, settings, forced=True, seen=seen)
+        assert found.train is enough
+    why = reason_to_train(manifest(11, 4), None, settings, forced=True, seen=seen).why
+    assert why == (
+        "cross-validation has 4 held-out tasks and 1 that the champion was not trained on: "
+        "6 are needed, or 8 held-out ones"
+    )

@@ -97,12 +97,27 @@ def test_an_override_wins_unless_it_is_none(monkeypatch):
         ("EBSEG_MIN_AREA", "1"),
         ("EBSEG_SCORE_THRESHOLD", "1.5"),
         ("EBSEG_MAX_PIXELS", "0"),
+        ("EBSEG_REGISTERED_MODEL", "a/b"),
+        ("EBSEG_REGISTERED_MODEL", "a:c"),
+        ("EBSEG_REGISTERED_MODEL", " "),
+        ("EBSEG_REGISTERED_MODEL", ".."),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_the_variable(monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigError, match=f"^{variable}: "):
         load_settings()
+
+
+def test_a_home_that_cannot_be_made_is_named(tmp_path):
+    Settings(home=tmp_path / "a" / "b").make_home()
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    for home in (tmp_path / "file", tmp_path / "file" / "home"):
+        with pytest.raises(
+            ConfigError, match=f"^EBSEG_HOME: {home} cannot be used .*: set it to a writable folder"
+        ):
+            Settings(home=home).make_home()
 
 
 @pytest.mark.parametrize("alone", ["EBSEG_BASIC_AUTH_USER", "EBSEG_BASIC_AUTH_PASSWORD"])

@@ -264,8 +264,11 @@ def test_a_refusal_is_told_at_once_and_without_what_is_secret(fake, studio, cloc
 
 
 def test_what_is_no_label_studio_is_told(fake, studio):
-    fake.trouble = [lambda request: httpx.Response(200, text="<html>welcome</html>")]
-    with pytest.raises(FetchError, match="no answer of Label Studio"):
+    page = lambda request: httpx.Response(200, text="<html>welcome</html>")  # noqa: E731
+    fake.trouble = [page]  # a proxy's, while Label Studio starts
+    assert studio.project(1).id == 1
+    fake.trouble = [page] * 100
+    with pytest.raises(StudioUnavailable, match="what answers there is not Label Studio"):
         studio.project(1)
 
 
