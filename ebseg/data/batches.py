@@ -215,7 +215,7 @@ def _say_nothing_of_a_closed_pipe(
 
     A thread of multiprocessing, which hands over shared memory, calls this hook where the run hangs up.
     """
-    if not isinstance(error, ConnectionError):
+    if not isinstance(error, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, traceback)
 
 

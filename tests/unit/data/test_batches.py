@@ -251,14 +251,16 @@ from ebseg.data.batches import _start_worker
 _start_worker(0)
 address, key = resource_sharer.DupFd(0)._id
 client = Client(address, authkey=process.current_process().authkey)
-client.send((key, os.getpid()))
+if sys.argv[1] == "later":
+    client.send((key, os.getpid()))
 client.close()  # as a run does that is interrupted while it takes over a batch
 resource_sharer.stop(5)
 """
 
 
-def test_a_worker_says_nothing_when_its_run_hangs_up():
-    done = subprocess.run([sys.executable, "-c", HANG_UP], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("moment", ["at once", "later"])
+def test_a_worker_says_nothing_when_its_run_hangs_up(moment):
+    done = subprocess.run([sys.executable, "-c", HANG_UP, moment], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
 
