@@ -129,7 +129,7 @@ def _prepared() -> Settings:
 def _require_known_model(model: str) -> None:
     """Raise what ``ebseg.load`` would for a word that names no model; nothing is downloaded.
 
-    A path or a plugin's name is left to the jobs: a worker that has the champion needs no file of the model
+    A path or MLflow's name is left to the jobs: a worker that has the champion needs no file of the model
     that it comes from.
     """
     if "/" in model or ":" in model or model in {f"ebseg-{variant}" for variant in VARIANTS}:
