@@ -262,8 +262,10 @@ def test_what_cannot_be_done_is_one_line(here, tmp_path, changes, complaint):
     assert len(told) == 1 and told[0].startswith("ebseg: ") and complaint in told[0]
 
 
-def test_an_outage_is_told_from_what_fails_again(here, whole, tmp_path):
+def test_an_outage_is_told_from_what_fails_again(here, whole, tmp_path, monkeypatch):
     told = []
+    for variable, value in environment().items():  # as many threads as the whole run had
+        monkeypatch.setenv(variable, value)
     away = {"tracking_uri": "http://127.0.0.1:9", "experiment": "ebseg", "run_name": "train-13"}
     spec = json.loads(_spec(here, tmp_path / "train-13").read_text())
     with pytest.raises(TrainingError, match="no model named 'ebseg-huge'") as failed:
