@@ -17,6 +17,7 @@ from backend.processes import (
     end_leftovers,
     reach_this_machine_directly,
 )
+from ebseg.commands import INTERRUPTED
 from ebseg.errors import ConfigError
 
 LABEL_STUDIO = Path(".venv-label-studio/bin/label-studio")
@@ -79,7 +80,7 @@ def demo(
                     _wait_for_interrupt([server.process, backend, worker])
     except KeyboardInterrupt:
         typer.echo("Stopped; nothing is left running.")
-        raise typer.Exit(0 if complete else 130) from None
+        raise typer.Exit(0 if complete else INTERRUPTED) from None
     except ServerProcessError as error:
         typer.echo(error.log_tail, err=True)
         raise

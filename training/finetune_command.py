@@ -8,14 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from ebseg.commands import LARGEST_SEED
 from ebseg.config import checked
 from ebseg.errors import ConfigError, DataError
 
 HELD_OUT = 0.2
 """Share of the photos that early stopping and the choice of weights look at."""
-
-_LARGEST_SEED = 2**63 - 1
-"""What random generators take."""
 
 app = typer.Typer(add_completion=False)
 
@@ -38,7 +36,7 @@ def finetune(
     data_root: Annotated[Path, typer.Option(envvar="EBSEG_DATA_ROOT", help="Where benchmarks are.")] = Path(
         "datasets"
     ),
-    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Fine-tune a model on labelled photos, without losing what it could do before.

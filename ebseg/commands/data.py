@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ebseg.commands import INTERRUPTED
 from ebseg.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 FAULTS_SHOWN = 10
 """Faulty files that are named one by one."""
-
-_INTERRUPTED = 130
-"""Exit status of a process that Ctrl-C ended, as shells have it."""
 
 app = typer.Typer(
     help="List, prepare and check the benchmarks' data.", no_args_is_help=True, rich_markup_mode=None
@@ -166,7 +164,7 @@ def _convert(name: str, root: Path, split: "Split", workers: int) -> int:
                 advance(done, len(work.jobs))
     except KeyboardInterrupt:
         typer.echo("ebseg: stopped; the same command goes on from here", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     written = len(work.jobs) - broken - unlabelled
     notes = [f"{name} {split}: {written:,} label maps written to {work.label_maps}"]
     if work.done:

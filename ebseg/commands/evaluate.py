@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from rich.table import Column, Table
 
+from ebseg.commands import INTERRUPTED
 from ebseg.errors import DataError
 from ebseg.vocabulary import DATASETS
 
@@ -30,9 +31,6 @@ _PICTURES = 3
 """Photos of each end, best and worst, that the report shows."""
 
 _BROKEN_SHOWN = 10
-
-_INTERRUPTED = 130
-"""Exit status of a process that Ctrl-C ended, as shells have it."""
 
 _ROWS = {
     "fwIoU": "fwiou", "mACC": "macc", "pACC": "pacc", "seen mIoU": "seen", "unseen mIoU": "unseen",
@@ -131,7 +129,7 @@ def _prepared(out: Path | None, *results: Path | None) -> Iterator[None]:
     except KeyboardInterrupt:
         if main:
             typer.echo(f"ebseg: {_stopped(out)}", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _stopped(out: Path | None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ebseg.commands import INTERRUPTED, LARGEST_SEED
 from ebseg.config import RECIPES, VARIANTS, Precision, TrainConfig, checked
 from ebseg.errors import ConfigError, DataError
 from ebseg.vocabulary import DATASETS, Vocabulary
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
 
 _EXAMPLE_PHOTOS = 4
 """Validation photos that MLflow gets overlay pictures of."""
-
-_LARGEST_SEED = 2**63 - 1
-"""What random generators take."""
-
-_INTERRUPTED = 130
-"""Exit status of a process that Ctrl-C ended, as shells have it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def train(
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")] = None,
     max_broken: Annotated[int | None, typer.Option(min=0, help="Broken files to skip, at most.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read photos.")] = 2,
-    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED)] = 0,
     mlflow: Annotated[bool, typer.Option(help="Record the run with MLflow.")] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and the memory it needs, and end.")
@@ -119,7 +114,7 @@ def train(
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
             typer.echo(f"ebseg: {_stopped(request.out)}", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _run(request: _Request) -> None:

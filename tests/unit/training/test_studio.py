@@ -264,7 +264,9 @@ def test_a_refusal_is_told_at_once_and_without_what_is_secret(fake, studio, cloc
 
 
 def test_what_is_no_label_studio_is_told(fake, studio):
-    page = lambda request: httpx.Response(200, text="<html>welcome</html>")  # noqa: E731
+    def page(request):
+        return httpx.Response(200, text="<html>welcome</html>")
+
     fake.trouble = [page]  # a proxy's, while Label Studio starts
     assert studio.project(1).id == 1
     fake.trouble = [page] * 100
