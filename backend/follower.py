@@ -14,7 +14,7 @@ from typing import Protocol
 from backend.metrics import Metrics, Swap
 from backend.model_holder import Model, ModelHolder, ModelUnavailable, load_warm
 from ebseg.errors import EBSegError
-from training.registry import Registry
+from training.registry.registry import Registry
 from training.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from ebseg.label_studio.regions import (
     select_region,
 )
 from ebseg.label_studio.tasks import Labelling, describe, photo_url, read_label_config, task_id
-from training.photos import photo_fetcher
+from training.annotations.photos import photo_fetcher
 from training.settings import RESERVED_THREADS, Settings
 
 logger = logging.getLogger(__name__)
@@ -267,7 +267,7 @@ def load_model(settings: Settings, checkpoint: Path | None = None) -> Model:
 
 
 def _triggers(settings: Settings) -> Sink:
-    from training.triggers import Triggers  # in the outbox's thread: RQ takes a while to import
+    from training.queue.triggers import Triggers  # in the outbox's thread: RQ takes a while to import
 
     return Triggers(settings)
 
