@@ -22,14 +22,8 @@ from backend.webhook_events import Event
 from ebseg.errors import EBSegError
 from ebseg.images import read_image
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.regions import (
-    InteractiveRequest,
-    Region,
-    masks_to_regions,
-    parse_context,
-    prediction,
-    select_region,
-)
+from ebseg.label_studio.regions import Region, masks_to_regions, prediction
+from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context, select_region
 from ebseg.label_studio.tasks import Labelling, describe, photo_url, read_label_config, task_id
 from training.photos import photo_fetcher
 from training.settings import RESERVED_THREADS, Settings
