@@ -58,11 +58,11 @@ screenshot: $(READY) $(LABEL_STUDIO_READY) browser
 
 # Trains the model in the package from nothing, in some hours on two cores; goes on where it was stopped.
 tiny: $(READY)
-	$(BIN)/python -m training.pretrain --out runs/tiny/pretrain --seed 0
+	$(BIN)/python -m training.tiny.pretrain --out runs/tiny/pretrain --seed 0
 	$(BIN)/ebseg train --variant tiny --data drawn-scenes --encoders runs/tiny/pretrain/encoders.safetensors \
 		--out runs/tiny/train --seed 0
-	$(BIN)/python -m training.new_words runs/tiny/train/model.safetensors --out runs/tiny/words/model.safetensors
-	$(BIN)/python -m training.release runs/tiny
+	$(BIN)/python -m training.tiny.new_words runs/tiny/train/model.safetensors --out runs/tiny/words/model.safetensors
+	$(BIN)/python -m training.tiny.release runs/tiny
 
 browser:
 	@.ci/install-browser

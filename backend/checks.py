@@ -124,7 +124,7 @@ def _model(settings: Settings) -> Finding:
 def _jobs(settings: Settings) -> Finding:
     from rq import Worker  # it takes a while to import
 
-    from training.queues import connect
+    from training.queue.queues import connect
 
     check = "jobs"
     try:
@@ -138,7 +138,7 @@ def _jobs(settings: Settings) -> Finding:
 
 
 def _registry(settings: Settings) -> Finding:
-    from training.registry import Registry
+    from training.registry.registry import Registry
 
     check = "registry"
     registry = Registry(settings)

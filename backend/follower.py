@@ -15,7 +15,7 @@ from backend.metrics import Metrics, Swap
 from backend.model_holder import ModelHolder, ModelUnavailable, load_warm
 from ebseg.errors import EBSegError
 from ebseg.label_studio.pipeline import Model
-from training.registry import Registry
+from training.registry.registry import Registry
 from training.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ STOP_SECONDS = 2.0
 
 
 class Sink(Protocol):
-    """Takes hints on; raises where it cannot now. ``training.triggers.Triggers`` is one."""
+    """Takes hints on; raises where it cannot now. ``training.queue.triggers.Triggers`` is one."""
 
     def note_event(self, project_id: int, events: int, forced: bool) -> None:
         """Note that so many events of a project came; ``forced``: somebody asked for a training."""

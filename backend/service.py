@@ -25,7 +25,7 @@ from ebseg.label_studio.regions import Region, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context
 from ebseg.label_studio.tasks import describe, read_label_config, task_id
 from ebseg.read_ahead import read_ahead
-from training.photos import photo_fetcher
+from training.annotations.photos import photo_fetcher
 from training.settings import RESERVED_THREADS, Settings
 
 logger = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ def load_model(settings: Settings, checkpoint: Path | None = None) -> Model:
 
 
 def _triggers(settings: Settings) -> Sink:
-    from training.triggers import Triggers  # in the outbox's thread: RQ takes a while to import
+    from training.queue.triggers import Triggers  # in the outbox's thread: RQ takes a while to import
 
     return Triggers(settings)
 

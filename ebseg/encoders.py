@@ -36,7 +36,7 @@ _FAULTS_SHOWN = 3
 def load_encoders(net: EBSeg, source: str | None) -> None:
     """Give ``net`` the encoders to train with, in place.
 
-    ``source``: a file of encoders (``training.pretrain`` writes one), or a model by its name or file, of
+    ``source``: a file of encoders (``training.tiny.pretrain`` writes one), or a model by its name or file, of
     which only the encoders are taken. None: the released CLIP and segment-anything weights, downloaded once;
     for the small variant, which has no released ones, those of the packaged model.
 

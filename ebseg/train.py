@@ -20,19 +20,19 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor, nn
 
-from ebseg import run_log
 from ebseg.checkpoint import save_checkpoint
 from ebseg.config import Precision, TrainConfig
 from ebseg.data.batches import Batch, StepBatches, StepData, loader
 from ebseg.data.samples import Source
 from ebseg.errors import CheckpointError, ConfigError, DataError, TrainingError
 from ebseg.losses import Totals
-from ebseg.memory import peak_bytes
 from ebseg.model import EBSeg
-from ebseg.run_state import RunState
+from ebseg.runs import log as run_log
+from ebseg.runs.memory import peak_bytes
+from ebseg.runs.state import RunState
+from ebseg.runs.watch import Enough, Progress, Watcher
 from ebseg.text_cache import TextCache
 from ebseg.vocabulary import Vocabulary
-from ebseg.watch import Enough, Progress, Watcher
 
 MODEL_FILE = "model.safetensors"
 LOG_FILE = "log.jsonl"

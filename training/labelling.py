@@ -17,10 +17,10 @@ from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Pipeline
 from ebseg.label_studio.tasks import Labelling
 from ebseg.predictor import Predictor
-from training.photos import PatientFetcher
-from training.queues import Line, id_of, is_active, resubmit, text
+from training.annotations.label_studio import NotInStudio, Studio, StudioUnavailable
+from training.annotations.photos import PatientFetcher
+from training.queue.queues import Line, id_of, is_active, resubmit, text
 from training.settings import Settings
-from training.studio import NotInStudio, Studio, StudioUnavailable
 
 _log = logging.getLogger(__name__)
 

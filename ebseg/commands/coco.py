@@ -25,7 +25,7 @@ def import_coco(
     """
     import numpy as np  # these bring PyTorch, which is slow to import
 
-    from ebseg.coco import load_panoptic, load_stuff, read_categories
+    from ebseg.data.coco import load_panoptic, load_stuff, read_categories
     from ebseg.files import write_whole
     from ebseg.predictor import Segmentation
     from ebseg.render import indexed_png

@@ -21,8 +21,8 @@ from ebseg.vocabulary import DATASETS
 
 if TYPE_CHECKING:
     from ebseg.data.samples import Source
-    from ebseg.evaluation import Evaluation
-    from ebseg.labellers import Labeller
+    from ebseg.evaluation.labellers import Labeller
+    from ebseg.evaluation.result import Evaluation
 
 ALL = "all"
 """Stands for every benchmark that is on disk."""
@@ -144,8 +144,8 @@ def _stopped(out: Path | None) -> str:
 def _on_scenes(model: str, scenes: int, unseen: bool, json_file: Path | None) -> None:
     """Measure seen phrases, unseen combinations and other names."""
     import ebseg  # PyTorch is slow to import and `ebseg --help` does not need it
-    from ebseg.data.scenes import benchmark_scenes, benchmark_vocabulary, renamed_vocabulary
-    from ebseg.evaluate import evaluate as measure
+    from ebseg.data.drawn.scenes import benchmark_scenes, benchmark_vocabulary, renamed_vocabulary
+    from ebseg.evaluation.in_memory import evaluate as measure
     from ebseg.files import write_whole
 
     predictor = ebseg.load(model)
@@ -165,7 +165,7 @@ def _on_scenes(model: str, scenes: int, unseen: bool, json_file: Path | None) ->
 
 def _on_datasets(request: _Request, json_file: Path | None, html: Path | None, mlflow: bool) -> None:
     """Measure one data set or all, print tables, and write what was asked for."""
-    from ebseg.benchmark import join, run
+    from ebseg.evaluation.benchmark import join, run
     from ebseg.files import write_whole
 
     sources = _sources(request)
@@ -196,11 +196,11 @@ def _on_datasets(request: _Request, json_file: Path | None, html: Path | None, m
         content = found if request.dataset == ALL else found[0]
         write_whole(json_file, json.dumps(content, indent=2) + "\n")
     if main and html is not None:
-        from ebseg.report import write_html
+        from ebseg.evaluation.report import write_html
 
         write_html(found, pictures, html)
     if main and mlflow:
-        from ebseg.report import log_to_mlflow
+        from ebseg.evaluation.report import log_to_mlflow
 
         for one in found:
             log_to_mlflow(one, html, json_file)
@@ -210,8 +210,8 @@ def _on_datasets(request: _Request, json_file: Path | None, html: Path | None, m
 
 def _sources(request: _Request) -> "dict[str, Source]":
     """Open what is to be measured on, by short names; of all benchmarks, name those that are missing."""
+    from ebseg.data.drawn.scenes import BenchmarkScenes
     from ebseg.data.open import DRAWN_SCENES, open_data
-    from ebseg.data.scenes import BenchmarkScenes
 
     if request.dataset == DRAWN_SCENES:
         return {DRAWN_SCENES: BenchmarkScenes(request.scenes, request.unseen)}
@@ -231,7 +231,7 @@ def _sources(request: _Request) -> "dict[str, Source]":
 
 def _labellers(request: _Request, device: str | None) -> "Callable[[Source], Labeller[Any]]":
     """Load what is measured; give what labels a data set's photos."""
-    from ebseg.labellers import ModelLabeller, SavedLabeller
+    from ebseg.evaluation.labellers import ModelLabeller, SavedLabeller
 
     if request.predictions is not None:
         return partial(SavedLabeller, request.predictions)
@@ -259,7 +259,7 @@ def _pictures(
     evaluation: "Evaluation", labeller: "Labeller[Any]", source: "Source"
 ) -> Iterator[tuple[str, bytes]]:
     """Label the best and the worst photos again, and draw them beside their truth."""
-    from ebseg.report import comparison
+    from ebseg.evaluation.report import comparison
 
     for kind, photos in (("worst", evaluation.tally.worst), ("best", evaluation.tally.best)):
         for photo in photos[:_PICTURES]:

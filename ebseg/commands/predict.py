@@ -17,7 +17,7 @@ from ebseg.errors import ConfigError, ImageError, VocabularyError
 from ebseg.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from ebseg.coco import CocoWriter
+    from ebseg.data.coco import CocoWriter
     from ebseg.predictor import Predictor
 
 PHOTO_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -185,7 +185,7 @@ def _load(model: str) -> "Predictor":
 
 def _coco_writers(vocabulary: Vocabulary, jobs: Sequence[_Job], folder: Path) -> "list[CocoWriter]":
     """Open the COCO files. Raises BadParameter where a photo's own results would fall among them."""
-    from ebseg.coco import PanopticWriter, StuffWriter
+    from ebseg.data.coco import PanopticWriter, StuffWriter
 
     for job in jobs:
         if folder in job.stem.parents:

@@ -121,9 +121,9 @@ def _run(request: _Request) -> None:
     """Build what is asked for, and train. Everything that is slow to import is imported here."""
     from ebseg.data.batches import StepBatches
     from ebseg.encoders import load_encoders
+    from ebseg.runs.watch import ProgressBar, Watcher
     from ebseg.train import make_accelerator
     from ebseg.train import train as run
-    from ebseg.watch import ProgressBar, Watcher
 
     net, config = _model(request)
     sources = [_source(name, request, config.seed) for name in request.data]
@@ -144,7 +144,7 @@ def _run(request: _Request) -> None:
     if accelerator.is_main_process:
         watchers.append(ProgressBar())
         if request.mlflow:
-            from ebseg.tracking import MlflowRun
+            from ebseg.runs.tracking import MlflowRun
 
             examples = _examples(request.data, request.root, config.seed)
             watchers.append(MlflowRun(request.out, name=request.out.name, **examples))

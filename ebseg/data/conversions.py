@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ebseg.coco_rle import decode
 from ebseg.data.catalogue import class_facts
+from ebseg.data.coco_rle import decode
 from ebseg.errors import DataError
 
 Ids = npt.NDArray[np.int32]

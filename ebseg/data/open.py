@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ebseg.data.catalogue import open_dataset
+from ebseg.data.drawn.scenes import BENCHMARK_SEED, VALIDATION_SEED, SceneSource
 from ebseg.data.folder import FolderSource, read_names
 from ebseg.data.samples import Source
-from ebseg.data.scenes import BENCHMARK_SEED, VALIDATION_SEED, SceneSource
 from ebseg.errors import ConfigError, DataError, VocabularyError
 from ebseg.vocabulary import DATASETS, Vocabulary
 

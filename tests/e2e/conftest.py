@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 import ebseg
-from backend.demo_project import serve_backend
-from backend.label_studio_server import LabelStudioServer
+from backend.demo.label_studio_server import LabelStudioServer
+from backend.demo.project import serve_backend
 from backend.processes import ServerProcess, free_port, reach_this_machine_directly
-from ebseg.data.synthetic import PHRASES, Scene, draw_scene
+from ebseg.data.drawn.synthetic import PHRASES, Scene, draw_scene
 from ebseg.predictor import Predictor
 from tests.e2e.projects import ROOT, Annotated, annotate
 from tests.e2e.team import CAMVID_LABELS, camvid

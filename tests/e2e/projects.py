@@ -10,8 +10,8 @@ import numpy.typing as npt
 from label_studio_sdk import Prediction
 from label_studio_sdk.converter.brush import decode_rle
 
-from backend.demo_project import label_config
-from backend.label_studio_server import LabelStudioServer, Project
+from backend.demo.label_studio_server import LabelStudioServer, Project
+from backend.demo.project import label_config
 from ebseg.images import read_image
 
 ROOT = Path(__file__).parents[2]

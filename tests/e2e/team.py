@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from backend.demo_project import label_config
-from backend.label_studio_server import LabelStudioServer, Project
+from backend.demo.label_studio_server import LabelStudioServer, Project
+from backend.demo.project import label_config
+from ebseg.evaluation.metrics import ConfusionMatrix, mean_percent
 from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.label_config import parse
 from ebseg.label_studio.regions import masks_to_regions
-from ebseg.metrics import ConfusionMatrix, mean_percent
 from ebseg.render import palette
 from tests.e2e import held_back
 from tests.e2e.projects import ROOT

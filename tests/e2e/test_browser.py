@@ -15,8 +15,8 @@ import pytest
 from PIL import Image, ImageColor
 from playwright.sync_api import FloatRect, Page, sync_playwright
 
-from backend.demo_project import label_config
-from backend.label_studio_server import LabelStudioServer, Project
+from backend.demo.label_studio_server import LabelStudioServer, Project
+from backend.demo.project import label_config
 from ebseg.label_studio.label_config import parse
 from tests.e2e.projects import Annotated
 

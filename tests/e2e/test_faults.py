@@ -12,14 +12,14 @@ import httpx
 import psutil
 import pytest
 
-from backend.demo_project import EBSEG, serve_backend
-from backend.label_studio_server import LabelStudioServer
+from backend.demo.label_studio_server import LabelStudioServer
+from backend.demo.project import EBSEG, serve_backend
 from backend.processes import ServerProcess, free_port, reach_this_machine_directly
 from ebseg.loading import checkpoint_path, version_name
 from tests.e2e.projects import ROOT
 from tests.e2e.team import Pictures, Team, drawn
-from training.embedded_redis import stop_embedded_redis
-from training.queues import connect, queues
+from training.queue.embedded_redis import stop_embedded_redis
+from training.queue.queues import connect, queues
 from training.settings import Settings
 
 MODEL = "ebseg-tiny"
@@ -101,7 +101,7 @@ class World:
     def ask_for_training(self, team: Team) -> None:
         """Press "Start Training", as Label Studio tells it the backend."""
         code = (
-            "from training.settings import load_settings\nfrom training.triggers import Triggers\n"
+            "from training.settings import load_settings\nfrom training.queue.triggers import Triggers\n"
             f"Triggers(load_settings()).note_event({team.project.id}, 1, True)"
         )
         subprocess.run([EBSEG[0], "-c", code], env=self.environment, check=True)

@@ -20,16 +20,16 @@ import pytest
 from redis import Redis
 
 import ebseg
-from backend.demo_project import EBSEG, serve_backend, start_worker
-from backend.label_studio_server import LabelStudioServer
+from backend.demo.label_studio_server import LabelStudioServer
+from backend.demo.project import EBSEG, serve_backend, start_worker
 from backend.processes import ServerProcess
 from ebseg.label_studio.annotations import paint
 from ebseg.predictor import Predictor
 from tests.e2e.team import LabelMap, Team, camvid, pictures
-from training.queues import connect
-from training.registry import Registry
+from training.annotations.snapshot import is_held_out
+from training.queue.queues import connect
+from training.registry.registry import Registry
 from training.settings import Settings
-from training.snapshot import is_held_out
 
 MODEL = "ebseg-tiny"
 PICTURES, CORRECTED, HELD_OUT = 40, 24, 8

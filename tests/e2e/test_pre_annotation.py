@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ebseg.data.synthetic import PHRASES, Scene
+from ebseg.data.drawn.synthetic import PHRASES, Scene
 from ebseg.images import read_image
 from ebseg.predictor import Predictor
 from tests.e2e.projects import Annotated

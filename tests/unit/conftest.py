@@ -9,8 +9,8 @@ from werkzeug.serving import make_server
 
 from ebseg.checkpoint import save_checkpoint
 from ebseg.config import TINY
-from ebseg.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, disconnect
 from ebseg.model import EBSeg
+from ebseg.runs.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, disconnect
 from ebseg.vocabulary import Vocabulary
 
 # Threads gain nothing on models this small, and wait for each other for seconds on a busy machine.

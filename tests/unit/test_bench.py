@@ -3,11 +3,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-import ebseg.bench
-from backend.bench import app
-from ebseg.bench import TrainingCost, time_training_step
+import ebseg.timing
+from backend.commands.bench import app
 from ebseg.config import BASE, TINY
 from ebseg.errors import ConfigError
+from ebseg.timing import TrainingCost, time_training_step
 from ebseg.vocabulary import Vocabulary
 
 
@@ -26,7 +26,7 @@ def test_the_costs_of_training_are_printed(monkeypatch):
         asked.append((config, len(vocabulary), rounds))
         return TrainingCost(step=15.0, encoder=2.0, peak_gib=5.5)
 
-    monkeypatch.setattr(ebseg.bench, "time_training_step", measured)
+    monkeypatch.setattr(ebseg.timing, "time_training_step", measured)
     answer = CliRunner().invoke(app, ["train", "--rounds", "3", "--json"])
     assert json.loads(answer.stdout) == {"step": 15.0, "encoder": 2.0, "peak_gib": 5.5, "ratio": 7.5}
     assert "7.50 times; 5.50 GiB" in CliRunner().invoke(app, ["train"]).stdout

@@ -7,17 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from ebseg import benchmark
-from ebseg.benchmark import AHEAD, BEHIND, run
 from ebseg.config import BASE
 from ebseg.data.folder import FolderSource
 from ebseg.data.samples import Sample
 from ebseg.errors import ConfigError
-from ebseg.evaluation import Evaluation
-from ebseg.labellers import ModelLabeller
-from ebseg.metrics import BoundaryCounts, ConfusionMatrix
+from ebseg.evaluation import benchmark
+from ebseg.evaluation.benchmark import AHEAD, BEHIND, run
+from ebseg.evaluation.labellers import ModelLabeller
+from ebseg.evaluation.metrics import BoundaryCounts, ConfusionMatrix
+from ebseg.evaluation.result import Evaluation
+from ebseg.evaluation.tally import BROKEN_SHOWN, EXTREMES, Tally
 from ebseg.predictor import Predictor
-from ebseg.tally import BROKEN_SHOWN, EXTREMES, Tally
 from ebseg.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(["sky", "water", "road"])

@@ -10,8 +10,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
-from ebseg import coco_rle
-from ebseg.coco import (
+from ebseg.commands.coco import import_coco
+from ebseg.commands.predict import predict
+from ebseg.data import coco_rle
+from ebseg.data.coco import (
     LabelMaps,
     PanopticWriter,
     StuffWriter,
@@ -20,8 +22,6 @@ from ebseg.coco import (
     read_categories,
     stuff_annotations,
 )
-from ebseg.commands.coco import import_coco
-from ebseg.commands.predict import predict
 from ebseg.data.folder import FolderSource, read_names
 from ebseg.errors import DataError
 

@@ -13,7 +13,7 @@ import typer
 import yaml
 from compose_spec import PyCompose, parse_duration
 
-from backend.serve import GRACEFUL_SECONDS
+from backend.commands.serve import GRACEFUL_SECONDS
 from training.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ def tensors(net: EBSeg) -> dict[str, torch.Tensor]:
 
 
 def encoders_of(net: EBSeg) -> dict[str, torch.Tensor]:
-    """A file of encoders, as training.pretrain writes it."""
+    """A file of encoders, as training.tiny.pretrain writes it."""
     found = {"clip_logit_scale": net.text.logit_scale.detach().clone()}
     for ours, theirs in IN_FILES.items():
         found |= {n.replace(ours, theirs): t for n, t in tensors(net).items() if n.startswith(ours)}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ebseg.errors import VocabularyError
-from ebseg.evaluate import evaluate, summarise
+from ebseg.evaluation.in_memory import evaluate, summarise
 from ebseg.predictor import Predictor
 from ebseg.vocabulary import Vocabulary
 

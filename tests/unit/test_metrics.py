@@ -6,7 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
-from ebseg.metrics import BoundaryCounts, ConfusionMatrix, Pairs, band, count_pairs, harmonic_mean, scores
+from ebseg.evaluation.metrics import (
+    BoundaryCounts,
+    ConfusionMatrix,
+    Pairs,
+    band,
+    count_pairs,
+    harmonic_mean,
+    scores,
+)
 
 TRUTH = np.array([[0, 0, 1, 1], [2, 2, -1, -1]])
 PREDICTED = np.array([[0, 1, 1, -1], [2, 2, 0, 3]])

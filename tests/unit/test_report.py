@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebseg.benchmark import run
-from ebseg.data.scenes import BenchmarkScenes
+from ebseg.data.drawn.scenes import BenchmarkScenes
 from ebseg.errors import ConfigError
-from ebseg.labellers import ModelLabeller
-from ebseg.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, disconnect
+from ebseg.evaluation.benchmark import run
+from ebseg.evaluation.labellers import ModelLabeller
+from ebseg.evaluation.report import METRICS, PANEL, comparison, log_to_mlflow, write_html
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor
 from ebseg.render import palette
-from ebseg.report import METRICS, PANEL, comparison, log_to_mlflow, write_html
+from ebseg.runs.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, disconnect
 from ebseg.vocabulary import Vocabulary
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}

@@ -6,7 +6,7 @@ import torch
 
 from ebseg.config import RECIPES
 from ebseg.errors import CheckpointError, TrainingError
-from ebseg.run_state import FOLDER, RunState
+from ebseg.runs.state import FOLDER, RunState
 
 CONFIG = RECIPES["tiny"]
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-import ebseg.tracking
+import ebseg.runs.tracking
 from ebseg.config import TrainConfig
 from ebseg.data.samples import Sample
 from ebseg.errors import ConfigError
-from ebseg.mlflow_store import ENVIRONMENT, default_tracking_uri
-from ebseg.tracking import MlflowRun
+from ebseg.runs.mlflow_store import ENVIRONMENT, default_tracking_uri
+from ebseg.runs.tracking import MlflowRun
+from ebseg.runs.watch import Progress
 from ebseg.vocabulary import Vocabulary
-from ebseg.watch import Progress
 
 CONFIG = TrainConfig(steps=6, batch=2, log_every=2)
 TERMS = {
@@ -195,7 +195,7 @@ def test_an_outage_is_one_warning_and_nothing_is_lost(root, random_tiny, monkeyp
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         run.started(random_tiny, CONFIG, [Photos()], 0)
         run.stepped(progress(2))
-    monkeypatch.setattr(ebseg.tracking, "RETRY_AFTER", 0.0)
+    monkeypatch.setattr(ebseg.runs.tracking, "RETRY_AFTER", 0.0)
     run.stepped(progress(4))
     run.stored(random_tiny, 4)
     run.stepped(progress(6))
@@ -230,10 +230,10 @@ def test_a_store_that_cannot_be_used_is_refused_at_the_start(root, random_tiny, 
 
 
 def test_each_photo_has_a_folder_of_its_own():
-    folders = ebseg.tracking._picture_folders(["a/b.png", "a_b.png", "../é"])
+    folders = ebseg.runs.tracking._picture_folders(["a/b.png", "a_b.png", "../é"])
     assert folders == ["overlays/a_b.png", "overlays/a_b.png-2", "overlays/photo"]
 
 
 def test_mlflow_is_imported_only_when_a_run_starts():
-    source = Path(ebseg.tracking.__file__).read_text()
+    source = Path(ebseg.runs.tracking.__file__).read_text()
     assert re.search(r"^(import|from) mlflow", source, re.MULTILINE) is None

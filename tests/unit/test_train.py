@@ -6,11 +6,11 @@ import torch
 
 from ebseg.checkpoint import load_checkpoint
 from ebseg.config import RECIPES, TINY
+from ebseg.data.drawn.scenes import SceneSource, training_vocabulary
 from ebseg.data.samples import Sample
-from ebseg.data.scenes import SceneSource, training_vocabulary
 from ebseg.errors import CheckpointError, DataError, TrainingError
 from ebseg.model import EBSeg
-from ebseg.run_state import FOLDER
+from ebseg.runs.state import FOLDER
 from ebseg.train import LOG_FILE, parameter_groups, train
 from ebseg.vocabulary import Vocabulary
 

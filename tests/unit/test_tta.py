@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from ebseg import tta
 from ebseg.config import BASE
+from ebseg.evaluation import tta
 from ebseg.predictor import resize_shortest_edge
 from ebseg.vocabulary import Vocabulary
 

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from ebseg.config import TINY, TrainConfig
-from ebseg.watch import Progress, ProgressBar
+from ebseg.runs.watch import Progress, ProgressBar
 
 NET = SimpleNamespace(config=TINY)
 TERMS = {

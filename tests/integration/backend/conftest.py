@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.backend.conftest import checkpoint, label_studio, predictor, scenes
-from training.embedded_redis import stop_embedded_redis
+from training.queue.embedded_redis import stop_embedded_redis
 
 __all__ = ["checkpoint", "label_studio", "predictor", "scenes"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from training.embedded_redis import embedded_redis, stop_embedded_redis
+from training.queue.embedded_redis import embedded_redis, stop_embedded_redis
 from training.settings import Settings
 
 SECONDS = 120

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from ebseg.errors import DataError
-from training.job_context import Context, job
+from training.queue.job_context import Context, job
 
 
 @job

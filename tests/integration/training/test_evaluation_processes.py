@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 
 import ebseg
-from ebseg import benchmark
-from ebseg.data.scenes import BenchmarkScenes
-from ebseg.labellers import ModelLabeller
+from ebseg.evaluation import benchmark
+from ebseg.data.drawn.scenes import BenchmarkScenes
+from ebseg.evaluation.labellers import ModelLabeller
 
 benchmark.SAVE_SECONDS = 0.0
 out = Path(sys.argv[1])

@@ -24,10 +24,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ebseg.data.folder import FolderSource
-from ebseg.data.scenes import SceneSource
+from ebseg.data.drawn.scenes import SceneSource
 from ebseg.data.subset import hold_out, sample_of
 from ebseg.vocabulary import Vocabulary
-from training.finetune import FinetuneConfig, General, Snapshot, finetune
+from training.finetuning.finetune import FinetuneConfig, General, Snapshot, finetune
 
 photos, base, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 source = FolderSource(photos / "photos", photos / "labels", Vocabulary(["grass", "roof"]))

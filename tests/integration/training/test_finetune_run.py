@@ -20,20 +20,20 @@ from PIL import Image
 from ebseg.checkpoint import load_checkpoint, save_checkpoint
 from ebseg.config import TINY
 from ebseg.errors import Outage, TrainingError
-from ebseg.mlflow_store import connect, disconnect
 from ebseg.model import EBSeg
+from ebseg.runs.mlflow_store import connect, disconnect
 from ebseg.vocabulary import Vocabulary
 from tests.integration.training.processes import LAUNCHER, environment
-from training import finetune_job
-from training.finetune_job import Interrupted
-from training.manifest import Entry, LabelEntry, Manifest, folder, store
+from training.annotations.manifest import Entry, LabelEntry, Manifest, folder, store
+from training.finetuning import parent
+from training.finetuning.parent import Interrupted
 from training.storage import Storage
 
 PATIENCE = 600
 STEPS = 6
 ENDLESS = {"steps": 1000, "batch": 2, "measure_every": 2, "patience": 1000, "learning_rate": 1e-5}
-COMMAND = [sys.executable, "-m", "training.finetune_run"]
-TWO_PROCESSES = [*LAUNCHER, "-m", "training.finetune_run"]
+COMMAND = [sys.executable, "-m", "training.finetuning.child"]
+TWO_PROCESSES = [*LAUNCHER, "-m", "training.finetuning.child"]
 JOB = "import subprocess, sys; subprocess.run(sys.argv[1:])"
 
 
@@ -269,11 +269,11 @@ def test_an_outage_is_told_from_what_fails_again(here, whole, tmp_path, monkeypa
     away = {"tracking_uri": "http://127.0.0.1:9", "experiment": "ebseg", "run_name": "train-13"}
     spec = json.loads(_spec(here, tmp_path / "train-13").read_text())
     with pytest.raises(TrainingError, match="no model named 'ebseg-huge'") as failed:
-        finetune_job.run(tmp_path / "train-13", {**spec, "base": "ebseg-huge"}, 1, lambda *_: None)
+        parent.run(tmp_path / "train-13", {**spec, "base": "ebseg-huge"}, 1, lambda *_: None)
     assert not isinstance(failed.value, Outage)
     with pytest.raises(Interrupted, match="MLflow's store http://127.0.0.1:9 cannot be used"):
-        finetune_job.run(tmp_path / "train-13", {**spec, "mlflow": away}, 1, lambda *_: None)
-    finetune_job.run(tmp_path / "train-13", spec, 1, lambda progress, _log: told.append(progress))
+        parent.run(tmp_path / "train-13", {**spec, "mlflow": away}, 1, lambda *_: None)
+    parent.run(tmp_path / "train-13", spec, 1, lambda progress, _log: told.append(progress))
     assert told[-1]["stage"] == "done"
     _assert_same(tmp_path / "train-13", whole)
 

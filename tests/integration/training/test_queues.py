@@ -11,11 +11,10 @@ from rq.job import JobStatus
 
 from ebseg.errors import ConfigError
 from tests.integration.training.conftest import wait_for
-from training.embedded_redis import embedded_redis, stop_embedded_redis
-from training.queues import Line, connect, find, is_active, queue, rescue, submit
-from training.schedule import keep_time, plan_next
-from training.settings import Settings
-from training.triggers import (
+from training.queue.embedded_redis import embedded_redis, stop_embedded_redis
+from training.queue.queues import Line, connect, find, is_active, queue, rescue, submit
+from training.queue.schedule import keep_time, plan_next
+from training.queue.triggers import (
     MOST_PROJECTS,
     PROJECTS_KEY,
     Project,
@@ -23,6 +22,7 @@ from training.triggers import (
     known_projects,
     require_the_services_model,
 )
+from training.settings import Settings
 
 JOB = ("operator.add", [1, 2])
 
@@ -62,7 +62,7 @@ def test_a_thousand_events_are_one_reading(settings):
 
 def test_events_from_many_processes_are_one_reading(settings, redis_server):
     code = (
-        "import sys\nfrom training.settings import Settings\nfrom training.triggers import Triggers\n"
+        "import sys\nfrom training.settings import Settings\nfrom training.queue.triggers import Triggers\n"
         "t = Triggers(Settings(redis_url=sys.argv[1]))\n"
         "for _ in range(100): t.note_event(7, 1, False)\n"
     )
@@ -199,7 +199,7 @@ def test_the_schedule_goes_on_after_a_fault_that_nobody_foresaw(settings, monkey
             raise faults.pop()
         return plan_next(*arguments)
 
-    monkeypatch.setattr("training.schedule.plan_next", plan)
+    monkeypatch.setattr("training.queue.schedule.plan_next", plan)
     stop = threading.Event()
     clock = threading.Thread(target=keep_time, args=(settings, stop))
     clock.start()
@@ -224,7 +224,7 @@ def test_what_was_submitted_survives_a_killed_server(settings, redis_server):
 USE = """
 import sys
 from pathlib import Path
-from training.embedded_redis import embedded_redis, stop_embedded_redis
+from training.queue.embedded_redis import embedded_redis, stop_embedded_redis
 embedded_redis(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.read()

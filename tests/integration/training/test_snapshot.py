@@ -14,21 +14,21 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from backend.label_studio_server import LabelStudioServer, Project
+from backend.demo.label_studio_server import LabelStudioServer, Project
 from backend.processes import free_port, reach_this_machine_directly
-from ebseg.data.synthetic import draw_scene
+from ebseg.data.drawn.synthetic import draw_scene
 from ebseg.images import read_image
 from ebseg.label_studio.regions import masks_to_regions, prediction
 from ebseg.label_studio.tasks import read_label_config
 from tests.unit.label_studio.http_server import Server, reply
-from training import prequential, snapshot
-from training import studio as studio_module
-from training.manifest import Entry, Manifest
-from training.photos import photo_fetcher
+from training.annotations import corrections, snapshot
+from training.annotations import label_studio as studio_module
+from training.annotations.label_studio import NotInStudio, Studio
+from training.annotations.manifest import Entry, Manifest
+from training.annotations.photos import photo_fetcher
+from training.annotations.snapshot import SnapshotSource
 from training.settings import Settings
-from training.snapshot import SnapshotSource
 from training.storage import Storage
-from training.studio import NotInStudio, Studio
 
 ROOT = Path(__file__).parents[3]
 HEIGHT, WIDTH = 60, 80
@@ -204,7 +204,7 @@ def test_a_project_is_read_twice(world: World) -> None:
     np.testing.assert_array_equal(world.label_map(first, several), meant)
     assert entry_of(first, several).annotation == truth
     assert entry_of(first, corrected).pixels == {"sky": 20 * HEIGHT, "auto": 60 * HEIGHT}
-    live = prequential.summarise(first.entries)["v1"]
+    live = corrections.summarise(first.entries)["v1"]
     assert (live.corrections, live.mean_iou, live.changed, live.untouched_share) == (1, 0.125, 0.75, 0.0)
     assert [task.id for task in world.studio.unlabelled(world.project.id)] == [cancelled, unlabelled]
     assert len(world.fetched) == 4

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from tests.integration.training.conftest import wait_for
-from training.queues import Line, connect, find, queue, submit
+from training.queue.queues import Line, connect, find, queue, submit
 
 OWN = "tests.integration.training.own_jobs"
 

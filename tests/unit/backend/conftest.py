@@ -15,7 +15,7 @@ from PIL import Image
 from backend.app import create_app
 from ebseg.checkpoint import save_checkpoint
 from ebseg.config import TINY
-from ebseg.data.synthetic import draw_scene
+from ebseg.data.drawn.synthetic import draw_scene
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor
 from ebseg.vocabulary import Vocabulary

@@ -6,9 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.checks import examine
-from backend.doctor import app
+from backend.commands.doctor import app
 from tests.unit.label_studio.http_server import reply
-from training.embedded_redis import stop_embedded_redis
+from training.queue.embedded_redis import stop_embedded_redis
 from training.settings import Settings
 
 TOKEN = "personal-7f3a"

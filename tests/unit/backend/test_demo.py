@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.demo import only_demo_in
-from backend.demo_project import choose_pictures, label_config, parse_labels, pre_annotate
-from backend.label_studio_server import LabelStudioError, LabelStudioServer
-from ebseg.data.synthetic import PHRASES
+from backend.commands.demo import only_demo_in
+from backend.demo.label_studio_server import LabelStudioError, LabelStudioServer
+from backend.demo.project import choose_pictures, label_config, parse_labels, pre_annotate
+from ebseg.data.drawn.synthetic import PHRASES
 from ebseg.errors import ConfigError, EBSegError, ImageError, VocabularyError
 from ebseg.images import read_image
 from ebseg.label_studio.label_config import parse

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import training.registry
+import training.registry.registry
 from backend import follower as follower_module
 from backend.app import create_app
 from backend.follower import ChampionFollower, registry_champion
@@ -287,7 +287,7 @@ def test_the_registrys_champion_is_served_and_so_is_the_one_before_after_a_rollb
     tmp_path, checkpoint, successor
 ):
     settings = Settings(home=tmp_path / "home", model=str(checkpoint), follow_seconds=0.05)
-    registry = training.registry.Registry(settings)
+    registry = training.registry.registry.Registry(settings)
     base = registry.ensure_base()
     client = create_app(settings, connect=lambda: 1 / 0).test_client()
     until(lambda: client.get("/versions").json == {"versions": [base.name]}, "the base is served")

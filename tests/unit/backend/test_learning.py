@@ -292,8 +292,8 @@ def test_the_adapter_tells_unfinished_tasks_of_the_project_that_2_x_names(
 
 
 def test_the_queues_of_the_settings_are_opened_by_the_first_hint(tmp_path, checkpoint):
-    from training.queues import connect
-    from training.triggers import known_projects
+    from training.queue.queues import connect
+    from training.queue.triggers import known_projects
 
     settings = Settings(home=tmp_path / "home", model=str(checkpoint), debounce=3600)
     client = create_app(settings).test_client()

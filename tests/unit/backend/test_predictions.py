@@ -14,10 +14,10 @@ from ebseg.label_studio.tasks import read_label_config
 from tests.unit.backend.conftest import label_config, png, predict, results, task, upload
 from tests.unit.label_studio.http_server import reply
 from tests.unit.training.fake_studio import FakeStudio
+from training.annotations.label_studio import Studio
+from training.annotations.photos import photo_fetcher
 from training.labelling import label
-from training.photos import photo_fetcher
 from training.settings import Settings
-from training.studio import Studio
 
 LABELS = ["sky", "road"]
 

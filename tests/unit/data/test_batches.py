@@ -10,9 +10,9 @@ from PIL import Image
 
 from ebseg.config import TrainConfig
 from ebseg.data.batches import ATTEMPTS, Batch, StepBatches, StepData, loader
+from ebseg.data.drawn.scenes import BENCHMARK_SEED, SceneSource, training_vocabulary
+from ebseg.data.drawn.synthetic import SEEN_PHRASES, draw_scene
 from ebseg.data.folder import FolderSource
-from ebseg.data.scenes import BENCHMARK_SEED, SceneSource, training_vocabulary
-from ebseg.data.synthetic import SEEN_PHRASES, draw_scene
 from ebseg.errors import ConfigError, DataError
 from ebseg.vocabulary import Vocabulary
 

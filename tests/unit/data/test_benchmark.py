@@ -4,8 +4,8 @@ import numpy as np
 import open_clip
 import pytest
 
-from ebseg.data.phrases import HELD_OUT, OTHER_NAMES, PHRASES, SEEN_PHRASES, renamed
-from ebseg.data.scenes import (
+from ebseg.data.drawn.phrases import HELD_OUT, OTHER_NAMES, PHRASES, SEEN_PHRASES, renamed
+from ebseg.data.drawn.scenes import (
     benchmark_scenes,
     benchmark_vocabulary,
     renamed_vocabulary,

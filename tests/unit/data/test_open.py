@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ebseg.data.drawn.scenes import BENCHMARK_SEED, VALIDATION_SEED, training_vocabulary
 from ebseg.data.open import open_data
-from ebseg.data.scenes import BENCHMARK_SEED, VALIDATION_SEED, training_vocabulary
 from ebseg.errors import ConfigError, DataError, EBSegError, VocabularyError
 from ebseg.vocabulary import Vocabulary
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ebseg.data.phrases import COLOURS, HELD_OUT, MATERIALS, SHAPES, SURFACE_MATERIALS, SURFACES
-from ebseg.data.synthetic import PHRASES, SEEN_PHRASES, UNSEEN_PHRASES, draw_scene
+from ebseg.data.drawn.phrases import COLOURS, HELD_OUT, MATERIALS, SHAPES, SURFACE_MATERIALS, SURFACES
+from ebseg.data.drawn.synthetic import PHRASES, SEEN_PHRASES, UNSEEN_PHRASES, draw_scene
 
 SEEN_IDS = set(range(len(SEEN_PHRASES)))
 

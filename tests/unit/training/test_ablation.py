@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from ebseg.config import RECIPES, TINY
-from ebseg.data.scenes import SceneSource, training_vocabulary
+from ebseg.data.drawn.scenes import SceneSource, training_vocabulary
 from ebseg.errors import ConfigError
 from ebseg.model import EBSeg
 from ebseg.sam import SpatialEncoder
-from training import ablation
-from training.ablation import ROWS, AblatedEBSeg, NoSpatialEncoder, Plan, claimed, run_missing
-from training.ablation_report import Spread, gains, read_runs, results_table, write_report
+from training.tiny import ablation
+from training.tiny.ablation import ROWS, AblatedEBSeg, NoSpatialEncoder, Plan, claimed, run_missing
+from training.tiny.ablation_report import Spread, gains, read_runs, results_table, write_report
 
 SMALL = TINY.model_copy(update={"losses": TINY.losses.model_copy(update={"points": 64})})
 NAMES = [row.name for row in ROWS]

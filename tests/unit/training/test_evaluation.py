@@ -3,7 +3,7 @@ import numpy as np
 from ebseg.data.samples import Sample
 from ebseg.predictor import Segmentation
 from ebseg.vocabulary import Vocabulary
-from training.evaluation import measure, miou
+from training.judging.measuring import measure, miou
 from training.storage import Storage
 
 TRUTH = np.array([[0, 0], [1, -1]], np.int16)

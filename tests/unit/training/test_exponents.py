@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 
 from ebseg.config import TINY, BalanceConfig
-from ebseg.data.synthetic import PHRASES, draw_scene
+from ebseg.data.drawn.synthetic import PHRASES, draw_scene
 from ebseg.vocabulary import Vocabulary
-from training.exponents import Choice, Outcome, choose, class_probabilities, grid, measure, observe
+from training.tiny.exponents import Choice, Outcome, choose, class_probabilities, grid, measure, observe
 
 A_ALONE = BalanceConfig(alpha=0, beta=0, gamma=0)
 C_FOR_UNSEEN = BalanceConfig(alpha=0, beta=1, gamma=0)

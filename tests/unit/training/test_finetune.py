@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-import training.finetune
+import training.finetuning.finetune
 from ebseg.checkpoint import load_checkpoint
+from ebseg.data.drawn.scenes import SceneSource
 from ebseg.data.samples import Sample
-from ebseg.data.scenes import SceneSource
 from ebseg.errors import ConfigError, DataError, TrainingError
+from ebseg.runs.watch import Enough
 from ebseg.vocabulary import Vocabulary
-from ebseg.watch import Enough
-from training.finetune import (
+from training.finetuning.finetune import (
     OUTCOME_FILE,
     FinetuneConfig,
     General,
@@ -106,7 +106,7 @@ def test_without_general_data_the_fine_tuned_weights_are_taken(random_checkpoint
 
 def test_the_file_is_what_was_measured(random_checkpoint, tmp_path, monkeypatch):
     """Also where the base wins: its labels are then seen or not as before."""
-    monkeypatch.setattr(training.finetune, "MIXES", (1e-9,))
+    monkeypatch.setattr(training.finetuning.finetune, "MIXES", (1e-9,))
     config = SHORT.model_copy(update={"keep": 1.0, "learning_rate": 0.05})
     outcome = _finetune(random_checkpoint, tmp_path, config)
     net, _ = load_checkpoint(outcome.path)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ebseg.errors import DataError
-from ebseg.metrics import ConfusionMatrix, mean_percent
-from training.gate import Kept, Measured, Rules, Verdict, decide
+from ebseg.evaluation.metrics import ConfusionMatrix, mean_percent
+from training.judging.gate import Kept, Measured, Rules, Verdict, decide
 from training.settings import Settings
 
 LABELS = ("sky", "road", "kerb")

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from ebseg.data.scenes import VALIDATION_SEED
+from ebseg.data.drawn.scenes import VALIDATION_SEED
 from ebseg.errors import ConfigError
-from training.general import general_data, general_name
+from training.finetuning.general_data import general_data, general_name
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from ebseg.label_studio.tasks import read_label_config
 from ebseg.predictor import Segmentation
 from tests.unit.training.fake_studio import CONFIG, FakeStudio
 from tests.unit.training.test_snapshot import Photos
+from training.annotations.label_studio import Studio, StudioUnavailable
 from training.labelling import label
 from training.settings import Settings
-from training.studio import Studio, StudioUnavailable
 
 
 class Model:

@@ -9,7 +9,7 @@ import pytest
 
 CHILD = """
 import os, sys, time
-from training.lifeline import die_with_parent
+from training.queue.lifeline import die_with_parent
 die_with_parent(int(sys.argv[1]))
 print(os.getpid(), flush=True)
 time.sleep(600)
@@ -68,6 +68,8 @@ def test_a_process_ends_when_its_launcher_is_killed_and_the_launchers_parent_is_
 
 
 def test_a_process_whose_parent_had_ended_before_ends_at_once():
-    code = "from training.lifeline import die_with_parent\ndie_with_parent(parent=1234567)\nprint('here')"
+    code = (
+        "from training.queue.lifeline import die_with_parent\ndie_with_parent(parent=1234567)\nprint('here')"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")

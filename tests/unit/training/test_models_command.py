@@ -8,11 +8,11 @@ from safetensors.torch import save_file
 
 from ebseg.cli import main
 from ebseg.config import TINY
-from ebseg.mlflow_store import ENVIRONMENT
+from ebseg.runs.mlflow_store import ENVIRONMENT
 from ebseg.vocabulary import Vocabulary
-from training.gate import Decision, Verdict
-from training.prequential import Live
-from training.registry import Registry
+from training.annotations.corrections import Live
+from training.judging.gate import Decision, Verdict
+from training.registry.registry import Registry
 from training.settings import Settings
 
 DECISION = Decision(
@@ -142,7 +142,7 @@ def test_a_cross_validated_decision_says_so(registry, run):
 
 def test_the_page_of_a_server_is_named_without_secrets(registry, run, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example/")
-    monkeypatch.setattr("training.models_command._registry", lambda: registry)
+    monkeypatch.setattr("training.commands.models._registry", lambda: registry)
     look = json.loads(run("show", "2", "--json"))["look"]
     assert look == "https://mlflow.example/#/models/ebseg/versions/2"
 

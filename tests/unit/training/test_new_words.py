@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from ebseg.checkpoint import load_checkpoint
-from ebseg.data.phrases import PHRASES, SEEN_PHRASES, renamed
-from ebseg.data.synthetic import draw_scene
-from training.new_words import (
+from ebseg.data.drawn.phrases import PHRASES, SEEN_PHRASES, renamed
+from ebseg.data.drawn.synthetic import draw_scene
+from training.tiny.new_words import (
     Captions,
     Lessons,
     NewWords,

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from ebseg.vocabulary import Vocabulary
-from training.cross_validation import pool
-from training.gate import Measured
-from training.parts import FOLDS, folds, training_and_validation
+from training.annotations.parts import FOLDS, folds, training_and_validation
+from training.judging.cross_validation import pool
+from training.judging.gate import Measured
 
 
 class Photos:

@@ -3,8 +3,8 @@
 import pytest
 
 from ebseg.errors import FetchError, Unreachable
-from training import photos as photos_module
-from training.photos import PatientFetcher
+from training.annotations import photos as photos_module
+from training.annotations.photos import PatientFetcher
 
 
 class Busy:

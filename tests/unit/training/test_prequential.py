@@ -3,9 +3,9 @@ import pytest
 
 from ebseg.label_studio.label_config import Control, Label
 from ebseg.label_studio.regions import masks_to_regions
-from training.manifest import Entry
-from training.prequential import Correction, Live, compare, correction, summarise
-from training.studio import NotInStudio
+from training.annotations.corrections import Correction, Live, compare, correction, summarise
+from training.annotations.label_studio import NotInStudio
+from training.annotations.manifest import Entry
 
 CONTROL = Control("brushlabels", "mask", "image", (Label("sky"), Label("car")))
 NONE = -1

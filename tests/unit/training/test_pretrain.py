@@ -7,13 +7,13 @@ from safetensors.torch import load_file
 
 from ebseg.clip import build_image_tower, build_text_tower
 from ebseg.config import TINY
-from ebseg.data.phrases import PHRASES, SEEN_PHRASES
+from ebseg.data.drawn.phrases import PHRASES, SEEN_PHRASES
 from ebseg.errors import TrainingError
 from ebseg.sam import build_image_encoder
-from training.pretrain import Schedule, run, train
-from training.pretrain_clip import ClipPhase, ClipStage
-from training.pretrain_sam import SamPhase, SamStage
-from training.pretrain_scenes import cached_scenes, find_regions, half_size_scenes, random_crops
+from training.tiny.pretrain import Schedule, run, train
+from training.tiny.pretrain_clip import ClipPhase, ClipStage
+from training.tiny.pretrain_sam import SamPhase, SamStage
+from training.tiny.pretrain_scenes import cached_scenes, find_regions, half_size_scenes, random_crops
 
 CLIP = TINY.clip.model_copy(
     update={"image_width": 32, "embed_dim": 32, "text_width": 32, "text_layers": 1, "vocab_size": 49408}

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from ebseg.errors import DataError, MlflowUnavailable
-from ebseg.watch import Progress
-from training import progress_file
-from training.progress_file import ProgressFile, Stage
+from ebseg.runs.watch import Progress
+from training.finetuning import progress_file
+from training.finetuning.progress_file import ProgressFile, Stage
 
 TERMS = {"class_a": 1.0, "mask": 2.0, "mask_0": 4.0}
 

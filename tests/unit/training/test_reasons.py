@@ -1,7 +1,7 @@
 import pytest
 
-from training.manifest import Entry, LabelEntry, Manifest
-from training.reasons import reason_to_train
+from training.annotations.manifest import Entry, LabelEntry, Manifest
+from training.judging.reasons import reason_to_train
 from training.settings import Settings
 
 LABELS = (LabelEntry("sky", ("sky",)), LabelEntry("road", ("road",)))

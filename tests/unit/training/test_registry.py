@@ -17,12 +17,12 @@ import ebseg
 from ebseg.config import TINY
 from ebseg.errors import CheckpointError, ConfigError, MlflowUnavailable
 from ebseg.loading import version_name
-from ebseg.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, disconnect
+from ebseg.runs.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, disconnect
 from ebseg.vocabulary import Vocabulary
-from training.gate import Decision, Verdict
-from training.registry import ChampionChanged, Registry, resolve
+from training.judging.gate import Decision, Verdict
+from training.registry.history import LONGEST_TAG, predecessors, succeed
+from training.registry.registry import ChampionChanged, Registry, resolve
 from training.settings import Settings
-from training.succession import LONGEST_TAG, predecessors, succeed
 
 DECISION = Decision(
     Verdict.PROMOTE,
@@ -172,8 +172,8 @@ AT_ONCE = """
 import sys
 from pathlib import Path
 import ebseg.loading, mlflow.tracking
-from ebseg.mlflow_store import connect, disconnect
-from training.registry import Registry
+from ebseg.runs.mlflow_store import connect, disconnect
+from training.registry.registry import Registry
 from training.settings import load_settings
 
 key, file = sys.argv[1:]
@@ -366,7 +366,7 @@ def test_live_numbers_are_kept_with_the_version_that_predicted(three, caplog):
     with client_of(three) as client:
         points = client.get_metric_history(version.run_id, "live.corrections")
     assert [point.value for point in points] == [12, 13]
-    with caplog.at_level(logging.DEBUG, "training.registry"):
+    with caplog.at_level(logging.DEBUG, "training.registry.registry"):
         three.record_live("ebseg-tiny-of-long-ago", live)
     assert "ebseg-tiny-of-long-ago is no version of 'ebseg'" in caplog.text
 

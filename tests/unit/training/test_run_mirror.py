@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from training.run_mirror import RunMirror
+from training.finetuning.run_mirror import RunMirror
 from training.storage import Storage
 
 

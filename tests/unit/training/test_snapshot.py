@@ -17,13 +17,13 @@ from ebseg.images import read_image
 from ebseg.label_studio.regions import masks_to_regions
 from ebseg.label_studio.tasks import read_label_config
 from tests.unit.training.fake_studio import CONFIG, FakeStudio
-from training import snapshot
-from training import studio as studio_module
-from training.manifest import Manifest
+from training.annotations import label_studio as studio_module
+from training.annotations import snapshot
+from training.annotations.label_studio import NotInStudio, Studio, StudioAnnotation, StudioUnavailable
+from training.annotations.manifest import Manifest
+from training.annotations.snapshot import SnapshotSource, choose, latest, load
 from training.settings import Settings
-from training.snapshot import SnapshotSource, choose, latest, load
 from training.storage import Storage
-from training.studio import NotInStudio, Studio, StudioAnnotation, StudioUnavailable
 
 HEIGHT, WIDTH = 4, 6
 

@@ -8,9 +8,9 @@ import pytest
 
 from ebseg.errors import FetchError
 from tests.unit.training.fake_studio import FakeStudio
-from training import studio as module
+from training.annotations import label_studio as module
+from training.annotations.label_studio import NotInStudio, Studio, StudioUnavailable
 from training.settings import Settings
-from training.studio import NotInStudio, Studio, StudioUnavailable
 
 ANSWER = {"result": [{"id": "a"}], "score": 0.25, "model_version": "v2"}
 

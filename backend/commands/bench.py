@@ -1,0 +1,238 @@
+"""``ebseg bench``: how fast the service answers Label Studio's short calls, and what the model costs."""
+
+import http.client
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from PIL import Image
+from rich.progress import track
+
+from backend.processes import ServerProcess, free_port
+from ebseg.config import VARIANTS, ModelConfig
+from ebseg.data.drawn.synthetic import PHRASES, draw_scene
+from ebseg.errors import ConfigError
+from ebseg.vocabulary import Vocabulary
+
+CONCURRENT_PREDICTIONS = 4
+"""As the promise has it: p99 of /health and /setup under 100 ms while four /predict run."""
+
+TASKS_PER_CALL = 4
+SCENES = 4
+SCENE_SIZE = (360, 480)
+LABELS = 8
+MODEL_SECONDS = 600.0
+PAUSE_SECONDS = 0.02
+"""Between two short calls, so that the measurement itself takes little of the machine."""
+
+SERVE = [sys.executable, "-c", "from backend.commands.serve import app; app()"]
+
+_LABEL_TAGS = "".join(f'<Label value="{phrase}"/>' for phrase in PHRASES[:LABELS])
+_LABEL_CONFIG = (
+    f'<View><Image name="image" value="$image"/>'
+    f'<BrushLabels name="mask" toName="image">{_LABEL_TAGS}</BrushLabels></View>'
+)
+
+_EVENT = {
+    "action": "ANNOTATION_UPDATED",
+    "annotation": {"result": [{"value": {"format": "rle", "rle": list(range(256)) * 40}}], "project": 1},
+    "project": {"id": 1},
+}
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds that the calls of one path took, each over a connection of its own."""
+
+    path: str
+    calls: int
+    p50: float
+    p99: float
+    longest: float
+
+
+@app.callback()
+def _group() -> None:
+    """Measure how fast things are."""
+
+
+@app.command()
+def service(
+    model: Annotated[str, typer.Option(help="Model name or checkpoint file.")] = "ebseg-tiny",
+    seconds: Annotated[float, typer.Option(min=1, help="How long to measure.")] = 20.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Measure /health, /setup and /webhook over real HTTP while four /predict calls run.
+
+    Example: ebseg bench service --seconds 30
+    """
+    with tempfile.TemporaryDirectory() as folder, _served(model, Path(folder)) as (address, photos):
+        latencies, predicted = measure(address, photos, seconds)
+    if as_json:
+        typer.echo(json.dumps({"predicted": predicted, "latencies": [asdict(each) for each in latencies]}))
+        return
+    typer.echo(f"{predicted} photos in {seconds:g} s, {CONCURRENT_PREDICTIONS} calls of /predict at a time")
+    for each in latencies:
+        typer.echo(
+            f"{each.path:8} p50 {1000 * each.p50:6.1f} ms   p99 {1000 * each.p99:6.1f} ms   "
+            f"longest {1000 * each.longest:6.1f} ms   ({each.calls} calls)"
+        )
+
+
+@app.command()
+def model(
+    variant: Annotated[str, typer.Option(help="Size of the model; its weights are random.")] = "base",
+    rounds: Annotated[int, typer.Option(min=1, help="Photos to measure.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Measure a 640x640 photo, side by side with segment-anything's own image encoder.
+
+    Example: ebseg bench model --variant base
+    """
+    config = _variant(variant)
+    from ebseg.timing import time_model  # PyTorch is slow to import and `ebseg --help` does not need it
+
+    times = time_model(config, Vocabulary.from_dataset("ade20k-150"), rounds)
+    if as_json:
+        typer.echo(json.dumps({**asdict(times), "ratio": times.ratio}))
+        return
+    typer.echo(
+        f"EBSeg {variant}: {times.photo:.2f} s a photo, segment-anything's encoder {times.encoder:.2f} s: "
+        f"{times.ratio:.2f} times"
+    )
+
+
+@app.command()
+def train(
+    variant: Annotated[str, typer.Option(help="Size of the model; its weights are random.")] = "base",
+    rounds: Annotated[int, typer.Option(min=1, help="Steps to measure.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Measure a training step on a 640x640 photo, side by side with segment-anything's image encoder.
+
+    Example: ebseg bench train --variant base
+    """
+    config = _variant(variant)
+    from ebseg.timing import time_training_step  # as above
+
+    cost = time_training_step(config, Vocabulary.from_dataset("coco-stuff-171"), rounds)
+    if as_json:
+        typer.echo(json.dumps({**asdict(cost), "ratio": cost.ratio}))
+        return
+    typer.echo(
+        f"EBSeg {variant}: {cost.step:.2f} s a training step, segment-anything's encoder "
+        f"{cost.encoder:.2f} s: {cost.ratio:.2f} times; {cost.peak_gib:.2f} GiB of memory"
+    )
+
+
+def _variant(name: str) -> ModelConfig:
+    if name not in VARIANTS:
+        raise ConfigError(f"no variant named {name!r}; known: {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
+def measure(address: str, photos: list[str], seconds: float) -> tuple[list[Latency], int]:
+    """Give the latencies of the short calls during ``seconds`` of predictions, and the photos predicted.
+
+    ``address``: host:port of a service that is ready. ``photos``: addresses that it can fetch.
+    """
+    end = time.monotonic() + seconds
+    predicted: list[int] = []
+    tasks = [
+        {"id": number, "data": {"image": photos[number % len(photos)]}} for number in range(TASKS_PER_CALL)
+    ]
+
+    def predict() -> None:
+        while time.monotonic() < end:
+            answer = _call(address, "POST", "/predict", {"tasks": tasks, "label_config": _LABEL_CONFIG})
+            predicted.append(sum(bool(result) for result in json.loads(answer)["results"]))
+
+    workers = [threading.Thread(target=predict) for _ in range(CONCURRENT_PREDICTIONS)]
+    for worker in workers:
+        worker.start()
+    times: dict[str, list[float]] = {"/health": [], "/setup": [], "/webhook": []}
+    for _ in track(range(int(seconds)), "Measuring", transient=True):
+        second = time.monotonic() + 1
+        while time.monotonic() < second:
+            times["/health"].append(_timed(address, "GET", "/health", None))
+            times["/setup"].append(_timed(address, "POST", "/setup", {"schema": _LABEL_CONFIG}))
+            times["/webhook"].append(_timed(address, "POST", "/webhook", _EVENT))
+            time.sleep(PAUSE_SECONDS)
+    for worker in workers:
+        worker.join()
+    return [_latency(path, values) for path, values in times.items()], sum(predicted)
+
+
+def _latency(path: str, values: list[float]) -> Latency:
+    percentiles = statistics.quantiles(values, n=100, method="inclusive")
+    return Latency(path, len(values), percentiles[49], percentiles[98], max(values))
+
+
+def _timed(address: str, method: str, path: str, body: Any) -> float:
+    begun = time.perf_counter()
+    _call(address, method, path, body)
+    return time.perf_counter() - begun
+
+
+def _call(address: str, method: str, path: str, body: Any) -> bytes:
+    """Call as Label Studio does: a connection for each call."""
+    connection = http.client.HTTPConnection(address, timeout=100)
+    try:
+        connection.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        content = response.read()
+    finally:
+        connection.close()
+    if response.status != http.HTTPStatus.OK:
+        raise RuntimeError(f"{path} answered {response.status} {response.reason}")
+    return content
+
+
+@contextmanager
+def _served(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Serve scenes and, in a process of its own, the model; give the service's address and the scenes'."""
+    for number in range(SCENES):
+        Image.fromarray(draw_scene(1, number, size=SCENE_SIZE).image).save(folder / f"{number}.png")
+    media = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    threading.Thread(target=media.serve_forever, daemon=True).start()
+    host = f"127.0.0.1:{media.server_port}"
+    address = f"127.0.0.1:{free_port()}"
+    process = ServerProcess("The service", f"http://{address}", folder / "service.log")
+    environment = {
+        "EBSEG_MODEL": model,
+        "EBSEG_HOST": "127.0.0.1",
+        "EBSEG_PORT": address.partition(":")[2],
+        "EBSEG_ALLOWED_HOSTS": host,
+        "EBSEG_HOME": str(folder / "home"),  # its jobs and its registry are nobody's
+    }
+    try:
+        with process.running(
+            [sys.executable, "-c", "from backend.commands.serve import app; app()"],
+            {**os.environ, **environment},
+        ):
+            process.wait_until_ready("/ready", MODEL_SECONDS)
+            yield address, [f"http://{host}/{number}.png" for number in range(SCENES)]
+    finally:
+        media.shutdown()
+        media.server_close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    """Files of a folder, without a line for each request."""
+
+    def log_message(self, *_arguments: object) -> None:
+        pass

@@ -1,0 +1,1 @@
+"""Measuring: the benchmarks' protocol, metrics, who labels the photos, and the report."""

@@ -1,0 +1,132 @@
+"""Costs of the model, side by side with segment-anything's own encoder as the yardstick.
+
+Machines differ and are noisy: seconds mean little, ratios measured in one run mean something. The
+authors' code needs 5.3 times the encoder's time for a photo of 640x640 with EBSeg-B (9.84 s to 1.87 s
+on two cores), without the class embeddings, which both compute once a vocabulary. Their training
+step takes 15.6 times the encoder's time (29.1 s) and 12.5 GiB.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import torch
+from torch import nn
+
+from ebseg.config import ModelConfig
+from ebseg.model import EBSeg
+from ebseg.runs.memory import peak_bytes
+from ebseg.vocabulary import Vocabulary
+
+SIDE = 640
+SEGMENTS = 10
+"""Labels in the label map of the training step: about what a photo of COCO-Stuff holds."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Median seconds of a whole photo, and of segment-anything's encoder alone."""
+
+    photo: float
+    encoder: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times the encoder's time a photo takes."""
+        return self.photo / self.encoder
+
+
+def time_model(config: ModelConfig, vocabulary: Vocabulary, rounds: int) -> Times:
+    """Time ``EBSeg.segment`` on a 640x640 photo, taking turns with segment-anything's encoder.
+
+    The encoder is segment-anything's own code, blocks and all but its neck, on the same photo.
+    """
+    net = EBSeg(config)
+    names = net.encode_names(vocabulary.names)
+    net.encode_names = lambda _names: names
+    image = torch.rand(3, SIDE, SIDE) * 255
+    _, sam_images = net.preprocess([image])
+    photo, encoder = [], []
+    for _ in range(rounds + 1):
+        encoder.append(_seconds(lambda: _original_encoder(net, sam_images)))
+        photo.append(_seconds(lambda: net.segment(image, vocabulary, (SIDE, SIDE))))
+    return Times(photo=statistics.median(photo[1:]), encoder=statistics.median(encoder[1:]))  # first: warm-up
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """Median seconds of a training step and of segment-anything's encoder; GiB of memory at most."""
+
+    step: float
+    encoder: float
+    peak_gib: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times the encoder's time a step takes."""
+        return self.step / self.encoder
+
+
+def time_training_step(
+    config: ModelConfig, vocabulary: Vocabulary, rounds: int, side: int = SIDE
+) -> TrainingCost:
+    """Time a training step on one photo of ``side`` pixels, taking turns with segment-anything's encoder.
+
+    A step is forward pass, losses, backward pass, clipping and AdamW's update, in float32; not the text
+    embeddings, which training computes once. All runs in a new process, whose largest resident memory is
+    the peak: Python and PyTorch, all weights (frozen ones and the text tower's too), the optimiser's state,
+    and the encoder's turns, which keep no activations and so take less.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(
+            _training_cost, config, vocabulary, rounds, side, torch.get_num_threads()
+        ).result()
+
+
+def _training_cost(
+    config: ModelConfig, vocabulary: Vocabulary, rounds: int, side: int, threads: int
+) -> TrainingCost:
+    torch.set_num_threads(threads)
+    net = EBSeg(config).train()
+    names = net.encode_names([prompt for label in vocabulary.prompts for prompt in label])
+    net.encode_names = lambda _names: names
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained)
+    image = torch.rand(1, 3, side, side) * 255
+    label_map = (torch.arange(side) * SEGMENTS // side).expand(1, side, side)  # upright stripes
+    _, sam_images = net.preprocess(list(image))
+
+    def train() -> None:
+        losses = net.losses(image, label_map, vocabulary)
+        optimiser.zero_grad()
+        sum(losses.values(), torch.zeros(())).backward()
+        nn.utils.clip_grad_norm_(trained, max_norm=0.01)
+        optimiser.step()
+
+    step, encoder = [], []
+    for _ in range(rounds + 1):
+        encoder.append(_seconds(lambda: _original_encoder(net, sam_images)))
+        step.append(_seconds(train))
+    return TrainingCost(  # first: warm-up
+        step=statistics.median(step[1:]),
+        encoder=statistics.median(encoder[1:]),
+        peak_gib=peak_bytes(torch.device("cpu")) / 2**30,
+    )
+
+
+@torch.inference_mode()
+def _original_encoder(net: EBSeg, images: torch.Tensor) -> None:
+    encoder = net.sam.encoder
+    x = encoder.patch_embed(images)
+    x = x + net.sam.positions(x.shape[1], x.shape[2])
+    for block in encoder.blocks:
+        x = block(x)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started

@@ -1,0 +1,1 @@
+"""What people annotated: Label Studio's client, photos, and snapshots of projects."""

@@ -1,0 +1,104 @@
+"""What people's corrections say of the versions whose predictions they corrected.
+
+This is prequential evaluation, test and then train (Dawid, "Statistical theory: the prequential approach",
+1984): each annotation first measures the model that it will later teach.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ebseg.errors import AnnotationError
+from ebseg.label_studio.annotations import paint
+from ebseg.label_studio.label_config import Control
+from training.annotations.label_studio import NotInStudio, Studio
+
+if TYPE_CHECKING:
+    from training.annotations.manifest import Entry
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What a person made of a prediction.
+
+    ``version``: of the model that made it. ``iou``: mean over the labels that the person left, 0..1; where no
+    label was left, 1 for a prediction without any and 0 for another. ``changed``: share of pixels whose label
+    is another now, or none. ``untouched``: whether there is no such pixel.
+    """
+
+    version: str
+    iou: float
+    changed: float
+    untouched: bool
+
+
+@dataclass(frozen=True)
+class Live:
+    """A version's corrections: their number, their means, and the share of those that changed nothing."""
+
+    corrections: int
+    mean_iou: float
+    changed: float
+    untouched_share: float
+
+    def numbers(self) -> dict[str, float]:
+        """Give the numbers by their names."""
+        return asdict(self)
+
+
+def correction(
+    studio: Studio, prediction: int, control: Control, corrected: npt.NDArray[np.int16]
+) -> Correction | None:
+    """Compare a prediction with what a person made of it, a label map (H, W) int16 with -1 for no label.
+
+    None where the prediction was deleted, is damaged, or does not say by which version it was made.
+    """
+    try:
+        found = studio.prediction(prediction)
+        predicted = paint(found["result"], control, *corrected.shape).label_map
+    except NotInStudio:
+        return None
+    except AnnotationError as error:
+        _log.warning("prediction %d cannot be compared with its correction: %s", prediction, error)
+        return None
+    return compare(found["model_version"], predicted, corrected) if found["model_version"] else None
+
+
+def compare(version: str, predicted: npt.NDArray[np.int16], corrected: npt.NDArray[np.int16]) -> Correction:
+    """Compare two label maps (H, W) int16, -1 for no label; pixels that only one of them labels count."""
+    same = predicted == corrected
+    ious = []
+    for label in np.unique(corrected[corrected >= 0]):
+        either = (predicted == label) | (corrected == label)
+        ious.append(np.count_nonzero(same & either) / np.count_nonzero(either))
+    empty = 1.0 if (predicted < 0).all() else 0.0
+    return Correction(
+        version=version,
+        iou=float(np.mean(ious)) if ious else empty,
+        changed=1.0 - float(same.mean()),
+        untouched=bool(same.all()),
+    )
+
+
+def summarise(entries: Iterable["Entry"]) -> dict[str, Live]:
+    """Sum a snapshot's corrections up by version; each counts the same, whatever its photo's size."""
+    by_version: dict[str, list[Correction]] = defaultdict(list)
+    for entry in entries:
+        if entry.correction is not None:
+            by_version[entry.correction.version].append(entry.correction)
+    return {
+        version: Live(
+            corrections=len(corrections),
+            mean_iou=float(np.mean([each.iou for each in corrections])),
+            changed=float(np.mean([each.changed for each in corrections])),
+            untouched_share=float(np.mean([each.untouched for each in corrections])),
+        )
+        for version, corrections in sorted(by_version.items())
+    }

@@ -1,0 +1,332 @@
+"""A project's annotations, read from Label Studio and kept with their photos: what is trained and judged on.
+
+In the storage, below ``snapshots/project-<id>/``::
+
+    photos/<sha256>               photos, as they were fetched
+    label_maps/<sha256>.png       label maps, named by their content
+    manifests/<fingerprint>.json  what was annotated at one reading
+    latest.json                   which manifest is the newest
+    index.json, photos.json       what has been read so far, also by a reading that was cut off
+    held_out.json                 for every photo that was ever in a manifest, whether it is held out
+
+A photo is held out by a hash of its content, so that it is on one side also where two tasks show it. The
+decision is made when it is first seen, with the share that then holds, and is for ever: a photo that was held
+out is never trained on, also where the share is lowered; and one that may have been trained on never judges,
+also where the share is raised. A changed share is for photos that come later.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+
+from ebseg.data.folder import read_values
+from ebseg.data.samples import Sample
+from ebseg.errors import AnnotationError, DataError, EBSegError, FetchError, ImageError
+from ebseg.images import read_image
+from ebseg.label_studio.annotations import paint
+from ebseg.label_studio.fetch import ImageFetcher
+from ebseg.label_studio.tasks import Labelling, TaskError, photo_url, read_label_config
+from ebseg.vocabulary import Vocabulary
+from training.annotations.corrections import correction
+from training.annotations.label_studio import NotInStudio, Studio, StudioAnnotation, StudioProject, StudioTask
+from training.annotations.manifest import Entry, LabelEntry, Manifest, Part, folder, latest, load, store
+from training.annotations.photos import PatientFetcher
+from training.settings import Settings
+from training.storage import Storage
+
+__all__ = [
+    "Entry",
+    "LabelEntry",
+    "Manifest",
+    "Part",
+    "SnapshotSource",
+    "choose",
+    "is_held_out",
+    "latest",
+    "load",
+    "take",
+]
+
+SAVE_SECONDS = 30.0
+"""Between notes of how far a reading is: what a kill costs at most."""
+
+_HASH_DIGITS = 13  # hexadecimal ones, as many as a float holds
+_PARTS = {"train": "to train on", "held_out": "held out"}
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class SnapshotSource:
+    """Photos of one part of a manifest with their label maps: an ``ebseg.data.samples.Source``.
+
+    May be handed to other processes. ``tasks``: the number of each photo's task. ``photos``: hashes of them.
+    ``labelled``: of those that show a label.
+    """
+
+    def __init__(self, storage: Storage, manifest: Manifest, part: Part) -> None:
+        self._storage = storage
+        self._folder = folder(manifest.project)
+        self._entries = manifest.part(part)
+        self._name = f"project {manifest.project}, {_PARTS[part]}"
+        self._vocabulary = manifest.vocabulary
+        self._fingerprint = manifest.part_fingerprint(part)
+        self.tasks = tuple(entry.task for entry in self._entries)
+        self.photos = tuple(entry.photo for entry in self._entries)
+        self.labelled = frozenset(entry.photo for entry in manifest.labelled(part))
+
+    @property
+    def name(self) -> str:
+        """What people know it by."""
+        return self._name
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the label maps' numbers mean."""
+        return self._vocabulary
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one. Raises DataError, which names the task, where its files are missing or damaged."""
+        entry = self._entries[index]
+        name = f"task {entry.task}"
+        try:
+            photo = self._storage.local(f"{self._folder}/photos/{entry.photo}")
+            label_map = self._storage.local(f"{self._folder}/label_maps/{entry.label_map}.png")
+            image = read_image(photo, max_pixels=sys.maxsize)  # the limit held when it was fetched
+            values = read_values(label_map, photo, (image.shape[0], image.shape[1]))
+        except (OSError, ImageError, DataError) as error:
+            raise DataError(f"{self._name}, {name}: {error}") from error
+        unlabelled = values == np.iinfo(values.dtype).max
+        return Sample(name, image, np.where(unlabelled, -1, values.astype(np.int16)).astype(np.int16))
+
+    def fingerprint(self) -> str:
+        """Name the content: equal for equal photos and label maps."""
+        return self._fingerprint
+
+
+def take(
+    studio: Studio, photos: ImageFetcher, storage: Storage, project_id: int, settings: Settings
+) -> Manifest:
+    """Read a project's annotations, as far as they are new, and store what they show.
+
+    Of several annotations of a task the one flagged as ground truth counts, else the newest; cancelled ones
+    do not. A task whose photo or annotation is bad is left out, see ``Manifest.skipped``. A photo is fetched
+    once for a task and address.
+
+    Raises StudioUnavailable where Label Studio is away for longer than our patience; what was read by then
+    stays read. Raises NotInStudio for a project that is not there, LabelConfigError or VocabularyError for a
+    label config that cannot be served, and FetchError where Label Studio refuses the token.
+    """
+    project = studio.project(project_id)
+    reading = _Reading(studio, photos, storage, project, settings)
+    entries: list[Entry] = []
+    skipped: dict[int, str] = {}
+    try:
+        for task in studio.annotated(project_id):
+            try:
+                entry = reading.read(task)
+            except NotInStudio:
+                continue  # it was deleted since it was listed
+            except _BadTask as error:
+                _log.warning("task %d is left out: %s", task.id, error)
+                skipped[task.id] = str(error)
+                continue
+            if entry is not None:
+                entries.append(entry)
+    finally:
+        reading.save()
+    return _store(storage, replace(reading.empty, entries=tuple(entries), skipped=skipped), settings)
+
+
+class _BadTask(EBSegError):
+    """A task's photo or annotation cannot be read; the others can."""
+
+
+class _Reading:
+    """Turns annotated tasks into entries, and knows those that earlier readings made."""
+
+    def __init__(
+        self,
+        studio: Studio,
+        photos: ImageFetcher,
+        storage: Storage,
+        project: StudioProject,
+        settings: Settings,
+    ) -> None:
+        self._studio, self._storage = studio, storage
+        self._photos = PatientFetcher(photos, lambda: studio.project(project.id), settings.patience)
+        self._max_pixels = settings.max_pixels
+        self._folder = folder(project.id)
+        self._labelling: Labelling = read_label_config(project.label_config)
+        control = self._labelling.control
+        labels = tuple(LabelEntry(label.key, tuple(label.prompts)) for label in control.labels)
+        self.empty = Manifest(project.id, project.title, control.to_name, labels)
+        index = self._earlier("index.json", Manifest.from_json, self.empty)
+        alike = (index.image, index.labels) == (self.empty.image, self.empty.labels)
+        self._known = {entry.task: entry for entry in index.entries} if alike else {}
+        self._fetched: dict[int, tuple[str, str]] = self._earlier("photos.json", _fetched_from_json, {})
+        self._saved_at = time.monotonic()
+
+    def read(self, task: StudioTask) -> Entry | None:
+        """Give a task's entry; None where nobody has annotated it. Raises _BadTask."""
+        try:
+            url = photo_url({"data": task.data}, self._labelling.data_key)
+        except TaskError as error:
+            raise _BadTask(str(error)) from error
+        address = hashlib.sha256(url.encode(errors="replace")).hexdigest()
+        known = self._known.get(task.id)
+        if known is not None and known.address != address:
+            known = None
+        if known is not None and known.revision == task.revision:
+            return known
+        annotation = choose(self._studio.annotations(task.id))
+        if annotation is None:
+            return None
+        if known is not None and (known.annotation, known.time) == (annotation.id, annotation.updated_at):
+            entry = replace(known, revision=task.revision)
+        else:
+            entry = self._convert(task, annotation, url, address)
+        self._known[task.id] = entry
+        if time.monotonic() - self._saved_at > SAVE_SECONDS:
+            self.save()
+        return entry
+
+    def save(self) -> None:
+        """Note what was read so far."""
+        index = replace(self.empty, entries=tuple(self._known.values()))
+        self._storage.write(f"{self._folder}/index.json", index.to_json())
+        self._storage.write(f"{self._folder}/photos.json", json.dumps(self._fetched, indent=1).encode())
+        self._saved_at = time.monotonic()
+
+    def _earlier(self, name: str, read: Callable[[bytes, str], T], none: T) -> T:
+        """Read what an earlier reading has noted; all that is lost without it is time."""
+        key = f"{self._folder}/{name}"
+        try:
+            return read(self._storage.read(key), key)
+        except FileNotFoundError:
+            return none
+        except DataError as error:
+            _log.warning("everything is read anew: %s", error)
+            return none
+
+    def _convert(self, task: StudioTask, annotation: StudioAnnotation, url: str, address: str) -> Entry:
+        """Fetch the photo and turn the annotation into a label map; store both."""
+        control = self._labelling.control
+        try:
+            photo, content = self._photo(task, url, address)
+            height, width = read_image(content, max_pixels=self._max_pixels, name="its photo").shape[:2]
+            painted = paint(annotation.result, control, height, width)
+        except (FetchError, ImageError) as error:
+            raise _BadTask(str(error)) from error
+        except AnnotationError as error:
+            raise _BadTask(f"annotation {annotation.id}, {error}") from error
+        if painted.unknown:
+            names = ", ".join(f'"{name}"' for name in painted.unknown)
+            _log.warning("task %d has regions of labels that the label config lacks: %s", task.id, names)
+        counts = np.bincount(painted.label_map[painted.label_map >= 0]).tolist()
+        corrected = annotation.parent_prediction
+        return Entry(
+            task=task.id,
+            annotation=annotation.id,
+            time=annotation.updated_at,
+            photo=photo,
+            label_map=self._keep_label_map(painted.label_map),
+            held_out=False,  # until all photos are known
+            pixels={control.labels[index].key: count for index, count in enumerate(counts) if count},
+            unknown=painted.unknown,
+            correction=correction(self._studio, corrected, control, painted.label_map) if corrected else None,
+            revision=task.revision,
+            address=address,
+        )
+
+    def _photo(self, task: StudioTask, url: str, address: str) -> tuple[str, bytes]:
+        """Give a photo's hash and its file, fetched now or before."""
+        fetched_from, photo = self._fetched.get(task.id, ("", ""))
+        if fetched_from == address:
+            with suppress(FileNotFoundError):
+                return photo, self._storage.read(f"{self._folder}/photos/{photo}")
+        content = self._photos.fetch(url, task_id=task.id)
+        photo = hashlib.sha256(content).hexdigest()
+        self._keep(f"photos/{photo}", content)
+        self._fetched[task.id] = (address, photo)
+        return photo, content
+
+    def _keep_label_map(self, label_map: npt.NDArray[np.int16]) -> str:
+        """Store a label map; its name is its content's, whichever way it is compressed."""
+        dtype = np.uint8 if len(self.empty.labels) < 256 else np.uint16
+        values = np.where(label_map < 0, np.iinfo(dtype).max, label_map).astype(dtype)
+        name = hashlib.sha256(f"{label_map.shape}\n".encode() + label_map.astype("<i2").tobytes()).hexdigest()
+        png = io.BytesIO()
+        Image.fromarray(values).save(png, "PNG")
+        self._keep(f"label_maps/{name}.png", png.getvalue())
+        return name
+
+    def _keep(self, name: str, content: bytes) -> None:
+        """Write a file that is named by its content, unless it is there."""
+        key = f"{self._folder}/{name}"
+        if not self._storage.exists(key):
+            self._storage.write(key, content)
+
+
+def _fetched_from_json(content: bytes, name: str) -> dict[int, tuple[str, str]]:
+    """Read for each task the hashes of its photo's address and of the photo."""
+    try:
+        return TypeAdapter(dict[int, tuple[str, str]]).validate_json(content)
+    except ValidationError as error:
+        raise DataError(f"{name}: cannot be read ({error.errors()[0]['msg']})") from error
+
+
+def choose(annotations: Sequence[StudioAnnotation]) -> StudioAnnotation | None:
+    """Choose the annotation that counts: one flagged as ground truth first, else the newest."""
+    return max(annotations, key=lambda each: (each.ground_truth, each.updated_at, each.id), default=None)
+
+
+def _store(storage: Storage, manifest: Manifest, settings: Settings) -> Manifest:
+    """Decide what is held out, order the entries by their content, and write the manifest."""
+    held_out = _held_out(storage, manifest, settings.held_out_share)
+    entries = [replace(entry, held_out=held_out[entry.photo]) for entry in manifest.entries]
+    entries.sort(key=lambda entry: (*entry.content, entry.task))
+    manifest = replace(manifest, entries=tuple(entries))
+    store(storage, manifest)
+    return manifest
+
+
+def is_held_out(photo: str, share: float) -> bool:
+    """Tell by the hash of a photo's content whether it is held out when it is first seen."""
+    place: float = int(photo[:_HASH_DIGITS], 16) / 16**_HASH_DIGITS
+    return place < share
+
+
+def _held_out(storage: Storage, manifest: Manifest, share: float) -> dict[str, bool]:
+    """Tell for each photo whether it is held out: as ever, or by its hash where it is new."""
+    key = f"{folder(manifest.project)}/held_out.json"
+    try:
+        decided = TypeAdapter(dict[str, bool]).validate_json(storage.read(key))
+    except FileNotFoundError:
+        decided = {}
+    except ValidationError as error:
+        raise DataError(
+            f"{key} in {storage} is damaged: restore it; without it nobody knows which photos may judge the "
+            "models that were trained"
+        ) from error
+    new = {entry.photo for entry in manifest.entries} - decided.keys()
+    if new:
+        decided |= {photo: is_held_out(photo, share) for photo in new}
+        storage.write(key, json.dumps(decided, sort_keys=True, indent=1).encode())
+    return decided

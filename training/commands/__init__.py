@@ -1,0 +1,1 @@
+"""The commands that the learning loop adds to ``ebseg``."""

@@ -1,0 +1,197 @@
+"""``ebseg models``: the versions of the model that learns, why they are served or not, and the way back."""
+
+import json
+import shlex
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ebseg.errors import ConfigError
+from ebseg.runs.mlflow_store import without_secrets
+from training.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from training.registry.registry import Registry, Version
+
+LIVE = {
+    "corrections": "{:.0f} corrections",
+    "mean_iou": "mean IoU {:.1%} before them",
+    "changed": "{:.1%} of the pixels changed",
+    "untouched_share": "{:.1%} accepted untouched",
+}
+"""What people's corrections say of a version (``training.annotations.corrections.Live``), in words."""
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at the model's versions; go back.")
+
+Ref = Annotated[str, typer.Argument(metavar="VERSION", help="A version's number, alias or name.")]
+Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list", epilog="Example: ebseg models list --json")
+def list_models(as_json: AsJson = False) -> None:
+    """List the versions, with what the gate and people's corrections say of them."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    versions = _registry().versions()
+    if as_json:
+        typer.echo(json.dumps([_told(version) for version in versions], indent=2))
+        return
+    headers = ("version", "name", "aliases", "created", "mIoU", "gain", "verdict", "live IoU")
+    rows = [_row(version) for version in versions]
+    # rich cuts words of columns that have no least width: here that of the longest word.
+    words = [" ".join(column).split() for column in zip(headers, *rows, strict=True)]
+    table = Table(
+        *(Column(header, min_width=max(map(len, each))) for header, each in zip(headers, words, strict=True))
+    )
+    for row in rows:
+        table.add_row(*row)
+    # In a terminal that is too narrow even so lines go on in the next one rather than being cropped.
+    told = table if versions else "no versions yet: the first training registers the model"
+    Console().print(told, crop=False)
+
+
+@app.command(epilog="Example: ebseg models show champion")
+def show(version: Ref, as_json: AsJson = False) -> None:
+    """Show a version: what the gate decided and why, each label's IoU, what it forgot, its live numbers."""
+    settings = load_settings()
+    registry = _registry()
+    found = registry.version(version)
+    decision = registry.decision(found)
+    reigns = [entry for entry in registry.history() if entry["version"] == found.number]
+    look = _where_to_look(settings, found)
+    if as_json:
+        told = {**_told(found), "decision": decision, "champion": reigns, "look": look}
+        typer.echo(json.dumps(told, indent=2))
+        return
+    typer.echo(f"version {found.number} ({', '.join(found.aliases) or 'no alias'}): {found.name}")
+    typer.echo(f"created {found.created}, by MLflow's run {found.run_id}")
+    for entry in reigns:
+        typer.echo(f"champion since {entry['at']}: {entry['reason']}")
+    live = {name: found.tags.get(f"live.{name}") for name in LIVE}
+    if words := [LIVE[name].format(float(value)) for name, value in live.items() if value is not None]:
+        typer.echo(f"live: {', '.join(words)}")
+    if decision is None:
+        typer.echo("the gate has not looked at it")
+    else:
+        _print_decision(decision)
+    typer.echo(f"in MLflow: {look}")
+
+
+@app.command(epilog='Example: ebseg models promote 3 --reason "better on night photos"')
+def promote(version: Ref, reason: Reason = "by hand", as_json: AsJson = False) -> None:
+    """Serve a version, whatever the gate says of it."""
+    registry = _registry()
+    found, champion = registry.version(version), registry.champion()
+    registry.promote(found, reason, expected_champion=None if champion is None else champion.number)
+    _refresh(found)
+    _print_change(champion, found, as_json=as_json)
+
+
+@app.command(epilog='Example: ebseg models rollback --reason "it paints shadows as road"')
+def rollback(reason: Reason = "by hand", as_json: AsJson = False) -> None:
+    """Serve the version that was served before this one; once more goes back one more."""
+    registry = _registry()
+    champion = registry.champion()
+    returned = registry.rollback(reason)
+    _refresh(returned)
+    _print_change(champion, returned, as_json=as_json)
+
+
+def _refresh(version: "Version") -> None:
+    """Have workers push the version's predictions and the projects show its scores."""
+    from training.jobs.jobs import refresh
+    from training.queue.queues import connect
+
+    settings = load_settings()
+    try:
+        refresh(connect(settings), settings, version.name)
+    except ConfigError as error:
+        typer.echo(f"ebseg: the predictions in Label Studio stay as they are: {error}", err=True)
+
+
+def _registry() -> "Registry":
+    from training.registry.registry import Registry
+
+    settings = load_settings()
+    settings.make_home()
+    return Registry(settings)
+
+
+def _row(version: "Version") -> tuple[str, ...]:
+    tags = version.tags
+    return (
+        str(version.number),
+        version.name,
+        ", ".join(version.aliases),
+        version.created[:16].replace("T", " "),
+        _rounded(tags.get("held_out_miou_candidate")),
+        _rounded(tags.get("gain"), sign="+"),
+        tags.get("verdict", ""),
+        _rounded(tags.get("live.mean_iou"), times=100),
+    )
+
+
+def _told(version: "Version") -> dict[str, Any]:
+    return {**asdict(version), "tags": dict(version.tags)}
+
+
+def _rounded(number: str | None, sign: str = "", times: int = 1) -> str:
+    return "" if number is None else format(float(number) * times, f"{sign}.1f")
+
+
+def _print_change(before: "Version | None", after: "Version", *, as_json: bool) -> None:
+    if as_json:
+        number = None if before is None else before.number
+        typer.echo(json.dumps({"from": number, "to": after.number, "name": after.name}))
+        return
+    was = "there was no champion" if before is None else f"it was version {before.number} ({before.name})"
+    typer.echo(f"the champion is version {after.number} ({after.name}); {was}")
+
+
+def _print_decision(decision: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    compared = decision.get("compared_with")
+    other = "the champion" if compared is None else f"version {compared}"
+    typer.echo(f"{decision['verdict']}, compared with {other}:")
+    for reason in decision["reasons"]:
+        typer.echo(f"  {reason}")
+    miou = decision["miou"]
+    typer.echo(
+        f"held-out mIoU {_number(miou['champion'])} -> {_number(miou['candidate'])} on "
+        f"{len(decision['held_out_tasks'])} tasks, gain {_number(decision['gain'], '+')}, "
+        f"at least {_number(decision['lower_bound'], '+')}"
+    )
+    if decision.get("cross_validated"):  # decisions of before there was any do not say
+        typer.echo("cross-validated: each task was predicted by a model that was not trained on it")
+    for each in decision["forgetting"]:
+        typer.echo(
+            f"{each['name']}: mIoU {_number(each['before'])} -> {_number(each['after'])}, "
+            f"{each['lost']:.1%} lost"
+        )
+    table = Table("label", "pixels", "before", "after", "change")
+    for label in decision["labels"]:
+        before, after = label["champion"], label["candidate"]
+        if before is not None:
+            change = _number(after - before, "+")
+            name = Text(label["name"])  # no markup: people's labels are what they are
+            table.add_row(name, str(label["pixels"]), _number(before), _number(after), change)
+    Console().print(table)
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else format(value, f"{sign}.1f")
+
+
+def _where_to_look(settings: Settings, version: "Version") -> str:
+    """Tell how to see a version on MLflow's page."""
+    uri = without_secrets(settings.tracking_uri, settings.tracking_uri)
+    page = f"#/models/{settings.registered_model}/versions/{version.number}"
+    if uri.startswith(("http://", "https://")):
+        return f"{uri.rstrip('/')}/{page}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}, then http://127.0.0.1:5000/{page}"

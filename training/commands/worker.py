@@ -1,0 +1,139 @@
+"""``ebseg worker`` and ``ebseg scheduler``: the processes that do the learning loop's work."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ebseg.config import VARIANTS
+from ebseg.errors import ConfigError
+from training.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from training.queue.queues import Line
+
+RECONNECT_SECONDS = 3.0
+"""Between tries to reach a Redis that went away."""
+
+worker_app = typer.Typer(add_completion=False)
+scheduler_app = typer.Typer(add_completion=False)
+_log = logging.getLogger(__name__)
+
+
+@worker_app.command()
+def worker(
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(help="Serve this queue only: ebseg, ebseg-label or ebseg-train; repeatable."),
+    ] = None,
+    burst: Annotated[bool, typer.Option("--burst", help="End when nothing is left to do.")] = False,
+) -> None:
+    """Do the learning loop's jobs: read annotations, fine-tune, judge, push predictions.
+
+    Start as many as you like, on as many machines as share REDIS_URL, MLFLOW_TRACKING_URI and
+    EBSEG_STORAGE. A worker that dies loses nothing: its job goes on in another one.
+
+    Example: ebseg worker --queue ebseg-train
+    """
+    from training.queue.queues import Line
+
+    known = {line.value for line in Line}
+    if unknown := sorted(set(queue or ()) - known):
+        raise typer.BadParameter(f"no queue {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    settings = _prepared()
+    settings.make_home()
+    _require_known_model(settings.base_model)
+    served = [line for line in Line if not queue or line.value in queue]
+    with _schedule(settings):
+        while _work(settings, served, burst=burst):
+            time.sleep(RECONNECT_SECONDS)
+
+
+def _work(settings: Settings, lines: "list[Line]", *, burst: bool) -> bool:
+    """Work until told to stop, or until Redis goes away; tell whether to try again."""
+    import redis
+
+    from training.queue.queues import connect, queue
+    from training.queue.worker import LoopWorker
+
+    loop: LoopWorker | None = None
+    try:
+        connection = connect(settings)
+        served = [queue(connection, line) for line in lines]
+        loop = LoopWorker(served, connection)
+        loop.work(burst=burst)
+    except (redis.ConnectionError, redis.TimeoutError, ConfigError) as error:
+        if burst:
+            raise ConfigError(f"Redis is away: {error}") from error
+        _log.warning("Redis is away: %s", error)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # RQ's own would call upon a worker that is no more
+            signal.signal(number, signal.default_int_handler)
+        if loop is not None:
+            loop.end_horse()
+    return not burst and (loop is None or not loop.told_to_stop)
+
+
+@contextmanager
+def _schedule(settings: Settings) -> Iterator[threading.Thread]:
+    """Keep the schedule in a thread."""
+    from training.queue.queues import connect
+    from training.queue.schedule import keep_time, plan_next
+
+    plan_next(connect(settings), settings)  # what is wrong with the settings is said at once
+    stop = threading.Event()
+    clock = threading.Thread(target=keep_time, args=(settings, stop), name="schedule", daemon=True)
+    clock.start()
+    try:
+        yield clock
+    finally:
+        stop.set()
+        clock.join(timeout=5)
+
+
+@scheduler_app.command()
+def scheduler() -> None:
+    """Keep the schedule without working: start what is due, and plan the next look at all projects.
+
+    Every worker does the same; this is for workers that come and go. Of several, one at a time is in charge.
+
+    Example: EBSEG_SCHEDULE="0 */6 * * *" ebseg scheduler
+    """
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    settings = _prepared()
+    if settings.redis_url is None:
+        settings.make_home()
+    with _schedule(settings):
+        _log.info("keeping the schedule")
+        stop.wait()
+
+
+def _prepared() -> Settings:
+    """Read the settings and begin to log."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs addresses whole, with their signatures
+    # PyTorch's threads wait by spinning. Where the cores are shared with the service or with other workers,
+    # they then keep each other from working; jobs' processes inherit this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return load_settings()
+
+
+def _require_known_model(model: str) -> None:
+    """Raise what ``ebseg.load`` would for a word that names no model; nothing is downloaded.
+
+    A path or MLflow's name is left to the jobs: a worker that has the champion needs no file of the model
+    that it comes from.
+    """
+    if "/" in model or ":" in model or model in {f"ebseg-{variant}" for variant in VARIANTS}:
+        return
+    from ebseg.loading import checkpoint_path  # imports PyTorch, which the worker itself does without
+
+    checkpoint_path(model)

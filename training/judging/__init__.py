@@ -1,0 +1,1 @@
+"""Whether to train, and whether what was trained is better."""

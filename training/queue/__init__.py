@@ -1,0 +1,1 @@
+"""Redis and RQ: queues, workers, the schedule, and what starts a round of learning."""

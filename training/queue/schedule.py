@@ -1,0 +1,85 @@
+"""The schedule: the next look at all projects waits in Redis as a job whose id is its time.
+
+Whoever plans it, and however many do: the job of one time exists once. RQ's schedulers, of which one at a
+time holds the lock in Redis, move it into its queue when its time has come.
+"""
+
+import logging
+import threading
+import time
+from datetime import UTC, datetime
+
+import redis
+from croniter import croniter
+from redis import Redis
+from rq.scheduler import RQScheduler
+from rq.serializers import JSONSerializer
+
+from ebseg.errors import ConfigError
+from training.queue.queues import Line, connect, queues, rescue, submit
+from training.settings import Settings
+
+TICK_SECONDS = 1.0
+"""Between looks for jobs whose time has come."""
+
+LOCK_SECONDS = 20.0
+"""Between renewals of the lock. It is void after 61 s: then another process takes over from a dead one."""
+
+_log = logging.getLogger(__name__)
+
+
+def plan_next(connection: Redis, settings: Settings, now: datetime | None = None) -> datetime:
+    """Put the next sweep into the schedule, unless it is there, and return its time (UTC).
+
+    Raises ConfigError for a schedule that is none.
+    """
+    now = now or datetime.now(UTC)
+    if not croniter.is_valid(settings.schedule):
+        raise ConfigError(
+            f'EBSEG_SCHEDULE is "{settings.schedule}", which is no time: write it as cron does, such as '
+            '"0 3 * * *" for every night at 3 (UTC)'
+        )
+    at: datetime = croniter(settings.schedule, now).get_next(datetime)
+    name = at.strftime("%Y-%m-%dT%H:%MZ")
+    submit(
+        connection,
+        Line.CONTROL,
+        "training.jobs.sweep",
+        [name],
+        job_id=f"sweep-{at:%Y%m%dT%H%M}",
+        what=f"look at all projects, as scheduled for {name}",
+        delay=(at - now).total_seconds(),
+    )
+    return at
+
+
+def keep_time(settings: Settings, stop: threading.Event) -> None:
+    """Start what is due, until told to stop: debounced readings, jobs to be tried again, sweeps, lost jobs.
+
+    Runs in every worker and in ``ebseg scheduler``; of several, one at a time is in charge. An embedded Redis
+    that was killed is started again. (RQ would fork a process for this, which outlives a killed worker.)
+    """
+    scheduler: RQScheduler | None = None
+    locked_at, suspects = 0.0, set[str]()
+    while not stop.wait(TICK_SECONDS):
+        try:
+            if scheduler is None:
+                connection = connect(settings)
+                lines = queues(connection)
+                scheduler = RQScheduler(lines, connection=connection, serializer=JSONSerializer)
+                locked_at = float("-inf")
+            if time.monotonic() - locked_at > LOCK_SECONDS:
+                plan_next(scheduler.connection, settings)
+                scheduler.acquire_locks()
+                locked_at = time.monotonic()
+                if scheduler.acquired_locks:
+                    suspects = rescue(scheduler.connection, suspects)
+            scheduler.enqueue_scheduled_jobs()
+        except (redis.RedisError, ConfigError) as error:
+            _log.warning("the schedule stands still: %s", error)
+            scheduler = None
+        except Exception:  # a full disk, say: without this thread nothing would ever be tried again
+            _log.exception("the schedule stands still")
+            scheduler = None
+    if scheduler is not None:
+        scheduler.release_locks()

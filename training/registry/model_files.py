@@ -1,0 +1,45 @@
+"""A version's file in MLflow's store, and on this machine."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from ebseg.errors import ConfigError
+from ebseg.runs.mlflow_store import patient
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+MODEL_FOLDER = "model"
+"""Where a version's run keeps its file."""
+
+
+def upload(client: "MlflowClient", run_id: str, path: Path) -> None:
+    """Give a run a model's file."""
+    with patient():
+        client.log_artifact(run_id, str(path), MODEL_FOLDER)
+
+
+def fetch(client: "MlflowClient", run_id: str, file: str, name: str, kept: Path) -> Path:
+    """Find the file of a run in a store on this machine, or download it to ``kept``, whole or not at all.
+
+    Raises ConfigError for a file that is not that of the version ``name``.
+    """
+    from ebseg.loading import version_name
+
+    place = urlsplit(client.get_run(run_id).info.artifact_uri)
+    local = Path(unquote(place.path), MODEL_FOLDER, file)
+    if place.scheme in ("", "file") and local.is_file():
+        return local
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with patient(), tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+        found = Path(client.download_artifacts(run_id, f"{MODEL_FOLDER}/{file}", folder))
+        if version_name(found) != name:
+            raise ConfigError(
+                f"{MODEL_FOLDER}/{file} of MLflow's run {run_id} is {version_name(found)} and should be "
+                f"{name}: it is damaged in MLflow's store"
+            )
+        os.replace(found, kept)
+    return kept

@@ -1,0 +1,450 @@
+"""The versions of the model that learns, in MLflow's model registry, and which of them is served.
+
+The alias ``champion`` is on the version that is served, ``candidate`` on the newest that was trained. Each
+version has a run, which holds its file (``model/``) and what the gate decided (``decision.json``). The
+processes of one machine exclude each other by file locks in ``home``. Those of several machines do not:
+each checks again, right before it writes, that nothing has changed.
+"""
+
+import json
+import logging
+import math
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ebseg.errors import ConfigError, EBSegError, MlflowUnavailable
+from ebseg.runs.mlflow_store import connect, database_file, disconnect, experiment_id, locked, unusable
+from training.registry.history import History, predecessors, succeed
+from training.registry.model_files import MODEL_FOLDER, fetch, upload
+from training.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+    from mlflow.tracking import MlflowClient
+
+    from training.judging.gate import Decision
+
+_log = logging.getLogger(__name__)
+
+CHAMPION, CANDIDATE = "champion", "candidate"
+
+DECISION_FILE = "decision.json"
+"""Where a version's run keeps what the gate decided."""
+
+HISTORY_TAG = "history"
+
+PAGE = 1000
+"""Versions that MLflow lists at a time."""
+
+
+class ChampionChanged(EBSegError):
+    """Another version has become the champion meanwhile: compare with that one."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of the model.
+
+    ``name``: what its predictions carry as their version. ``created``: ISO 8601, UTC. ``run_id``: MLflow's
+    run with its file and its numbers. ``source``: where MLflow looks for its file.
+    """
+
+    number: int
+    name: str
+    aliases: tuple[str, ...]
+    created: str
+    run_id: str | None
+    tags: Mapping[str, str]
+    source: str
+
+
+class Registry:
+    """The registered model that the settings name; MlflowUnavailable is raised where MLflow fails."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._model = settings.registered_model
+
+    def ensure_base(self) -> Version:
+        """Give the champion; where there is none, the settings' model becomes a version and the champion.
+
+        A released or packaged model is not copied. Raises what ``ebseg.loading.checkpoint_path`` raises, and
+        ConfigError where the champion comes from another model than the settings'.
+        """
+        champion = self.champion()
+        if champion is None:
+            return self.start_over()
+        self._require_descent(champion)
+        return champion
+
+    def start_over(self) -> Version:
+        """Give the champion, if it comes from the settings' model; else that becomes the champion."""
+        champion = self.champion()
+        if champion is not None and self.descends(champion):
+            return champion
+        from ebseg.checkpoint import OFFICIAL_FILES
+        from ebseg.loading import PACKAGED, checkpoint_path, version_name
+
+        model = self._settings.model
+        path = checkpoint_path(model)
+        released = model if model == PACKAGED or model in OFFICIAL_FILES else None
+        base = self._add(
+            path,
+            key=f"base {self._settings.base_model} {version_name(path)}",
+            run_id=None,
+            tags={},
+            released=released,
+        )
+        with self._lock(CHAMPION), self._store() as client:
+            champion = self._aliased(client, CHAMPION)  # another process may have been faster
+            if champion is None or not self.descends(champion):
+                self._crown(client, base.number, "the model to start from", [])
+                champion = self._get(client, base.number)
+        return champion
+
+    def descends(self, version: Version) -> bool:
+        """Tell whether a version comes from the settings' model, or is named by it."""
+        return (
+            self._settings.model.startswith("models:")
+            or version.tags.get("model", self._settings.base_model) == self._settings.base_model
+        )
+
+    def _require_descent(self, version: Version) -> None:
+        if not self.descends(version):
+            raise ConfigError(
+                f"version {version.number} comes from {version.tags.get('model')}, and EBSEG_MODEL is "
+                f"{self._settings.model}: set it to the former everywhere, and try again"
+            )
+
+    def champion(self) -> Version | None:
+        """Give the version that is served; None where nothing is registered. Takes milliseconds."""
+        if not self._is_made:
+            return None
+        with self._store() as client:
+            return self._aliased(client, CHAMPION)
+
+    def versions(self) -> list[Version]:
+        """List all versions, the oldest first."""
+        if not self._is_made:
+            return []
+        with self._store() as client:
+            return self._versions(client)
+
+    def version(self, ref: str) -> Version:
+        """Find a version by its number, its alias or its name. Raises ConfigError for an unknown one."""
+        versions = self.versions()
+        for version in reversed(versions):
+            if ref in (str(version.number), version.name, *version.aliases):
+                return version
+        if not versions:
+            raise ConfigError(f"nothing is registered as {self._model!r} yet: the first training does that")
+        known = ", ".join(" ".join([str(version.number), *version.aliases]) for version in versions)
+        raise ConfigError(f"{self._model!r} has no version {ref!r}; known: {known}")
+
+    def register(self, model_file: Path, *, key: str, run_id: str | None, tags: Mapping[str, str]) -> Version:
+        """Upload a model's file as a new version with the alias ``candidate``.
+
+        ``key``: of what made it; a second call with the same one, as of a job that is repeated, gives the
+        version that is there. ``run_id``: of its training, which has ended; None makes a run for it.
+        """
+        version = self._add(model_file, key=key, run_id=run_id, tags=tags)
+        with self._lock(CANDIDATE), self._store() as client:
+            if run_id is not None and client.get_run(run_id).info.status == "RUNNING":
+                client.set_terminated(run_id)  # MLflow was away when the training wanted to say so
+            newest = self._aliased(client, CANDIDATE)
+            if newest is None or newest.number < version.number:
+                client.set_registered_model_alias(self._model, CANDIDATE, str(version.number))
+            return self._get(client, version.number)
+
+    def checkpoint(self, version: Version) -> Path:
+        """Give a version's file on this machine, downloaded once where it has to be.
+
+        Raises ConfigError for a version that was not registered by this package, and what
+        ``ebseg.loading.checkpoint_path`` raises for one that was not copied.
+        """
+        if "checkpoint" in version.tags:
+            from ebseg.loading import checkpoint_path
+
+            return checkpoint_path(version.tags["checkpoint"])
+        file, run_id = version.tags.get("file"), _run_of(version)
+        if file is None:
+            raise ConfigError(
+                f"version {version.number} of {self._model!r} has no tag 'file': register it anew"
+            )
+        safe = re.sub(r"[^A-Za-z0-9._-]+", "_", version.name)
+        kept = self._settings.home / "models" / f"{safe}-{version.number}{Path(file).suffix}"
+        if kept.exists():
+            return kept
+        with self._store() as client:
+            return fetch(client, run_id, file, version.name, kept)
+
+    def named(self, name: str) -> Path:
+        """Find the file of the model whose predictions carry a version's name.
+
+        It is a registered version, or the settings' model. Raises ConfigError where it is neither.
+        """
+        from ebseg.loading import checkpoint_path, version_name
+
+        for version in reversed(self.versions()):
+            if version.name == name:
+                return self.checkpoint(version)
+        path = checkpoint_path(self._settings.model)
+        if version_name(path) != name:
+            raise ConfigError(f"no model has the version {name!r}: it is not registered as {self._model!r}")
+        return path
+
+    def promote(self, version: Version, reason: str, *, expected_champion: int | None = None) -> None:
+        """Make a version the champion.
+
+        Raises ChampionChanged where another one than the expected is the champion now.
+        """
+        self._require_descent(version)
+        with self._lock(CHAMPION), self._store() as client:
+            current = self._aliased(client, CHAMPION)
+            number = None if current is None else current.number
+            if expected_champion is not None and number != expected_champion:
+                raise ChampionChanged(
+                    f"version {number} became the champion meanwhile, version {version.number} was compared "
+                    f"with {expected_champion}: compare it with {number}"
+                )
+            if number != version.number:
+                before = [] if number is None else [*self._before(client, number), number]
+                self._crown(client, version.number, reason, before)
+
+    def rollback(self, reason: str) -> Version:
+        """Make the version the champion that was it before the current one; give that version.
+
+        Raises ConfigError where none is known.
+        """
+        with self._lock(CHAMPION), self._store() as client:
+            current = self._aliased(client, CHAMPION)
+            before = [] if current is None else self._before(client, current.number)
+            if not before:
+                raise ConfigError(
+                    f"no version of {self._model!r} was champion before this one: "
+                    "see `ebseg models list`, and promote one by hand"
+                )
+            returned = self._get(client, before[-1])
+            self._require_descent(returned)
+            self._crown(client, before[-1], reason, before[:-1])
+            return self._get(client, before[-1])
+
+    def history(self) -> History:
+        """List who was champion, since when and why; the newest last."""
+        if not self._is_made:
+            return []
+        with self._store() as client:
+            return _history(self._registered(client))
+
+    def record_decision(self, version: Version, decision: "Decision", *, champion: int | None = None) -> None:
+        """Keep what the gate decided: headlines with the version, numbers and the whole with its run.
+
+        ``champion``: the version that it was compared with.
+        """
+        told, headlines = decision.to_dict(), decision.headlines()
+        tags = {
+            "verdict": decision.verdict.value,
+            **{name: f"{value:.4f}" for name, value in headlines.items()},
+        }
+        if champion is not None:
+            told["compared_with"] = champion
+            tags["compared_with"] = str(champion)
+        with self._store() as client:
+            client.log_text(_run_of(version), json.dumps(told, indent=2) + "\n", DECISION_FILE)
+            self._note(client, version, headlines, tags)
+
+    def decision(self, version: Version) -> dict[str, Any] | None:
+        """Read what the gate decided about a version; None where it has not."""
+        if version.run_id is None:
+            return None
+        with self._store() as client, tempfile.TemporaryDirectory() as folder:
+            if DECISION_FILE not in {file.path for file in client.list_artifacts(version.run_id)}:
+                return None
+            path = client.download_artifacts(version.run_id, DECISION_FILE, folder)
+            decision: dict[str, Any] = json.loads(Path(path).read_text())
+            return decision
+
+    def record_live(self, model_version: str, live: Mapping[str, float]) -> None:
+        """Keep what people's corrections say of the version whose predictions carry that name."""
+        version = next((each for each in reversed(self.versions()) if each.name == model_version), None)
+        if version is None:
+            _log.debug("%s is no version of %r: its corrections are not kept", model_version, self._model)
+            return
+        numbers = {f"live.{name}": float(value) for name, value in live.items() if math.isfinite(value)}
+        tags = {name: f"{value:.6g}" for name, value in numbers.items()}
+        if not tags.items() <= version.tags.items():
+            with self._store() as client:
+                self._note(client, version, numbers, tags)
+
+    @property
+    def _is_made(self) -> bool:
+        """Whether there is anything to ask; MLflow would make a database first."""
+        database = database_file(self._settings.tracking_uri)
+        return database is None or database.exists()
+
+    @contextmanager
+    def _store(self) -> Iterator["MlflowClient"]:
+        """Open MLflow, and keep no connection: not over a fork, not to a file that may be replaced."""
+        uri, client = self._settings.tracking_uri, None
+        try:
+            client = connect(uri)
+            yield client
+        except EBSegError:
+            raise
+        except Exception as error:  # requests', SQLAlchemy's, boto3's: of whatever the store stands on
+            raise MlflowUnavailable(
+                f"MLflow's store {unusable(uri, error)}: start it, or set MLFLOW_TRACKING_URI to a running "
+                "server's address or to sqlite:///FILE, or leave it out to keep models in EBSEG_HOME"
+            ) from error
+        finally:
+            if client is not None:
+                disconnect(client)
+
+    def _lock(self, name: str) -> AbstractContextManager[None]:
+        return locked(self._settings.home / f"{name}.lock")
+
+    def _registered(self, client: "MlflowClient") -> "RegisteredModel | None":
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return client.get_registered_model(self._model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+    def _aliased(self, client: "MlflowClient", alias: str) -> Version | None:
+        registered = self._registered(client)
+        number = None if registered is None else registered.aliases.get(alias)
+        return None if number is None else self._get(client, int(number))
+
+    def _get(self, client: "MlflowClient", number: int) -> Version:
+        found = client.get_model_version(self._model, str(number))
+        return _version(found, list(found.aliases))
+
+    def _versions(self, client: "MlflowClient") -> list[Version]:
+        registered = self._registered(client)
+        if registered is None:
+            return []
+        page = client.search_model_versions(f"name='{self._model}'", PAGE)
+        found: list[ModelVersion] = list(page)
+        while page.token:
+            page = client.search_model_versions(f"name='{self._model}'", PAGE, page_token=page.token)
+            found += page
+        aliases: dict[int, list[str]] = {}
+        for alias, number in registered.aliases.items():
+            aliases.setdefault(int(number), []).append(alias)
+        versions = [_version(each, aliases.get(int(each.version), [])) for each in found]
+        return sorted(versions, key=lambda version: version.number)
+
+    def _add(
+        self,
+        path: Path,
+        *,
+        key: str,
+        run_id: str | None,
+        tags: Mapping[str, str],
+        released: str | None = None,
+    ) -> Version:
+        """Register a file, or the name of a released model, once for each key."""
+        from ebseg.loading import version_name
+
+        name = version_name(path)
+        with self._lock("register"), self._store() as client:
+            for version in self._versions(client):
+                if version.tags.get("key") == key:
+                    return version
+            if self._registered(client) is None:
+                client.create_registered_model(self._model)
+            run_id = run_id or self._new_run(client, name)
+            where = {"file": path.name} if released is None else {"checkpoint": released}
+            if released is None:
+                upload(client, run_id, path)
+            created = client.create_model_version(
+                self._model,
+                f"runs:/{run_id}/{MODEL_FOLDER}",
+                run_id,
+                tags={**tags, **where, "key": key, "model": self._settings.base_model, "model_version": name},
+            )
+            return _version(created, [])
+
+    def _new_run(self, client: "MlflowClient", name: str) -> str:
+        run_id: str = client.create_run(experiment_id(client, self._model), run_name=name).info.run_id
+        client.set_terminated(run_id)
+        return run_id
+
+    def _before(self, client: "MlflowClient", champion: int) -> list[int]:
+        """List the versions to roll back to, the nearest last."""
+        there = {version.number for version in self._versions(client)}
+        return predecessors(_history(self._registered(client)), champion, there)
+
+    def _crown(self, client: "MlflowClient", number: int, reason: str, before: Sequence[int]) -> None:
+        history = _history(self._registered(client))
+        client.set_registered_model_alias(self._model, CHAMPION, str(number))
+        text = succeed(history, number, reason, before)
+        client.set_registered_model_tag(self._model, HISTORY_TAG, text)
+
+    def _note(
+        self,
+        client: "MlflowClient",
+        version: Version,
+        numbers: Mapping[str, float],
+        tags: Mapping[str, str],
+    ) -> None:
+        """Write numbers as points of curves of the version's run, and tags of the version itself."""
+        from mlflow.entities import Metric
+
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        points = [Metric(_permitted(name), value, now, 0) for name, value in numbers.items()]
+        client.log_batch(_run_of(version), metrics=points, synchronous=True)
+        for name, value in tags.items():
+            client.set_model_version_tag(self._model, str(version.number), _permitted(name), value)
+
+
+def resolve(name: str) -> Path:
+    """Find the file of ``models:/NAME@ALIAS`` or ``models:/NAME/NUMBER``, for ``ebseg.load``.
+
+    Raises ConfigError for another form and for an unknown version.
+    """
+    parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]+))", name)
+    if parts is None:
+        raise ConfigError(
+            f"{name!r} names no registered model: write models:/NAME@champion or models:/NAME/3"
+        )
+    registry = Registry(load_settings(registered_model=parts[1]))
+    return registry.checkpoint(registry.version(parts[2] or parts[3]))
+
+
+def _version(found: "ModelVersion", aliases: Sequence[str]) -> Version:
+    number, tags = int(found.version), dict(found.tags)
+    return Version(
+        number=number,
+        name=tags.get("model_version", f"{found.name}-{number}"),
+        aliases=tuple(sorted(aliases)),
+        created=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
+        run_id=found.run_id or None,
+        tags=tags,
+        source=found.source or "",
+    )
+
+
+def _history(registered: "RegisteredModel | None") -> History:
+    history: History = json.loads(registered.tags.get(HISTORY_TAG, "[]")) if registered else []
+    return history
+
+
+def _run_of(version: Version) -> str:
+    if version.run_id is None:
+        raise ConfigError(f"version {version.number} has no run in MLflow: register it anew")
+    return version.run_id
+
+
+def _permitted(name: str) -> str:
+    """Keep what MLflow allows in the name of a curve or tag."""
+    return re.sub(r"[^A-Za-z0-9 ._/-]+", "_", name)
