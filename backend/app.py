@@ -9,8 +9,8 @@ from backend import auth, errors, label_studio_routes, operations
 from backend.follower import AskChampion
 from backend.hints import Sink
 from backend.metrics import Metrics
-from backend.model_holder import Model
 from backend.service import build_service
+from ebseg.label_studio.pipeline import Model
 from training.settings import Settings
 
 

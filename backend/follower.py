@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from backend.metrics import Metrics, Swap
-from backend.model_holder import Model, ModelHolder, ModelUnavailable, load_warm
+from backend.model_holder import ModelHolder, ModelUnavailable, load_warm
 from ebseg.errors import EBSegError
+from ebseg.label_studio.pipeline import Model
 from training.registry.registry import Registry
 from training.settings import Settings
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ebseg.errors import EBSegError
+from ebseg.label_studio.pipeline import Model
 from ebseg.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -21,34 +21,6 @@ Jobs = queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]]
 
 WARM_UP_SIZE = 64
 """Pixels of the edge of the photo that a new model predicts before it serves."""
-
-
-class Segmentation(Protocol):
-    """What a model answers for a photo."""
-
-    @property
-    def label_map(self) -> npt.NDArray[np.int16]:
-        """(H, W): index into the labels, -1 where unsure."""
-
-    @property
-    def scores(self) -> npt.NDArray[np.float32]:
-        """(H, W): share of the chosen label at each pixel, 0..1."""
-
-
-class Model(Protocol):
-    """What the service needs of a model; ``ebseg.predictor.Predictor`` is one."""
-
-    @property
-    def version(self) -> str:
-        """Changes whenever predictions may change."""
-
-    def predict(
-        self,
-        image: npt.NDArray[np.uint8],
-        labels: Vocabulary,
-        threshold: float | None = None,
-    ) -> Segmentation:
-        """Segment one (H, W, 3) uint8 RGB photo."""
 
 
 class ModelUnavailable(EBSegError):

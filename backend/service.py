@@ -3,13 +3,12 @@
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,26 +16,19 @@ import numpy.typing as npt
 from backend.follower import AskChampion, ChampionFollower, registry_champion
 from backend.hints import Hints, Sink
 from backend.metrics import Metrics, Outcome
-from backend.model_holder import Model, ModelHolder, ModelUnavailable, PinnedModel, Segmentation
+from backend.model_holder import ModelHolder, ModelUnavailable, PinnedModel
 from backend.webhook_events import Event
 from ebseg.errors import EBSegError
-from ebseg.images import read_image
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.regions import (
-    InteractiveRequest,
-    Region,
-    masks_to_regions,
-    parse_context,
-    prediction,
-    select_region,
-)
-from ebseg.label_studio.tasks import Labelling, describe, photo_url, read_label_config, task_id
+from ebseg.label_studio.pipeline import Model, Pipeline, Segmentation
+from ebseg.label_studio.regions import Region, prediction
+from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context
+from ebseg.label_studio.tasks import describe, read_label_config, task_id
+from ebseg.read_ahead import read_ahead
 from training.annotations.photos import photo_fetcher
 from training.settings import RESERVED_THREADS, Settings
 
 logger = logging.getLogger(__name__)
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 # Photos of one request that are fetched and decoded ahead of the model: enough to hide the fetching behind
 # the model, few enough that decoded photos (150 MB at the pixel limit) do not fill the memory.
@@ -56,9 +48,7 @@ class _Request:
     """What all tasks of one request have in common."""
 
     model: PinnedModel
-    labelling: Labelling
-    threshold: float | None
-    min_area: float
+    pipeline: Pipeline
     asked: InteractiveRequest | None
     deadline: float  # of time.monotonic()
 
@@ -156,22 +146,23 @@ class Service:
         return results
 
     def _predict(self, tasks: Sequence[Any], request: _Request) -> list[_Answer]:
-        # Not a "with" block: that would wait for photos that are still being fetched when time is over.
-        pool = ThreadPoolExecutor(FETCH_AHEAD, thread_name_prefix="fetch")
-        try:
-            photos = _ahead(pool, partial(self._photo, request), tasks, FETCH_AHEAD)
+        fetch = partial(self._photo, request)
+        # Photos that are still being fetched when time is over are not waited for.
+        with read_ahead(fetch, tasks, threads=FETCH_AHEAD, count=FETCH_AHEAD, wait=False) as photos:
             return [self._answer(task, photo, request) for task, photo in photos]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def _request(self, label_config: str, context: Mapping[str, Any] | None) -> _Request:
         labelling = read_label_config(label_config)
         settings = self.settings
         return _Request(
             model=self.model.current(),
-            labelling=labelling,
-            threshold=settings.score_threshold if labelling.threshold is None else labelling.threshold,
-            min_area=settings.min_area if labelling.min_area is None else labelling.min_area,
+            pipeline=Pipeline(
+                labelling,
+                self._photos,
+                default_threshold=settings.score_threshold,
+                default_min_area=settings.min_area,
+                max_pixels=settings.max_pixels,
+            ),
             asked=parse_context(context, labelling.control),
             deadline=time.monotonic() + self.settings.predict_budget,
         )
@@ -179,12 +170,11 @@ class Service:
     def _photo(self, request: _Request, task: Any) -> npt.NDArray[np.uint8]:
         """Fetch and decode a task's photo: (H, W, 3) uint8."""
         self._require_time(request)
-        content = self._photos.fetch(photo_url(task, request.labelling.data_key), task_id=task_id(task))
-        return read_image(content, max_pixels=self.settings.max_pixels, name="the photo")
+        return request.pipeline.photo(task)
 
     def _answer(self, task: Any, photo: Future[npt.NDArray[np.uint8]], request: _Request) -> _Answer:
         """Predict one task; whatever goes wrong with it stays with it."""
-        name = describe(task, request.labelling.data_key)
+        name = describe(task, request.pipeline.labelling.data_key)
         try:
             answer = _Answer(Outcome.PREDICTED, self._regions(photo.result(request.seconds_left), request))
         except ModelUnavailable:
@@ -207,15 +197,10 @@ class Service:
         def segment(model: Model) -> Segmentation:
             self._require_time(request)
             with self.metrics.model_seconds.time():
-                return model.predict(image, request.labelling.vocabulary, threshold=request.threshold)
+                return request.pipeline.segment(image, model)
 
         segmentation = request.model.run(segment, request.seconds_left)
-        control, label_map, scores = request.labelling.control, segmentation.label_map, segmentation.scores
-        if request.asked is None:
-            return masks_to_regions(label_map, scores, control, min_area=request.min_area)
-        index = control.labels.index(request.asked.label)
-        asked_for = select_region(label_map == index, request.asked)
-        return masks_to_regions(np.where(asked_for, index, -1), scores, control)
+        return request.pipeline.regions(segmentation, request.asked)
 
     def _require_time(self, request: _Request) -> None:
         if self._stopping or not request.seconds_left:
@@ -282,15 +267,3 @@ def _unfinished(tasks: Sequence[Any], answers: Sequence[_Answer]) -> list[int]:
     """List the ids of tasks that a request had no time for."""
     left = [task for task, answer in zip(tasks, answers, strict=True) if answer.outcome is Outcome.SKIPPED]
     return [number for task in left if isinstance(task, dict) and (number := task_id(task)) is not None]
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], count: int
-) -> Iterator[tuple[Item, Future[Result]]]:
-    """Yield each item with its future result, in order, with at most ``count`` begun and not yielded."""
-    begun: deque[tuple[Item, Future[Result]]] = deque()
-    for item in items:
-        begun.append((item, pool.submit(function, item)))
-        if len(begun) == count:
-            yield begun.popleft()
-    yield from begun

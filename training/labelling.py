@@ -9,19 +9,15 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from redis import Redis
 
 from ebseg.errors import EBSegError
-from ebseg.images import read_image
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.regions import masks_to_regions, prediction
-from ebseg.label_studio.tasks import Labelling, photo_url
+from ebseg.label_studio.pipeline import Pipeline
+from ebseg.label_studio.tasks import Labelling
 from ebseg.predictor import Predictor
-from training.annotations.label_studio import NotInStudio, Studio, StudioTask, StudioUnavailable
+from training.annotations.label_studio import NotInStudio, Studio, StudioUnavailable
 from training.annotations.photos import PatientFetcher
 from training.queue.queues import Line, id_of, is_active, resubmit, text
 from training.settings import Settings
@@ -120,10 +116,16 @@ def label(
     Raises StudioUnavailable where Label Studio is away: what was pushed stays.
     """
     done = Pushed()
-    patient = PatientFetcher(photos, lambda: studio.project(project), settings.patience)
+    pipeline = Pipeline(
+        labelling,
+        PatientFetcher(photos, lambda: studio.project(project), settings.patience),
+        default_threshold=settings.score_threshold,
+        default_min_area=settings.min_area,
+        max_pixels=settings.max_pixels,
+    )
     for number, task_id in enumerate(tasks, start=1):
         if claim(task_id):
-            _label_one(studio, patient, model, labelling, settings, project, task_id, done)
+            _label_one(studio, pipeline, model, project, task_id, done)
         else:
             done.left_out[task_id] = "another job is at it"
         progress(number)
@@ -131,21 +133,14 @@ def label(
 
 
 def _label_one(
-    studio: Studio,
-    photos: PatientFetcher,
-    model: Predictor,
-    labelling: Labelling,
-    settings: Settings,
-    project: int,
-    task_id: int,
-    done: Pushed,
+    studio: Studio, pipeline: Pipeline, model: Predictor, project: int, task_id: int, done: Pushed
 ) -> None:
     try:
         if any(version == model.version for _, version in studio.predictions_of(task_id)):
             done.there.append(task_id)
             return
         task = studio.task(project, task_id)
-        studio.push_prediction(task_id, predict(photos, model, labelling, settings, task))
+        studio.push_prediction(task_id, pipeline.predict({"id": task.id, "data": task.data}, model))
         done.pushed.append(task_id)
     except StudioUnavailable:
         raise
@@ -154,19 +149,6 @@ def _label_one(
     except EBSegError as error:
         _log.warning("task %d gets no prediction: %s", task_id, error)
         done.left_out[task_id] = str(error)
-
-
-def predict(
-    photos: PatientFetcher, model: Predictor, labelling: Labelling, settings: Settings, task: StudioTask
-) -> dict[str, Any]:
-    """Make a task's prediction as Label Studio stores it. Raises EBSegError for a bad task or photo."""
-    content = photos.fetch(photo_url({"data": task.data}, labelling.data_key), task_id=task.id)
-    image: npt.NDArray[np.uint8] = read_image(content, max_pixels=settings.max_pixels, name="the photo")
-    threshold = settings.score_threshold if labelling.threshold is None else labelling.threshold
-    min_area = settings.min_area if labelling.min_area is None else labelling.min_area
-    found = model.predict(image, labelling.vocabulary, threshold=threshold)
-    regions = masks_to_regions(found.label_map, found.scores, labelling.control, min_area=min_area)
-    return prediction(regions, model.version)
 
 
 def claimer(connection: Redis, job_id: str, version: str) -> Callable[[int], bool]:

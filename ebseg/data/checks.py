@@ -1,7 +1,6 @@
 """Whether a benchmark's prepared photos and label maps are as they should be."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from ebseg.data.folder import CONVERTED, LABEL_SUFFIXES, FolderSource
 from ebseg.data.prepare import count_unlabelled
 from ebseg.data.subset import Subset, sample_of
 from ebseg.errors import DataError
+from ebseg.read_ahead import read_ahead
 
 SAMPLE = 200
 """Photos and label maps that are read unless all of them are to be."""
@@ -72,16 +72,15 @@ def check(
     classes = len(source.vocabulary)
     pixels = np.zeros(classes + 1, np.int64)  # of each class, and ignored ones
     faults = _unpaired(source)
-    with ThreadPoolExecutor(workers) as pool:  # decoding frees the interpreter
-        try:
-            for done, found in enumerate(pool.map(partial(_read, part), range(len(part))), start=1):
-                if isinstance(found, str):
-                    faults.append(found)
-                else:
-                    pixels += found
-                progress(done, len(part))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    # Threads suffice: decoding frees the interpreter.
+    with read_ahead(partial(_read, part), range(len(part)), threads=workers, count=2 * workers) as counted:
+        for done, (_, reading) in enumerate(counted, start=1):
+            found = reading.result()
+            if isinstance(found, str):
+                faults.append(found)
+            else:
+                pixels += found
+            progress(done, len(part))
     present = np.flatnonzero(pixels[:classes])
     return Check(
         name=name,

@@ -26,6 +26,7 @@ from ebseg.errors import ConfigError, DataError
 from ebseg.evaluation.labellers import Labeller, LabelMap, T
 from ebseg.evaluation.result import Evaluation
 from ebseg.evaluation.tally import Tally
+from ebseg.read_ahead import read_ahead
 from ebseg.vocabulary import DATASETS
 
 SAVE_SECONDS = 30.0
@@ -160,7 +161,7 @@ def _measure(
 ) -> None:
     """Add the photos that ``tally`` has not done yet."""
     counter = _Counter(tally, len(indices), store, progress)
-    with closing(counter), closing(_read_ahead(labeller, source, indices[tally.done :], workers)) as photos:
+    with closing(counter), closing(_photos(labeller, source, indices[tally.done :], workers)) as photos:
         for photo, reading, waiting in photos:
             began = inferred = time.monotonic()
             label_map = None
@@ -173,10 +174,10 @@ def _measure(
         counter.finish()
 
 
-def _read_ahead(
+def _photos(
     labeller: Labeller[T], source: Source, indices: Sequence[int], workers: int
 ) -> Generator[tuple[_Read[T] | _Broken, float, float], None, None]:
-    """Yield photos in order, with the seconds that reading took, and those that it was waited for."""
+    """Yield photos, read ahead, in order, with the seconds that reading took, and those it was waited for."""
 
     def read(index: int) -> tuple[_Read[T] | _Broken, float]:
         began = time.monotonic()
@@ -187,25 +188,11 @@ def _read_ahead(
             return _Broken(str(error)), time.monotonic() - began
         return photo, time.monotonic() - began
 
-    pool = ThreadPoolExecutor(workers, "read")
-    reading: deque[Future[tuple[_Read[T] | _Broken, float]]] = deque()
-    try:
-        for index in indices:
-            reading.append(pool.submit(read, index))
-            if len(reading) > AHEAD * workers:
-                yield _next(reading)
-        while reading:
-            yield _next(reading)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _next(
-    reading: "deque[Future[tuple[_Read[T] | _Broken, float]]]",
-) -> tuple[_Read[T] | _Broken, float, float]:
-    began = time.monotonic()
-    photo, seconds = reading.popleft().result()
-    return photo, seconds, time.monotonic() - began
+    with read_ahead(read, indices, threads=workers, count=AHEAD * workers + 1) as photos:
+        for _, reading in photos:
+            began = time.monotonic()
+            photo, seconds = reading.result()
+            yield photo, seconds, time.monotonic() - began
 
 
 class _Counter:

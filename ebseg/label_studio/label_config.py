@@ -9,9 +9,7 @@ import defusedxml.ElementTree
 from defusedxml.common import DefusedXmlException
 
 from ebseg.errors import LabelConfigError
-
-MASK_KIND = "brushlabels"
-"""The control whose regions are masks with a label."""
+from ebseg.label_studio.kinds import KINDS, writable_kind
 
 _EXAMPLE = '<BrushLabels name="mask" toName="image"><Label value="sky"/></BrushLabels>'
 _DATA_KEY = re.compile(r"\$([^$\[\]{}]+)")
@@ -98,22 +96,23 @@ class LabelConfig:
     controls: tuple[Control, ...]
 
     def mask_control(self) -> Control:
-        """Choose the ``<BrushLabels>`` to pre-label: the first one that can be served.
+        """Choose the control to pre-label: the first one, such as ``<BrushLabels>``, that can be served.
 
         Like Label Studio's own helpers, this takes the first in document order when there are several.
         Raises LabelConfigError that says what was found and what is needed.
         """
-        candidates = [control for control in self.controls if control.kind == MASK_KIND]
+        candidates = [(kind, control) for control in self.controls if (kind := writable_kind(control.kind))]
         if not candidates:
             tags = ", ".join(sorted({f"<{control.tag}>" for control in self.controls}))
             found = f"{tags}, which hold no labelled masks" if tags else "no control"
-            raise LabelConfigError(f"the label config has {found}; add <BrushLabels>, for example {_EXAMPLE}")
+            offered = " or ".join(f"<{kind.labels_tag}>" for kind in KINDS if kind.write)
+            raise LabelConfigError(f"the label config has {found}; add {offered}, for example {_EXAMPLE}")
         problems = []
-        for control in candidates:
+        for kind, control in candidates:
             problem = self._problem(control)
             if problem is None:
                 return control
-            problems.append(f'BrushLabels "{control.name}": {problem}')
+            problems.append(f'{kind.labels_tag} "{control.name}": {problem}')
         raise LabelConfigError("; ".join(problems))
 
     @property
@@ -165,7 +164,7 @@ def parse(xml: str) -> LabelConfig:
         kind = _kind(element)
         if kind == "image":
             images.append(_image(element))
-        elif kind == MASK_KIND or _get(element, "toname"):
+        elif writable_kind(kind) or _get(element, "toname"):
             controls.append(_control(element))
     return LabelConfig(tuple(images), tuple(controls))
 

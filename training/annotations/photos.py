@@ -34,7 +34,7 @@ class PatientFetcher:
         self._wait = wait
         self._patience = patience
 
-    def fetch(self, url: str, *, task_id: int) -> bytes:
+    def fetch(self, url: str, *, task_id: int | None) -> bytes:
         """Download a photo. Raises what ``ImageFetcher.fetch`` raises, and what ``wait`` does."""
         for pause in PAUSES:
             try:

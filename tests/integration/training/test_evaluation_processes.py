@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 import ebseg
-from ebseg.evaluation.result import benchmark
+from ebseg.evaluation import benchmark
 from ebseg.data.drawn.scenes import BenchmarkScenes
 from ebseg.evaluation.labellers import ModelLabeller
 

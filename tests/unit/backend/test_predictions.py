@@ -1,6 +1,7 @@
 """/predict with the real model and photos from a real HTTP server."""
 
 import io
+import json
 import logging
 import re
 
@@ -9,8 +10,14 @@ import pytest
 from PIL import Image
 
 from ebseg.label_studio import brush
+from ebseg.label_studio.tasks import read_label_config
 from tests.unit.backend.conftest import label_config, png, predict, results, task, upload
 from tests.unit.label_studio.http_server import reply
+from tests.unit.training.fake_studio import FakeStudio
+from training.annotations.label_studio import Studio
+from training.annotations.photos import photo_fetcher
+from training.labelling import label
+from training.settings import Settings
 
 LABELS = ["sky", "road"]
 
@@ -86,6 +93,44 @@ def test_the_least_area_is_the_settings_unless_the_control_has_its_own(
     client = make_client(min_area=setting)
     [answer] = results(predict(client, [task(1, upload(0))], label_config(control=control)))
     assert len(answer["result"]) == expected
+
+
+# The same as the workers make
+
+
+@pytest.mark.parametrize(
+    ("control", "settings"),
+    [
+        ("", {}),
+        ('model_min_area="0.4"', {}),
+        ("", {"min_area": 0.5}),
+        ("", {"score_threshold": 0.5}),
+        ('model_min_area="0"', {"min_area": 0.5}),
+    ],
+)
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.5])
+def test_a_workers_prediction_of_a_task_is_the_same_byte_for_byte(
+    make_client, label_studio, predictor, control, settings, threshold
+):
+    own = "" if threshold is None else f'model_score_threshold="{threshold}"'
+    config = label_config(control=control).replace('model_score_threshold="0"', own)
+    settings = {"label_studio_url": label_studio.url, "label_studio_api_key": "key", **settings}
+    studio = FakeStudio()
+    tasks = [studio.add_task(image=upload(number)) for number in range(3)]
+    worker = Settings(**{"min_area": 0.0, **settings})
+    label(
+        Studio(worker, http=studio.http), photo_fetcher(worker), predictor, read_label_config(config),
+        worker, 1, tasks, lambda task: True, lambda done: None,
+    )  # fmt: skip
+    pushed = [
+        {key: stored[key] for key in ("result", "score", "model_version")}
+        for stored in studio.predictions.values()
+    ]
+    answers = results(predict(make_client(**settings), [studio.tasks[number] for number in tasks], config))
+    assert [json.dumps(each) for each in pushed] == [
+        json.dumps({key: each[key] for key in ("result", "score", "model_version")}) for each in answers
+    ]
+    assert threshold != 0.0 or any(each["result"] for each in answers)
 
 
 # One bad task never costs the others

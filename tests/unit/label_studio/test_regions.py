@@ -7,17 +7,9 @@ import pytest
 from ebseg.errors import AnnotationError
 from ebseg.label_studio import brush
 from ebseg.label_studio.label_config import Control, Label
-from ebseg.label_studio.regions import (
-    Box,
-    InteractiveRequest,
-    Point,
-    Stroke,
-    mask_region,
-    masks_to_regions,
-    parse_context,
-    prediction,
-    select_region,
-)
+from ebseg.label_studio.prompts import Box, Point, Stroke
+from ebseg.label_studio.regions import mask_to_regions, masks_to_regions, prediction
+from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context, select_region
 
 CONTROL = Control("brushlabels", "mask", "image", (Label("sky"), Label("Auto", alias="car"), Label("sea")))
 
@@ -78,6 +70,17 @@ def test_ids_follow_the_content():
     every = [*ids(LABEL_MAP), *ids(LABEL_MAP, other_control), ids(swapped)[1], *ids(LABEL_MAP[::-1])]
     assert len(set(every)) == len(every)
     assert all(len(identifier) == 10 for identifier in every)
+
+
+def test_ids_and_masks_are_those_that_are_stored_already():
+    """The values were written by this code before a kind of region was a row of a table."""
+    assert [
+        (region.result["id"], bytes(region.result["value"]["rle"]).hex())
+        for region in masks_to_regions(LABEL_MAP, SCORES, CONTROL)
+    ] == [
+        ("bd8dad520f", "00000050391bfdfff8c02dffdb009fff0d8000"),
+        ("6680b15137", "00000050391bfe1f009ffed804fff7c023ff00"),
+    ]
 
 
 def test_scores_outside_the_regions_do_not_matter():
@@ -266,7 +269,7 @@ def test_a_stroke_of_another_size_is_refused():
 
 
 def test_a_region_of_one_mask():
-    region = mask_region(A, CONTROL.labels[1], 0.5, CONTROL)
+    [region] = mask_to_regions(A, CONTROL.labels[1], np.full(A.shape, 0.5, np.float32), CONTROL)
     assert region.area == A.sum()
     assert region.result["value"]["brushlabels"] == ["car"]
     assert region.result["score"] == 0.5

@@ -1,0 +1,35 @@
+"""Bitmasks: a PNG of the photo's size, black on transparent."""
+
+import base64
+import binascii
+import io
+
+import numpy as np
+from PIL.PngImagePlugin import PngImageFile
+
+from ebseg.errors import AnnotationError
+from ebseg.label_studio.drawing import Mask, solid
+from ebseg.label_studio.kinds.kind import Kind, Value
+
+_PNG_URL = "data:image/png;base64,"
+
+
+def _draw(value: Value, height: int, width: int) -> Mask:
+    url = value["imageDataURL"]
+    if not url.startswith(_PNG_URL):
+        raise AnnotationError(f"its bitmask must begin with {_PNG_URL}, not with {url[:30]!r}")
+    try:
+        image = PngImageFile(io.BytesIO(base64.b64decode(url[len(_PNG_URL) :], validate=True)))
+        if image.size != (width, height):  # before it is decoded, which takes memory
+            raise AnnotationError(
+                f"its bitmask is {image.size[0]} x {image.size[1]} pixels, but the photo has "
+                f"{width} x {height}; was the photo replaced? Annotate it again"
+            )
+        if not image.has_transparency_data:
+            raise AnnotationError("its bitmask has no transparent pixels; it must be black on transparent")
+        return solid(np.asarray(image.convert("RGBA"))[..., 3])
+    except (OSError, SyntaxError, binascii.Error) as error:
+        raise AnnotationError(f"its bitmask is damaged ({error}); annotate it again") from error
+
+
+BITMASK = Kind("Bitmask", key="imageDataURL", draw=_draw)

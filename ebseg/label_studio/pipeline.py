@@ -1,0 +1,104 @@
+"""From a task to its prediction: photo, segmentation, regions."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ebseg.images import read_image
+from ebseg.label_studio.regions import Region, masks_to_regions, prediction
+from ebseg.label_studio.smart_tools import InteractiveRequest, select_region
+from ebseg.label_studio.tasks import Labelling, photo_url, task_id
+from ebseg.vocabulary import Vocabulary
+
+
+class Fetcher(Protocol):
+    """What photos are fetched with; ``ebseg.label_studio.fetch.ImageFetcher`` is one."""
+
+    def fetch(self, url: str, *, task_id: int | None) -> bytes:
+        """Fetch the file of a task's photo. Raises FetchError."""
+
+
+class Segmentation(Protocol):
+    """What a model answers for a photo."""
+
+    @property
+    def label_map(self) -> npt.NDArray[np.int16]:
+        """(H, W): index into the labels, -1 where unsure."""
+
+    @property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """(H, W): share of the chosen label at each pixel, 0..1."""
+
+
+class Model(Protocol):
+    """What segments photos; ``ebseg.predictor.Predictor`` is one."""
+
+    @property
+    def version(self) -> str:
+        """Changes whenever predictions may change."""
+
+    def predict(
+        self,
+        image: npt.NDArray[np.uint8],
+        labels: Vocabulary,
+        threshold: float | None = None,
+    ) -> Segmentation:
+        """Segment one (H, W, 3) uint8 RGB photo."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How the tasks of one label config become predictions; its steps may be taken in different threads.
+
+    ``default_threshold`` and ``default_min_area``: shares 0..1 that hold where the control has none of its
+    own; without a threshold the model's own holds. ``max_pixels``: that a photo may have.
+    """
+
+    labelling: Labelling
+    fetcher: Fetcher
+    default_threshold: float | None
+    default_min_area: float
+    max_pixels: int
+
+    @property
+    def threshold(self) -> float | None:
+        """Share of the scores under which a pixel stays unlabelled; None: the model's own."""
+        own = self.labelling.threshold
+        return self.default_threshold if own is None else own
+
+    @property
+    def min_area(self) -> float:
+        """Share of the photo's pixels below which a label is dropped."""
+        own = self.labelling.min_area
+        return self.default_min_area if own is None else own
+
+    def predict(self, task: Any, model: Model) -> dict[str, Any]:
+        """Make a task's prediction as Label Studio stores it. Raises EBSegError for a bad task or photo."""
+        return prediction(self.regions(self.segment(self.photo(task), model)), model.version)
+
+    def photo(self, task: Any) -> npt.NDArray[np.uint8]:
+        """Fetch and decode a task's photo: (H, W, 3) uint8 RGB.
+
+        Raises TaskError, FetchError or ImageError.
+        """
+        url = photo_url(task, self.labelling.data_key)
+        content = self.fetcher.fetch(url, task_id=task_id(task))
+        return read_image(content, max_pixels=self.max_pixels, name="the photo")
+
+    def segment(self, photo: npt.NDArray[np.uint8], model: Model) -> Segmentation:
+        """Label every pixel of a photo (H, W, 3) uint8 RGB."""
+        return model.predict(photo, self.labelling.vocabulary, threshold=self.threshold)
+
+    def regions(self, found: Segmentation, asked: InteractiveRequest | None = None) -> list[Region]:
+        """Turn a segmentation into regions: all that are large enough, or what a smart tool asked for.
+
+        Raises AnnotationError for scores that are not finite, and for prompts that do not fit the photo.
+        """
+        control = self.labelling.control
+        if asked is None:
+            return masks_to_regions(found.label_map, found.scores, control, min_area=self.min_area)
+        index = control.labels.index(asked.label)
+        part = select_region(found.label_map == index, asked)
+        return masks_to_regions(np.where(part, index, -1), found.scores, control)

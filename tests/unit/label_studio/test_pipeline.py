@@ -1,0 +1,155 @@
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ebseg.errors import AnnotationError, FetchError, ImageError
+from ebseg.label_studio.pipeline import Pipeline
+from ebseg.label_studio.regions import masks_to_regions, prediction
+from ebseg.label_studio.smart_tools import parse_context
+from ebseg.label_studio.tasks import TaskError, read_label_config
+
+HEIGHT, WIDTH = 6, 8
+
+
+def label_config(settings=""):
+    return (
+        f'<View><Image name="photo" value="$image"/><BrushLabels name="mask" toName="photo" {settings}>'
+        '<Label value="sky"/><Label value="road" synonyms="street"/></BrushLabels></View>'
+    )
+
+
+def photo(size=(WIDTH, HEIGHT)):
+    content = io.BytesIO()
+    Image.new("RGB", size, (10, 20, 30)).save(content, "PNG")
+    return content.getvalue()
+
+
+class Photos:
+    """Hands out one photo. ``fetched``: the address and the task of each that was asked for."""
+
+    def __init__(self, content=None):
+        self.content, self.fetched = content or photo(), []
+
+    def fetch(self, url, *, task_id):
+        self.fetched.append((url, task_id))
+        if url == "/gone":
+            raise FetchError("/gone: not found (404)")
+        return self.content
+
+
+class Model:
+    """Says "sky" left, "road" in two columns right, nothing between. ``asked``: what it was asked."""
+
+    version = "model-1"
+
+    def __init__(self, score=0.5):
+        self.score, self.asked = score, []
+
+    def predict(self, image, labels, threshold=None):
+        self.asked.append((image.shape, labels.names, threshold))
+        label_map = np.full(image.shape[:2], -1, np.int16)
+        label_map[:, :4], label_map[:, 6:] = 0, 1
+        return SimpleNamespace(label_map=label_map, scores=np.full(image.shape[:2], self.score, np.float32))
+
+
+def pipeline(settings="", *, threshold=None, min_area=0.0, max_pixels=100, photos=None):
+    return Pipeline(
+        read_label_config(label_config(settings)), photos or Photos(),
+        default_threshold=threshold, default_min_area=min_area, max_pixels=max_pixels,
+    )  # fmt: skip
+
+
+def task(image="/a.png", number=7):
+    return {"id": number, "data": {"image": image}}
+
+
+def test_a_task_becomes_what_label_studio_stores():
+    photos, model = Photos(), Model()
+    made = pipeline(photos=photos).predict(task(), model)
+    assert photos.fetched == [("/a.png", 7)]
+    assert model.asked == [((HEIGHT, WIDTH, 3), ("sky", "road"), None)]
+    assert (made["score"], made["model_version"]) == (0.5, "model-1")
+    assert [region["value"]["brushlabels"] for region in made["result"]] == [["sky"], ["road"]]
+    assert {(region["original_width"], region["original_height"]) for region in made["result"]} == {(8, 6)}
+
+
+def test_the_whole_is_its_steps():
+    path, model = pipeline(min_area=0.3), Model()
+    image = path.photo(task())
+    assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8 and (image == (10, 20, 30)).all()
+    found = path.segment(image, model)
+    regions = path.regions(found)
+    expected = masks_to_regions(found.label_map, found.scores, path.labelling.control, min_area=0.3)
+    assert regions == expected and len(regions) == 1
+    assert path.predict(task(), model) == prediction(regions, "model-1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "default", "expected"),
+    [("", None, None), ("", 0.2, 0.2), ('model_score_threshold="0.7"', 0.2, 0.7),
+     ('model_score_threshold="0"', 0.2, 0.0), ('model_score_threshold="0.7"', None, 0.7)],
+)  # fmt: skip
+def test_the_threshold_is_the_controls_else_the_default(settings, default, expected):
+    model, path = Model(), pipeline(settings, threshold=default)
+    path.predict(task(), model)
+    assert path.threshold == expected
+    assert [threshold for *_, threshold in model.asked] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("settings", "default", "kept"),
+    [("", 0.0, 2), ("", 0.26, 1), ("", 0.51, 0), ('model_min_area="0"', 0.9, 2),
+     ('model_min_area="0.26"', 0.0, 1)],
+)  # fmt: skip
+def test_the_least_area_is_the_controls_else_the_default(settings, default, kept):
+    assert len(pipeline(settings, min_area=default).predict(task(), Model())["result"]) == kept
+
+
+def click(label, x):
+    value = {"x": x, "y": 50, "width": 1, "keypointlabels": [label]}
+    return {"result": [{"type": "keypointlabels", "value": value}]}
+
+
+def test_a_smart_tool_gets_its_label_however_small_it_is():
+    path = pipeline(min_area=0.9)
+    found = path.segment(path.photo(task()), Model())
+    asked = parse_context(click("road", 80), path.labelling.control)
+    [region] = path.regions(found, asked)
+    assert region.result["value"]["brushlabels"] == ["road"] and region.area == 2 * HEIGHT
+    assert path.regions(found, parse_context(click("road", 10), path.labelling.control)) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "reason"),
+    [
+        (None, TaskError, 'no "data"'),
+        ({"data": {"text": "x"}}, TaskError, 'takes the photo from "image"'),
+        (task("/gone"), FetchError, "404"),
+    ],
+)
+def test_a_bad_task_is_an_error_that_says_why(bad, error, reason):
+    with pytest.raises(error, match=reason):
+        pipeline().predict(bad, Model())
+
+
+def test_a_bad_photo_is_an_error_that_says_why():
+    with pytest.raises(ImageError, match="the photo"):
+        pipeline(photos=Photos(b"no photo")).predict(task(), Model())
+    with pytest.raises(ImageError, match="megapixels"):
+        pipeline(max_pixels=HEIGHT * WIDTH - 1).predict(task(), Model())
+    assert pipeline(max_pixels=HEIGHT * WIDTH).predict(task(), Model())["result"]
+
+
+def test_a_damaged_model_is_an_error():
+    with pytest.raises(AnnotationError, match="not finite"):
+        pipeline().predict(task(), Model(score=np.nan))
+
+
+@pytest.mark.parametrize(("number", "expected"), [(3, 3), ("1/../..", None), (None, None)])
+def test_only_a_number_is_a_tasks_id(number, expected):
+    photos = Photos()
+    pipeline(photos=photos).predict(task(number=number), Model())
+    assert photos.fetched == [("/a.png", expected)]
