@@ -67,13 +67,15 @@ class _Waiting:
 class Hints:
     """An outbox of hints, one entry for a project however often it is hinted at; for many threads.
 
-    ``connect`` makes the sink, in the outbox's thread and with the first hint: that may take seconds. While
-    it or the sink fails, everything waits. A hint may reach the sink twice, after a failure half-way.
+    ``connect`` makes the sink once, in the outbox's thread with the first hint or for who asks about a job
+    before: that may take seconds. While it or the sink fails, everything waits. A hint may reach the sink
+    twice, after a failure half-way.
     """
 
     def __init__(self, connect: Callable[[], Sink]) -> None:
         self.connect = connect
         self._sink: Sink | None = None
+        self._connecting = threading.Lock()
         self._waiting: dict[int, _Waiting] = {}
         self._tasks = 0
         self._in_hand = 0
@@ -103,7 +105,7 @@ class Hints:
 
     def job_status(self, job_id: str) -> dict[str, Any] | None:
         """Ask about a job; see Sink.job_status. Raises what the sink raises where it cannot tell."""
-        return self.connect().job_status(job_id)
+        return self._connected().job_status(job_id)
 
     @property
     def waiting(self) -> int:
@@ -194,14 +196,15 @@ class Hints:
             del hint.unfinished[version]
 
     def _connected(self) -> Sink:
-        if self._sink is None:
-            self._sink = self.connect()
-            if not self._closing.is_set():
-                # What is registered last is called first at the exit, and an embedded Redis has just
-                # registered that it stops then.
-                atexit.unregister(self.close)
-                atexit.register(self.close)
-        return self._sink
+        with self._connecting:
+            if self._sink is None:
+                self._sink = self.connect()
+                if not self._closing.is_set():
+                    # What is registered last is called first at the exit, and an embedded Redis has just
+                    # registered that it stops then.
+                    atexit.unregister(self.close)
+                    atexit.register(self.close)
+            return self._sink
 
     def _put_back(self, project_id: int, hint: _Waiting) -> None:
         """Let a hint wait again, behind the others: what is wrong may be wrong with this project alone."""

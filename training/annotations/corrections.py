@@ -8,7 +8,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,27 +15,10 @@ import numpy.typing as npt
 from ebseg.errors import AnnotationError
 from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.label_config import Control
+from training.annotations.entry import Correction, Entry
 from training.annotations.label_studio import NotInStudio, Studio
 
-if TYPE_CHECKING:
-    from training.annotations.manifest import Entry
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Correction:
-    """What a person made of a prediction.
-
-    ``version``: of the model that made it. ``iou``: mean over the labels that the person left, 0..1; where no
-    label was left, 1 for a prediction without any and 0 for another. ``changed``: share of pixels whose label
-    is another now, or none. ``untouched``: whether there is no such pixel.
-    """
-
-    version: str
-    iou: float
-    changed: float
-    untouched: bool
 
 
 @dataclass(frozen=True)
@@ -87,7 +69,7 @@ def compare(version: str, predicted: npt.NDArray[np.int16], corrected: npt.NDArr
     )
 
 
-def summarise(entries: Iterable["Entry"]) -> dict[str, Live]:
+def summarise(entries: Iterable[Entry]) -> dict[str, Live]:
     """Sum a snapshot's corrections up by version; each counts the same, whatever its photo's size."""
     by_version: dict[str, list[Correction]] = defaultdict(list)
     for entry in entries:

@@ -10,46 +10,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ebseg.errors import DataError
 from ebseg.vocabulary import Vocabulary
-from training.annotations.corrections import Correction
+from training.annotations.entry import Entry, LabelEntry
 from training.storage import Storage
 
 Part = Literal["train", "held_out"]
-
-
-@dataclass(frozen=True)
-class LabelEntry:
-    """A label: the key that regions carry, and what the model is asked for."""
-
-    key: str
-    prompts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An annotated task.
-
-    ``annotation`` and ``time``: the annotation that was chosen, and when it was last changed. ``photo`` and
-    ``label_map``: hashes of the content. ``pixels``: for each label that is shown, by its key. ``unknown``:
-    labels of regions that the label config does not have. ``correction``: None where no prediction was
-    corrected. ``revision``: of the task, and ``address``: a hash of its photo's address, as they were read.
-    """
-
-    task: int
-    annotation: int
-    time: str
-    photo: str
-    label_map: str
-    held_out: bool
-    pixels: dict[str, int]
-    unknown: tuple[str, ...]
-    correction: Correction | None
-    revision: str
-    address: str
-
-    @property
-    def content(self) -> tuple[str, str]:
-        """What was annotated, and how."""
-        return self.photo, self.label_map
 
 
 @dataclass(frozen=True)

@@ -40,24 +40,12 @@ from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.tasks import Labelling, TaskError, photo_url, read_label_config
 from ebseg.vocabulary import Vocabulary
 from training.annotations.corrections import correction
+from training.annotations.entry import Entry, LabelEntry
 from training.annotations.label_studio import NotInStudio, Studio, StudioAnnotation, StudioProject, StudioTask
-from training.annotations.manifest import Entry, LabelEntry, Manifest, Part, folder, latest, load, store
+from training.annotations.manifest import Manifest, Part, folder, store
 from training.annotations.photos import PatientFetcher
 from training.settings import Settings
 from training.storage import Storage
-
-__all__ = [
-    "Entry",
-    "LabelEntry",
-    "Manifest",
-    "Part",
-    "SnapshotSource",
-    "choose",
-    "is_held_out",
-    "latest",
-    "load",
-    "take",
-]
 
 SAVE_SECONDS = 30.0
 """Between notes of how far a reading is: what a kill costs at most."""

@@ -29,13 +29,13 @@ def label(
     """
     from rich.progress import Progress
 
-    from training.jobs.jobs import submit_plan
+    from training.queue.plans import submit_plan
     from training.queue.queues import ACTIVE, connect, find
     from training.registry.registry import Registry
 
     settings = load_settings()
     connection = connect(settings)
-    version = Registry(settings).ensure_base().name
+    version = Registry(settings).ensure_base(project).name
     plan = submit_plan(connection, project, version)
     if not wait:
         typer.echo(json.dumps({"job": plan, "version": version}) if as_json else f"{plan} is submitted")

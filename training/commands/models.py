@@ -102,7 +102,7 @@ def rollback(reason: Reason = "by hand", as_json: AsJson = False) -> None:
 
 def _refresh(version: "Version") -> None:
     """Have workers push the version's predictions and the projects show its scores."""
-    from training.jobs.jobs import refresh
+    from training.queue.plans import refresh
     from training.queue.queues import connect
 
     settings = load_settings()

@@ -160,8 +160,9 @@ def end_in_order() -> None:
 def _run(spec: RunSpec, progress: ProgressFile | None = None) -> None:
     """Fine-tune. ``progress``: the main process's, which alone is watched and writes files."""
     from ebseg.config import checked
+    from training.annotations.manifest import load
     from training.annotations.parts import training_and_validation
-    from training.annotations.snapshot import SnapshotSource, load
+    from training.annotations.snapshot import SnapshotSource
     from training.finetuning.finetune import FinetuneConfig, Snapshot, finetune
     from training.finetuning.general_data import general_data
     from training.storage import Storage

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-import ebseg
+from ebseg.loading import load
+from training.annotations.manifest import Manifest
 from training.annotations.parts import folds
-from training.annotations.snapshot import Manifest, SnapshotSource
+from training.annotations.snapshot import SnapshotSource
 from training.finetuning import parent
 from training.judging import measuring
 from training.judging.gate import Measured
@@ -43,7 +44,7 @@ def train_folds(
         if not parent.is_done(folder):
             fold_spec = {**spec, "out": str(folder), "fold": number, "mlflow": None}
             parent.run(folder, fold_spec, settings.train_processes, report)
-        model = ebseg.load(parent.outcome(folder)["path"], device=settings.device)
+        model = load(parent.outcome(folder)["path"], device=settings.device)
         measured.append(measuring.measure(model, fold, storage, progress))
     pooled = pool(measured)
     content = io.BytesIO()

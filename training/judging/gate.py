@@ -10,7 +10,6 @@ Letters: T tasks, K labels, R resamples.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from ebseg.errors import DataError
 from ebseg.evaluation.metrics import mean_percent
+from training.registry.decision import Decision, Verdict
 from training.settings import Settings
 
 RESAMPLES = 2000
@@ -79,39 +79,6 @@ class Rules:
             min_held_out=settings.min_held_out,
             few_held_out=settings.few_held_out,
         )
-
-
-class Verdict(StrEnum):
-    """What becomes of a candidate."""
-
-    PROMOTE = "promote"
-    REJECT = "reject"
-    WAIT = "wait"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A verdict, all reasons for it in words, and the numbers behind it, as JSON may hold them."""
-
-    verdict: Verdict
-    reasons: tuple[str, ...]
-    numbers: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON may hold it."""
-        return {"verdict": self.verdict.value, "reasons": list(self.reasons), **self.numbers}
-
-    def headlines(self) -> dict[str, float]:
-        """Name the numbers to compare decisions by; those that could not be measured are left out."""
-        numbers = self.numbers
-        named = {
-            "held_out_miou_champion": numbers["miou"]["champion"],
-            "held_out_miou_candidate": numbers["miou"]["candidate"],
-            "gain": numbers["gain"],
-            "gain_lower_bound": numbers["lower_bound"],
-            **{f"forgetting/{each['name']}": each["lost"] for each in numbers["forgetting"]},
-        }
-        return {name: value for name, value in named.items() if value is not None}
 
 
 @dataclass(frozen=True)

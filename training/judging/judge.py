@@ -3,46 +3,43 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-import ebseg
 from ebseg.data.samples import Source
 from ebseg.errors import TrainingError
+from ebseg.loading import load as load_model
 from ebseg.predictor import Predictor
 from ebseg.vocabulary import Vocabulary
 from training.annotations.manifest import Manifest, latest, load
 from training.annotations.snapshot import SnapshotSource
+from training.finetuning.finetune import General
 from training.finetuning.general_data import general_data
 from training.judging import measuring
 from training.judging.cross_validation import folds_measured, only, pool
-from training.judging.gate import Decision, Kept, Measured, Rules, Verdict, decide
-from training.queue.triggers import known_projects
-from training.registry.registry import ChampionChanged, Registry, Version
-from training.storage import Storage
-
-if TYPE_CHECKING:
-    from training.queue.job_context import Context
+from training.judging.gate import Kept, Measured, Rules, decide
+from training.judging.seen import seen_photos
+from training.loop import Loop
+from training.queue.projects import known_projects
+from training.registry.decision import Decision, Verdict
+from training.registry.registry import ChampionChanged, Version
 
 TRIES = 5
 """Champions that a candidate is compared with, where others are promoted meanwhile."""
 
 
-def judge(
-    context: "Context", registry: Registry, candidate: Version, project: int, fingerprint: str
-) -> Decision:
+def judge(loop: Loop, candidate: Version, project: int, fingerprint: str) -> Decision:
     """Measure both on the project's held-out tasks and on what they should not forget; promote or not.
 
     The decision is stored with the candidate. Where another version becomes the champion meanwhile, the
     candidate is compared with that one.
     """
-    manifest = load(context.storage, project, fingerprint)
+    registry, manifest = loop.registry, load(loop.storage, project, fingerprint)
     for _ in range(TRIES):
-        champion = registry.champion()
+        champion = registry.champion(project)
         if champion is None:
             raise TrainingError("the registry has lost its champion: promote a version by hand")
         if champion.number == candidate.number:  # by this job, which was then killed, or by hand
             return Decision(Verdict.PROMOTE, ("it is the champion already",), {})
-        decision = _decide(context, registry, champion, candidate, manifest)
+        decision = _decide(loop, champion, candidate, manifest)
         registry.record_decision(candidate, decision, champion=champion.number)
         if decision.verdict is not Verdict.PROMOTE:
             return decision
@@ -54,64 +51,61 @@ def judge(
     raise TrainingError(f"the champion changed {TRIES} times while version {candidate.number} was judged")
 
 
-def _decide(
-    context: "Context", registry: Registry, champion: Version, candidate: Version, manifest: Manifest
-) -> Decision:
+def _decide(loop: Loop, champion: Version, candidate: Version, manifest: Manifest) -> Decision:
+    settings = loop.settings
     before, after = (
-        ebseg.load(registry.checkpoint(version), device=context.settings.device)
+        load_model(loop.registry.checkpoint(version), device=settings.device)
         for version in (champion, candidate)
     )
-    folds = folds_measured(context.storage, candidate.tags.get("job", ""))
-    held_out = SnapshotSource(context.storage, manifest, "held_out")
-    measured = [_measured(context, before, held_out)], [_measured(context, after, held_out)]
+    folds = folds_measured(loop.storage, candidate.tags.get("job", ""))
+    held_out = SnapshotSource(loop.storage, manifest, "held_out")
+    measured = [_measured(loop, before, held_out)], [_measured(loop, after, held_out)]
     if folds is not None:
-        seen = seen_photos(context.storage, registry, champion)
+        seen = seen_photos(loop.storage, loop.registry, champion)
         unseen = {entry.task for entry in manifest.part("train") if entry.photo not in seen}
-        train = SnapshotSource(context.storage, manifest, "train")
-        measured[0].append(only(unseen, _measured(context, before, train)))
+        train = SnapshotSource(loop.storage, manifest, "train")
+        measured[0].append(only(unseen, _measured(loop, before, train)))
         measured[1].append(only(unseen, folds))
-    kept = list(_kept(context, before, after, manifest))
+    general = general_data(settings.general_data, settings.model, settings.data_root)
+    kept = list(_kept(loop, before, after, manifest, general))
     decision = decide(
         manifest.vocabulary.names,
         pool(measured[0]),
         pool(measured[1]),
         kept,
-        Rules.of(context.settings),
+        Rules.of(settings),
         cross_validated=folds is not None,
     )
-    if kept:
-        return decision
-    blind = "what it forgets was not measured: EBSEG_GENERAL_DATA names no data"
-    return replace(decision, reasons=(*decision.reasons, blind))
+    return decision if kept else replace(decision, reasons=(*decision.reasons, _unmeasured(general)))
 
 
-def seen_photos(storage: Storage, registry: Registry, version: Version) -> set[str]:
-    """Give the photos that a version, or one that it comes from, was trained on."""
-    seen = set[str]()
-    while "base" in version.tags:
-        project, fingerprint = int(version.tags["project"]), version.tags["fingerprint"]
-        seen |= {entry.photo for entry in load(storage, project, fingerprint).part("train")}
-        version = registry.version(version.tags["base"])
-    return seen
+def _unmeasured(general: General | None) -> str:
+    """Say why nothing is known of what a candidate forgets."""
+    if general is None:
+        return "what it forgets was not measured: EBSEG_GENERAL_DATA names no data"
+    return (
+        f"what it forgets was not measured: the photos of {general.held_out.name} show no label that the "
+        "project does not use"
+    )
 
 
-def _measured(context: "Context", model: Predictor, source: SnapshotSource) -> Measured:
-    done = context.stage(f"measuring {model.version} on {source.name}", len(source))
-    return measuring.measure(model, source, context.storage, done)
+def _measured(loop: Loop, model: Predictor, source: SnapshotSource) -> Measured:
+    done = loop.progress.stage(f"measuring {model.version} on {source.name}", len(source))
+    return measuring.measure(model, source, loop.storage, done)
 
 
 def _kept(
-    context: "Context", champion: Predictor, candidate: Predictor, manifest: Manifest
+    loop: Loop, champion: Predictor, candidate: Predictor, manifest: Manifest, general: General | None
 ) -> Iterator[Kept]:
     """Measure both on general data, on labels that the project does not use, and on other projects' tasks."""
-    for source, photos, without in _not_to_forget(context, manifest):
+    for source, photos, without in _not_to_forget(loop, manifest, general):
         before, after = (
             measuring.miou(
                 model,
                 source,
                 photos,
-                context.storage,
-                context.stage(f"measuring {model.version} on {source.name}", len(photos)),
+                loop.storage,
+                loop.progress.stage(f"measuring {model.version} on {source.name}", len(photos)),
                 without=without,
             )
             for model in (champion, candidate)
@@ -121,18 +115,17 @@ def _kept(
 
 
 def _not_to_forget(
-    context: "Context", manifest: Manifest
+    loop: Loop, manifest: Manifest, general: General | None
 ) -> Iterator[tuple[Source, range, Vocabulary | None]]:
     """Give sources, which of their photos to look at, and labels to leave out."""
-    settings = context.settings
-    general = general_data(settings.general_data, settings.model, settings.data_root)
+    settings = loop.settings
     if general is not None:
         # Not those that the fine-tuning chose its weights by, where there are others.
         there, wanted = len(general.held_out), settings.general_photos
         first = wanted if there >= 2 * wanted else 0
         yield general.held_out, range(first, min(first + wanted, there)), manifest.vocabulary
-    for number in known_projects(context.connection, settings):
-        other = latest(context.storage, number) if number != manifest.project else None
+    for number in known_projects(loop.connection, settings):
+        other = latest(loop.storage, number) if number != manifest.project else None
         if other is not None and len(other.part("held_out")) >= settings.min_held_out:
-            source = SnapshotSource(context.storage, other, "held_out")
+            source = SnapshotSource(loop.storage, other, "held_out")
             yield source, range(len(source)), None

@@ -3,7 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from training.annotations.manifest import Entry, Manifest
+from training.annotations.entry import Entry
+from training.annotations.manifest import Manifest
 from training.judging.gate import FEWEST_CROSS_VALIDATED
 from training.settings import Settings
 

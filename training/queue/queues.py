@@ -34,9 +34,6 @@ JOB_SECONDS = 3600
 RETRY_PAUSES = [10, 60, 300]
 """Seconds before a job is tried again; the last one also for further tries."""
 
-TRAINING, JUDGING = "train-", "judge-"
-"""Beginnings of the ids of these jobs; what follows names the training."""
-
 ACTIVE = frozenset({JobStatus.QUEUED, JobStatus.SCHEDULED, JobStatus.STARTED, JobStatus.DEFERRED})
 """Of a job that will still do something by itself."""
 

@@ -16,7 +16,8 @@ from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
 
 from ebseg.errors import ConfigError
-from training.queue.queues import Line, connect, queues, rescue, submit
+from training.queue import orders
+from training.queue.queues import connect, queues, rescue
 from training.settings import Settings
 
 TICK_SECONDS = 1.0
@@ -40,16 +41,7 @@ def plan_next(connection: Redis, settings: Settings, now: datetime | None = None
             '"0 3 * * *" for every night at 3 (UTC)'
         )
     at: datetime = croniter(settings.schedule, now).get_next(datetime)
-    name = at.strftime("%Y-%m-%dT%H:%MZ")
-    submit(
-        connection,
-        Line.CONTROL,
-        "training.jobs.sweep",
-        [name],
-        job_id=f"sweep-{at:%Y%m%dT%H%M}",
-        what=f"look at all projects, as scheduled for {name}",
-        delay=(at - now).total_seconds(),
-    )
+    orders.sweep(at).submit(connection, delay=(at - now).total_seconds())
     return at
 
 

@@ -11,7 +11,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
 from training.queue.lifeline import die_with_parent
-from training.queue.queues import TRAINING
+from training.queue.orders import TRAINING
 
 HEARTBEAT_SECONDS = 5
 """Between a worker's signs of life while a job runs."""

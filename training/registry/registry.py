@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebseg.errors import ConfigError, EBSegError, MlflowUnavailable
 from ebseg.runs.mlflow_store import connect, database_file, disconnect, experiment_id, locked, unusable
+from training.registry.decision import Decision
 from training.registry.history import History, predecessors, succeed
 from training.registry.model_files import MODEL_FOLDER, fetch, upload
 from training.settings import Settings, load_settings
@@ -27,8 +28,6 @@ from training.settings import Settings, load_settings
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
     from mlflow.tracking import MlflowClient
-
-    from training.judging.gate import Decision
 
 _log = logging.getLogger(__name__)
 
@@ -71,13 +70,14 @@ class Registry:
         self._settings = settings
         self._model = settings.registered_model
 
-    def ensure_base(self) -> Version:
+    def ensure_base(self, project: int | None = None) -> Version:
         """Give the champion; where there is none, the settings' model becomes a version and the champion.
 
-        A released or packaged model is not copied. Raises what ``ebseg.loading.checkpoint_path`` raises, and
-        ConfigError where the champion comes from another model than the settings'.
+        ``project``: see ``champion``. A released or packaged model is not copied. Raises what
+        ``ebseg.loading.checkpoint_path`` raises, and ConfigError where the champion comes from another model
+        than the settings'.
         """
-        champion = self.champion()
+        champion = self.champion(project)
         if champion is None:
             return self.start_over()
         self._require_descent(champion)
@@ -122,8 +122,11 @@ class Registry:
                 f"{self._settings.model}: set it to the former everywhere, and try again"
             )
 
-    def champion(self) -> Version | None:
-        """Give the version that is served; None where nothing is registered. Takes milliseconds."""
+    def champion(self, project: int | None = None) -> Version | None:
+        """Give the version that is served; None where nothing is registered. Takes milliseconds.
+
+        ``project``: to whom; none has a champion of its own, so each gets the common one.
+        """
         if not self._is_made:
             return None
         with self._store() as client:
@@ -242,7 +245,7 @@ class Registry:
         with self._store() as client:
             return _history(self._registered(client))
 
-    def record_decision(self, version: Version, decision: "Decision", *, champion: int | None = None) -> None:
+    def record_decision(self, version: Version, decision: Decision, *, champion: int | None = None) -> None:
         """Keep what the gate decided: headlines with the version, numbers and the whole with its run.
 
         ``champion``: the version that it was compared with.

@@ -5,21 +5,22 @@ import time
 from pathlib import Path
 
 from ebseg.errors import DataError
-from training.queue.job_context import Context, job
+from training.jobs.job import job
+from training.loop import Loop
 
 
 @job
-def add(context: Context, first: int, second: int) -> dict[str, str]:
+def add(loop: Loop, first: int, second: int) -> dict[str, str]:
     return {"outcome": f"the sum is {first + second}"}
 
 
 @job
-def refuse(context: Context) -> dict[str, str]:
+def refuse(loop: Loop) -> dict[str, str]:
     raise DataError("this cannot be done: do something else")
 
 
 @job
-def once_killed(context: Context, file: str) -> dict[str, str]:
+def once_killed(loop: Loop, file: str) -> dict[str, str]:
     """Wait for ever the first time; the file tells the process ids of all that ran."""
     first = not Path(file).exists()
     with Path(file).open("a") as starts:

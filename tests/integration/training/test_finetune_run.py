@@ -24,7 +24,8 @@ from ebseg.model import EBSeg
 from ebseg.runs.mlflow_store import connect, disconnect
 from ebseg.vocabulary import Vocabulary
 from tests.integration.training.processes import LAUNCHER, environment
-from training.annotations.manifest import Entry, LabelEntry, Manifest, folder, store
+from training.annotations.entry import Entry, LabelEntry
+from training.annotations.manifest import Manifest, folder, store
 from training.finetuning import parent
 from training.finetuning.parent import Interrupted
 from training.storage import Storage

@@ -12,16 +12,15 @@ from rq.job import JobStatus
 from ebseg.errors import ConfigError
 from tests.integration.training.conftest import wait_for
 from training.queue.embedded_redis import embedded_redis, stop_embedded_redis
-from training.queue.queues import Line, connect, find, is_active, queue, rescue, submit
-from training.queue.schedule import keep_time, plan_next
-from training.queue.triggers import (
-    MOST_PROJECTS,
+from training.queue.projects import (
     PROJECTS_KEY,
     Project,
-    Triggers,
     known_projects,
     require_the_services_model,
 )
+from training.queue.queues import Line, connect, find, is_active, queue, rescue, submit
+from training.queue.schedule import keep_time, plan_next
+from training.queue.triggers import MOST_PROJECTS, Triggers
 from training.settings import Settings
 
 JOB = ("operator.add", [1, 2])

@@ -23,8 +23,9 @@ from ebseg.label_studio.tasks import read_label_config
 from tests.unit.label_studio.http_server import Server, reply
 from training.annotations import corrections, snapshot
 from training.annotations import label_studio as studio_module
+from training.annotations.entry import Entry
 from training.annotations.label_studio import NotInStudio, Studio
-from training.annotations.manifest import Entry, Manifest
+from training.annotations.manifest import Manifest, latest
 from training.annotations.photos import photo_fetcher
 from training.annotations.snapshot import SnapshotSource
 from training.settings import Settings
@@ -210,7 +211,7 @@ def test_a_project_is_read_twice(world: World) -> None:
     assert len(world.fetched) == 4
 
     world.fetched.clear()
-    assert world.take() == first == snapshot.latest(world.storage, world.project.id)
+    assert world.take() == first == latest(world.storage, world.project.id)
     assert len(world.fetched) == 0
 
     world.server.client.annotations.update(truth, ground_truth=False)

@@ -108,13 +108,18 @@ class Sink:
 
     def __init__(self) -> None:
         self.told: list[tuple] = []
+        self.connected = 0
         self.away = threading.Event()
         self.jobs = {"train-1": {"status": "started", "progress": {"step": 3}}}
 
     def __call__(self) -> "Sink":
+        self._require()
+        self.connected += 1
+        return self
+
+    def _require(self) -> None:
         if self.away.is_set():
             raise ConnectionError("Redis is away")
-        return self
 
     def note_event(self, project_id: int, events: int, forced: bool) -> None:
         self._tell("event", project_id, events, forced)
@@ -129,7 +134,7 @@ class Sink:
         return self.jobs.get(job_id)
 
     def _tell(self, *what) -> None:
-        self()
+        self._require()
         self.told.append(what)
 
 

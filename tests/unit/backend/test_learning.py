@@ -216,6 +216,15 @@ def test_the_state_of_a_job_is_told(learning, method):
         assert ask(wrong).status_code == 400
 
 
+def test_the_loop_is_connected_to_once_however_often_it_is_asked(learning, sink):
+    client = learning()
+    for _ in range(3):
+        assert client.get("/job_status?job=train-1").status_code == 200
+    webhook(client, {"action": "START_TRAINING", "project": {"id": 5}})
+    assert told(client, sink) == [("event", 5, 1, True)]
+    assert sink.connected == 1
+
+
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"x", b'{"job": 5}'])
 def test_a_question_about_no_job_is_refused_in_words(learning, body):
     answer = learning().post("/job_status", data=body)
@@ -292,8 +301,8 @@ def test_the_adapter_tells_unfinished_tasks_of_the_project_that_2_x_names(
 
 
 def test_the_queues_of_the_settings_are_opened_by_the_first_hint(tmp_path, checkpoint):
+    from training.queue.projects import known_projects
     from training.queue.queues import connect
-    from training.queue.triggers import known_projects
 
     settings = Settings(home=tmp_path / "home", model=str(checkpoint), debounce=3600)
     client = create_app(settings).test_client()

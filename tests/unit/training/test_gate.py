@@ -7,7 +7,8 @@ import pytest
 
 from ebseg.errors import DataError
 from ebseg.evaluation.metrics import ConfusionMatrix, mean_percent
-from training.judging.gate import Kept, Measured, Rules, Verdict, decide
+from training.judging.gate import Kept, Measured, Rules, decide
+from training.registry.decision import Verdict
 from training.settings import Settings
 
 LABELS = ("sky", "road", "kerb")

@@ -9,7 +9,7 @@ from ebseg.predictor import Segmentation
 from tests.unit.training.fake_studio import CONFIG, FakeStudio
 from tests.unit.training.test_snapshot import Photos
 from training.annotations.label_studio import Studio, StudioUnavailable
-from training.labelling import label
+from training.jobs.labelling import label
 from training.settings import Settings
 
 

@@ -11,7 +11,7 @@ from ebseg.config import TINY
 from ebseg.runs.mlflow_store import ENVIRONMENT
 from ebseg.vocabulary import Vocabulary
 from training.annotations.corrections import Live
-from training.judging.gate import Decision, Verdict
+from training.registry.decision import Decision, Verdict
 from training.registry.registry import Registry
 from training.settings import Settings
 

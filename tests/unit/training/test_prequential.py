@@ -4,8 +4,8 @@ import pytest
 from ebseg.label_studio.label_config import Control, Label
 from ebseg.label_studio.regions import masks_to_regions
 from training.annotations.corrections import Correction, Live, compare, correction, summarise
+from training.annotations.entry import Entry
 from training.annotations.label_studio import NotInStudio
-from training.annotations.manifest import Entry
 
 CONTROL = Control("brushlabels", "mask", "image", (Label("sky"), Label("car")))
 NONE = -1

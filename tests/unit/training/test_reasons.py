@@ -1,6 +1,7 @@
 import pytest
 
-from training.annotations.manifest import Entry, LabelEntry, Manifest
+from training.annotations.entry import Entry, LabelEntry
+from training.annotations.manifest import Manifest
 from training.judging.reasons import reason_to_train
 from training.settings import Settings
 

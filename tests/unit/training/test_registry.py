@@ -19,7 +19,7 @@ from ebseg.errors import CheckpointError, ConfigError, MlflowUnavailable
 from ebseg.loading import version_name
 from ebseg.runs.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, disconnect
 from ebseg.vocabulary import Vocabulary
-from training.judging.gate import Decision, Verdict
+from training.registry.decision import Decision, Verdict
 from training.registry.history import LONGEST_TAG, predecessors, succeed
 from training.registry.registry import ChampionChanged, Registry, resolve
 from training.settings import Settings

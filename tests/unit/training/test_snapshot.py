@@ -20,8 +20,8 @@ from tests.unit.training.fake_studio import CONFIG, FakeStudio
 from training.annotations import label_studio as studio_module
 from training.annotations import snapshot
 from training.annotations.label_studio import NotInStudio, Studio, StudioAnnotation, StudioUnavailable
-from training.annotations.manifest import Manifest
-from training.annotations.snapshot import SnapshotSource, choose, latest, load
+from training.annotations.manifest import Manifest, latest, load
+from training.annotations.snapshot import SnapshotSource, choose
 from training.settings import Settings
 from training.storage import Storage
 

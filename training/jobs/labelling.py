@@ -1,34 +1,28 @@
-"""Predictions for tasks, made by worker jobs and pushed into Label Studio.
+"""The job that predicts tasks of a project and pushes the predictions into Label Studio.
 
 A prediction is pushed once for each task and version of the model, whoever asks for it and however often: a
 job claims a task in Redis, and looks in Label Studio whether it has such a prediction, before it predicts.
 """
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-
-from redis import Redis
 
 from ebseg.errors import EBSegError
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Pipeline
-from ebseg.label_studio.tasks import Labelling
+from ebseg.label_studio.tasks import Labelling, read_label_config
+from ebseg.loading import load
 from ebseg.predictor import Predictor
 from training.annotations.label_studio import NotInStudio, Studio, StudioUnavailable
 from training.annotations.photos import PatientFetcher
-from training.queue.queues import Line, id_of, is_active, resubmit, text
+from training.jobs.job import job
+from training.jobs.planning import end_part, is_served
+from training.loop import Loop, Result
+from training.queue.plans import claimer
 from training.settings import Settings
 
 _log = logging.getLogger(__name__)
-
-CLAIM_SECONDS = 900
-"""Longer than a task takes: after so long a claim whose job died without a retry is void."""
-
-OPEN_SECONDS = 30 * 24 * 3600
-"""How long the list of a plan's unfinished chunks is kept."""
 
 
 @dataclass
@@ -49,54 +43,23 @@ class Pushed:
         return ", ".join(parts)
 
 
-def submit_chunks(
-    connection: Redis, settings: Settings, project: int, tasks: Iterable[int], version: str, *, plan: str = ""
-) -> list[str]:
-    """Fan tasks out into jobs of a few; the same tasks and version are submitted once. Return the jobs' ids.
-
-    ``plan``: the job on whose behalf; when all its chunks are done the project shows the version's scores.
-    """
-    ids: list[str] = []
-    remaining = iter(tasks)
-    while chunk := list(islice(remaining, settings.label_chunk)):
-        digest = hashlib.sha256(repr((plan, chunk)).encode()).hexdigest()[:8]
-        job_id = id_of("label", project, version, chunk[0], digest)
-        if plan:
-            connection.sadd(_open_key(plan), job_id)
-        resubmit(
-            connection,
-            Line.LABEL,
-            "training.jobs.label_tasks",
-            [project, chunk, version, plan],
-            job_id=job_id,
-            what=f"predict {len(chunk)} tasks of project {project} with {version}",
-        )
-        ids.append(job_id)
-    return ids
-
-
-def open_plan(connection: Redis, plan: str) -> None:
-    """Begin the list of what a plan has to do, with the plan itself: it cannot end before that."""
-    connection.delete(_open_key(plan))
-    connection.sadd(_open_key(plan), plan)
-    connection.expire(_open_key(plan), OPEN_SECONDS)
-
-
-def close_plan(connection: Redis, plan: str, part: str) -> bool:
-    """Note that a part of a plan is done; tell whether it was the last."""
-    with connection.pipeline() as pipeline:
-        pipeline.srem(_open_key(plan), part)
-        pipeline.scard(_open_key(plan))
-        return int(pipeline.execute()[1]) == 0
-
-
-def is_open(connection: Redis, plan: str) -> bool:
-    """Tell whether a plan was begun and never came to its end."""
-    return bool(connection.exists(_open_key(plan)))
-
-
-def _open_key(plan: str) -> str:
-    return f"ebseg:open:{plan}"
+def predict_tasks(loop: Loop, project: int, tasks: list[int], version: str, plan: str) -> Result:
+    """Predict some tasks and push the predictions; the last job of a plan makes the project show them."""
+    settings, studio = loop.settings, loop.studio()
+    loop.progress.stage("loading the model")
+    try:
+        labelling = read_label_config(studio.project(project).label_config)
+    except NotInStudio:
+        return {"outcome": f"project {project} is not in Label Studio (any more)"}
+    if plan and not is_served(loop, project, version):
+        return {"outcome": f"{version} is not served any more"}
+    model = load(loop.registry.named(version), device=settings.device)
+    done = loop.progress.stage("predicting", len(tasks))
+    claim = claimer(loop.connection, loop.job_id, version)
+    pushed = label(studio, loop.photos(), model, labelling, settings, project, tasks, claim, done)
+    if plan:
+        end_part(loop, studio, project, version, plan=plan)
+    return {"outcome": pushed.told(), "left_out": {str(task): why for task, why in pushed.left_out.items()}}
 
 
 def label(
@@ -151,17 +114,4 @@ def _label_one(
         done.left_out[task_id] = str(error)
 
 
-def claimer(connection: Redis, job_id: str, version: str) -> Callable[[int], bool]:
-    """Give a function that claims a task for a job; a job that is tried again keeps its claims."""
-
-    def claim(task_id: int) -> bool:
-        key = f"ebseg:claim:{version}:{task_id}"
-        if connection.set(key, job_id, nx=True, ex=CLAIM_SECONDS):
-            return True
-        holder = connection.get(key)
-        if holder is None or text(holder) == job_id or not is_active(connection, text(holder)):
-            connection.set(key, job_id, ex=CLAIM_SECONDS)
-            return True
-        return False
-
-    return claim
+label_tasks = job(predict_tasks)

@@ -1,0 +1,28 @@
+"""The job that compares a candidate with the champion, and acts on what is decided."""
+
+from training.jobs.job import job
+from training.judging.judge import judge
+from training.loop import Loop, Result
+from training.queue.plans import refresh
+from training.queue.projects import Project
+from training.registry.decision import Verdict
+
+
+def judge_and_follow(loop: Loop, project: int, fingerprint: str, number: int) -> Result:
+    """Compare a candidate with the champion on held-out tasks, promote it only if it is better."""
+    candidate = loop.registry.version(str(number))
+    decision = judge(loop, candidate, project, fingerprint)
+    champion = loop.registry.ensure_base(project)
+    state = Project(loop.connection, project, loop.clock)
+    promoted = decision.verdict is Verdict.PROMOTE
+    if promoted or candidate.tags.get("base") == str(champion.number):
+        state.trained = fingerprint
+    # Else it was rejected for what another project's champion knows: it is trained anew, from that one.
+    if promoted:
+        refresh(loop.connection, loop.settings, champion.name)
+    state.train_with()
+    state.request_round(loop.settings.debounce)  # annotations that came meanwhile
+    return {"outcome": f"{decision.verdict}: {'; '.join(decision.reasons)}", "version": number}
+
+
+judge_candidate = job(judge_and_follow)

@@ -1,0 +1,83 @@
+"""The job that reads a project's annotations, and starts a training where there is reason to."""
+
+import logging
+import math
+
+from rq import Retry
+
+from ebseg.errors import DataError
+from training.annotations import corrections, manifest, snapshot
+from training.annotations.label_studio import NotInStudio
+from training.annotations.manifest import Manifest
+from training.finetuning import parent
+from training.jobs.job import job
+from training.judging.reasons import reason_to_train
+from training.judging.seen import seen_photos
+from training.loop import Loop, Result
+from training.queue import orders
+from training.queue.projects import Project, forget_project, require_the_services_model
+
+_log = logging.getLogger(__name__)
+
+
+def read_annotations(loop: Loop, project: int, number: int) -> Result | Retry:
+    """Read a project's annotations, and start a training where there is reason to: round ``number``."""
+    settings, state = loop.settings, Project(loop.connection, project, loop.clock)
+    wait = state.seconds_until_quiet(settings)
+    if wait > 0:
+        return Retry(max=1_000_000, interval=math.ceil(wait))
+    events, forced = state.begin_reading()
+    require_the_services_model(loop.connection, settings)
+    loop.registry.start_over()
+    loop.progress.stage("reading annotations")
+    try:
+        found = snapshot.take(loop.studio(), loop.photos(), loop.storage, project, settings)
+    except NotInStudio:
+        forget_project(loop.connection, project)
+        return {"outcome": f"project {project} is not in Label Studio (any more)"}
+    for version, live in corrections.summarise(found.entries).items():
+        loop.registry.record_live(version, live.numbers())
+    waits = state.training
+    if waits:
+        outcome = f"{waits} is under way; these annotations are looked at when it has ended"
+        base = loop.registry.ensure_base(project).number
+        if waits.endswith(parent.name(settings, project, found.fingerprint, base)):
+            outcome, waits = f"{waits} is under way with these annotations", None
+    else:
+        outcome = _start_training(loop, state, found, forced=forced)
+    state.covered(events, forced=forced and not waits)
+    state.end_round(number)
+    if state.has_news:
+        state.request_round(settings.debounce)
+    return {
+        "outcome": outcome,
+        "fingerprint": found.fingerprint,
+        "tasks": len(found.entries),
+        "skipped": {str(task): why for task, why in found.skipped.items()},
+        "unknown_labels": sorted({name for entry in found.entries for name in entry.unknown}),
+    }
+
+
+def _start_training(loop: Loop, state: Project, found: Manifest, *, forced: bool) -> str:
+    """Submit the training that an annotations' reading is reason for; say in words what was decided."""
+    settings, project = loop.settings, state.number
+    try:
+        trained = manifest.load(loop.storage, project, state.trained) if state.trained else None
+    except DataError as error:  # another storage than before: all annotations are new to it
+        _log.warning("what project %d was trained on is not known: %s", project, error)
+        trained = None
+    base = loop.registry.ensure_base(project)
+    seen = set[str]()
+    if settings.few_held_out == "cross-validate":
+        seen = seen_photos(loop.storage, loop.registry, base)
+    reason = reason_to_train(found, trained, settings, forced=forced, seen=seen)
+    if not reason.train:
+        return f"no training: {reason.why}"
+    name = parent.name(settings, project, found.fingerprint, base.number)
+    order = orders.finetune(settings, name, project, found.fingerprint, base.number, reason.why)
+    state.train_with(order.job_id, f"{orders.JUDGING}{name}")
+    order.resubmit(loop.connection)
+    return f"{order.job_id}: {reason.why}"
+
+
+snapshot_project = job(read_annotations)

@@ -1,0 +1,92 @@
+"""Plans: predictions for the unlabelled tasks of a project, made by jobs of a few tasks each.
+
+A plan is open in Redis until its last job is done. A prediction is made once for each task and version of the
+model, whoever asks for it and however often: a job claims a task before it predicts.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+from redis import Redis
+
+from training.queue import orders
+from training.queue.projects import known_projects
+from training.queue.queues import is_active, text
+from training.settings import Settings
+
+CLAIM_SECONDS = 900
+"""Longer than a task takes: after so long a claim whose job died without a retry is void."""
+
+OPEN_SECONDS = 30 * 24 * 3600
+"""How long the list of a plan's unfinished chunks is kept."""
+
+
+def refresh(connection: Redis, settings: Settings, version: str) -> None:
+    """Have all unlabelled tasks of all known projects predicted with a version."""
+    for number in known_projects(connection, settings):
+        submit_plan(connection, number, version)
+
+
+def submit_plan(connection: Redis, project: int, version: str) -> str:
+    """Have all unlabelled tasks of a project predicted with a version; return the job's id."""
+    order = orders.plan(project, version)
+    order.resubmit(connection)
+    return order.job_id
+
+
+def submit_chunks(
+    connection: Redis, settings: Settings, project: int, tasks: Iterable[int], version: str, *, plan: str = ""
+) -> list[str]:
+    """Fan tasks out into jobs of a few; the same tasks and version are submitted once. Return the jobs' ids.
+
+    ``plan``: the job on whose behalf; when all its chunks are done the project shows the version's scores.
+    """
+    ids: list[str] = []
+    remaining = iter(tasks)
+    while chunk := list(islice(remaining, settings.label_chunk)):
+        order = orders.predict(project, chunk, version, plan)
+        if plan:
+            connection.sadd(_open_key(plan), order.job_id)
+        order.resubmit(connection)
+        ids.append(order.job_id)
+    return ids
+
+
+def open_plan(connection: Redis, plan: str) -> None:
+    """Begin the list of what a plan has to do, with the plan itself: it cannot end before that."""
+    connection.delete(_open_key(plan))
+    connection.sadd(_open_key(plan), plan)
+    connection.expire(_open_key(plan), OPEN_SECONDS)
+
+
+def close_plan(connection: Redis, plan: str, part: str) -> bool:
+    """Note that a part of a plan is done; tell whether it was the last."""
+    with connection.pipeline() as pipeline:
+        pipeline.srem(_open_key(plan), part)
+        pipeline.scard(_open_key(plan))
+        return int(pipeline.execute()[1]) == 0
+
+
+def is_open(connection: Redis, plan: str) -> bool:
+    """Tell whether a plan was begun and never came to its end."""
+    return bool(connection.exists(_open_key(plan)))
+
+
+def _open_key(plan: str) -> str:
+    return f"ebseg:open:{plan}"
+
+
+def claimer(connection: Redis, job_id: str, version: str) -> Callable[[int], bool]:
+    """Give a function that claims a task for a job; a job that is tried again keeps its claims."""
+
+    def claim(task_id: int) -> bool:
+        key = f"ebseg:claim:{version}:{task_id}"
+        if connection.set(key, job_id, nx=True, ex=CLAIM_SECONDS):
+            return True
+        holder = connection.get(key)
+        if holder is None or text(holder) == job_id or not is_active(connection, text(holder)):
+            connection.set(key, job_id, ex=CLAIM_SECONDS)
+            return True
+        return False
+
+    return claim
