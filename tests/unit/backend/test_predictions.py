@@ -16,7 +16,7 @@ from tests.unit.label_studio.http_server import reply
 from tests.unit.training.fake_studio import FakeStudio
 from training.annotations.label_studio import Studio
 from training.annotations.photos import photo_fetcher
-from training.labelling import label
+from training.jobs.labelling import label
 from training.settings import Settings
 
 LABELS = ["sky", "road"]
