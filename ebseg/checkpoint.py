@@ -1,195 +1,85 @@
-"""Checkpoints: the authors' released ones and ours, both loaded strictly.
+"""Checkpoints: ours, loaded strictly, and the way to the authors'.
 
-Ours are safetensors with the model's config and training vocabulary in the header. The authors'
-are detectron2's pickles; they are read by ``torch.load(weights_only=True)``, which runs no code.
+Ours are safetensors with the model's config and training vocabulary in the header. Format 2 holds a whole
+model, or a head: what EBSeg trains, without the backbone, which the header names and gives the digest of.
+Format 1 holds a whole model, and in its config the weights of a loss, which are a training run's own.
 """
 
 import json
 import os
-import pickle
-import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from ebseg.config import BASE, LARGE, VARIANTS, ModelConfig
-from ebseg.errors import CheckpointError, VocabularyError
+from ebseg.config import ModelConfig
+from ebseg.errors import CheckpointError, ConfigError, VocabularyError
 from ebseg.model import EBSeg
+from ebseg.model_names import checkpoint_path
+from ebseg.official import (
+    load_official,
+    official_names,
+    official_variant,
+    read_official,
+    require_finite,
+    require_match,
+)
 from ebseg.vocabulary import Vocabulary
 
-FORMAT_VERSION = "1"
-OFFICIAL_REPOSITORY = "slonetime/EBSeg"
-OFFICIAL_FILES = {"ebseg-base": "EBSeg_base.pth", "ebseg-large": "EBSeg_large.pth"}
+__all__ = ["load_checkpoint", "load_head", "load_official", "read_header", "save_checkpoint", "save_head"]
 
-_PREFIXES = {
-    "clip.tower.": "clip_visual_extractor.",
-    "text.tower.": "ov_classifier.",
-    "text.logit_scale": "ov_classifier.logit_scale",
-    "text.background": "ov_classifier.bg_embed",
-    "sam.encoder.": "backbone.",
-    "pixel_decoder.": "sem_seg_head.pixel_decoder.",
-    "mask_decoder.": "sem_seg_head.predictor.",
-    "fusion.": "sem_seg_head.clip_fusion_layers.",
-}
-_PIXEL_DECODER = "sem_seg_head.pixel_decoder."
-_ENCODER = _PIXEL_DECODER + "transformer.encoder."
-_PREDICTOR = "sem_seg_head.predictor."
-_LAYER = r"predictor\.layers\.(\d+)\."
-_RENAMES = [
-    (r"(clip_fusion_layers\.)norms\.(\d)", r"\1\2.0"),
-    (r"(clip_fusion_layers\.)projections\.(\d)", r"\1\2.1"),
-    (_PIXEL_DECODER + r"inputs\.", _PIXEL_DECODER + "input_proj."),
-    (_PIXEL_DECODER + r"level_embedding", _PIXEL_DECODER + "transformer.level_embed"),
-    (_PIXEL_DECODER + r"lateral_norm", _PIXEL_DECODER + "adapter_1.norm"),
-    (_PIXEL_DECODER + r"lateral\.", _PIXEL_DECODER + "adapter_1."),
-    (_PIXEL_DECODER + r"output_norm", _PIXEL_DECODER + "layer_1.norm"),
-    (_PIXEL_DECODER + r"output\.", _PIXEL_DECODER + "layer_1."),
-    (_PIXEL_DECODER + r"layers\.", _ENCODER + "layers."),
-    (r"(encoder\.layers\.\d+\.)attention\.offsets", r"\1self_attn.sampling_offsets"),
-    (r"(encoder\.layers\.\d+\.)attention\.weights", r"\1self_attn.attention_weights"),
-    (r"(encoder\.layers\.\d+\.)attention\.values", r"\1self_attn.value_proj"),
-    (r"(encoder\.layers\.\d+\.)attention\.output", r"\1self_attn.output_proj"),
-    (r"(encoder\.layers\.\d+\.)attention_norm", r"\1norm1"),
-    (r"(encoder\.layers\.\d+\.)mlp_norm", r"\1norm2"),
-    (_PREDICTOR + r"query_features", _PREDICTOR + "query_feat"),
-    (_PREDICTOR + r"query_positions", _PREDICTOR + "query_embed"),
-    (_PREDICTOR + r"level_embedding", _PREDICTOR + "level_embed"),
-    (_PREDICTOR + r"norm\.", _PREDICTOR + "decoder_norm."),
-    (_PREDICTOR + r"mask_mlp", _PREDICTOR + "mask_embed"),
-    (_PREDICTOR + r"mask_embedding\.pool_norm", _PREDICTOR + "pool_proj.0"),
-    (_PREDICTOR + r"mask_embedding\.pool_linear", _PREDICTOR + "pool_proj.1"),
-    (_PREDICTOR + r"mask_embedding\.mlp", _PREDICTOR + "mask_embed1"),
-    (_PREDICTOR + r"mask_embedding\.scale", _PREDICTOR + "logit_scale"),
-    (_PREDICTOR + r"attention_bias\.mlp", _PREDICTOR + "attn_proj"),
-    (_PREDICTOR + r"attention_bias\.scaling", _PREDICTOR + "bias_scaling"),
-    (_LAYER + r"cross_attention", r"predictor.transformer_cross_attention_layers.\1.multihead_attn"),
-    (_LAYER + r"cross_norm", r"predictor.transformer_cross_attention_layers.\1.norm"),
-    (_LAYER + r"self_attention", r"predictor.transformer_self_attention_layers.\1.self_attn"),
-    (_LAYER + r"self_norm", r"predictor.transformer_self_attention_layers.\1.norm"),
-    (_LAYER + r"mlp_norm", r"predictor.transformer_ffn_layers.\1.norm"),
-    (_LAYER + r"(linear\d)", r"predictor.transformer_ffn_layers.\1.\2"),
-]  # fmt: skip
-_FUSED_ATTENTION = [("in_proj_", "qkv."), ("out_proj.", "proj.")]
-_SHARED = {
-    f"clip_visual_extractor.{name}": f"clip_rec_head.{name}"
-    for name in ("proj", "ln_post.weight", "ln_post.bias")
-}
-"""Tensors that the authors' two CLIP modules share: stored twice. Loading fills the second last."""
-
-
-def official_names(net: EBSeg) -> dict[str, str]:
-    """Map our parameters' names to the authors'."""
-    return {name: _official_name(name, net.config) for name, _ in net.named_parameters()}
-
-
-def _official_name(name: str, config: ModelConfig) -> str:
-    for ours, theirs in _PREFIXES.items():
-        if name.startswith(ours):
-            name = theirs + name.removeprefix(ours)
-            break
-    if name.startswith("clip_visual_extractor."):
-        return _official_clip_name(name.replace(".transformer.", "."), config)
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _official_clip_name(name: str, config: ModelConfig) -> str:
-    """CLIP's blocks: surgery blocks have an attention class of their own, the last ones a module."""
-    if name in _SHARED:
-        return _SHARED[name]
-    match = re.fullmatch(r"clip_visual_extractor\.resblocks\.(\d+)\.(.+)", name)
-    if match is None:
-        return name
-    depth, rest = int(match[1]), match[2]
-    if depth >= config.clip.surgery_start:
-        for ours, theirs in _FUSED_ATTENTION:
-            rest = rest.replace(f"attn.{ours}", f"attn.{theirs}")
-    if depth >= config.clip.recognition_start:
-        return f"clip_rec_head.resblocks.{depth - config.clip.recognition_start}.{rest}"
-    return f"clip_visual_extractor.resblocks.{depth}.{rest}"
-
-
-def _buffers(net: EBSeg) -> dict[str, Tensor]:
-    """Buffers in the authors' state that carry nothing learned: written, and accepted but not read."""
-    classes = len(Vocabulary.from_dataset("coco-stuff-171"))
-    weight = torch.ones(classes + 1)
-    weight[-1] = 0.1
-    return {"criterion.empty_weight": weight, "ov_classifier.attn_mask": net.text.tower.attn_mask}
-
-
-def load_official(net: EBSeg, state: Mapping[str, Tensor]) -> None:
-    """Load the authors' parameters into ``net``, in place, by exact names and shapes.
-
-    Raises CheckpointError that lists what is missing, left over or misshapen; ``net`` is unchanged then.
-    """
-    names = official_names(net)
-    wanted = {theirs: parameter for parameter, theirs in zip(net.parameters(), names.values(), strict=True)}
-    missing = sorted((wanted.keys() | _SHARED.keys()) - state.keys())
-    left_over = sorted(state.keys() - wanted.keys() - _SHARED.keys() - _buffers(net).keys())
-    shapes = {**wanted, **{first: wanted[second] for first, second in _SHARED.items()}}
-    misshapen = [
-        f"{name} is {tuple(state[name].shape)} and should be {tuple(parameter.shape)}"
-        for name, parameter in sorted(shapes.items())
-        if name in state and state[name].shape != parameter.shape
-    ]
-    _require_match(net, missing, left_over, misshapen)
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(state[name])
-    net.training_vocabulary = Vocabulary.from_dataset("coco-stuff-171")
-
-
-def to_official(net: EBSeg) -> dict[str, Tensor]:
-    """Return the authors' state dict of ``net``, with its doubled tensors and its buffers."""
-    state = {
-        theirs: parameter.detach().clone()
-        for parameter, theirs in zip(net.parameters(), official_names(net).values(), strict=True)
-    }
-    for first, second in _SHARED.items():
-        state[first] = state[second]
-    return state | _buffers(net)
-
-
-def _require_match(net: EBSeg, missing: list[str], left_over: list[str], misshapen: list[str]) -> None:
-    complaints = [
-        f"{len(names)} {kind}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-        for kind, names in (("missing", missing), ("left over", left_over), ("misshapen", misshapen))
-        if names
-    ]
-    if complaints:
-        raise CheckpointError(
-            f"This is not a checkpoint of EBSeg {net.config.name!r}: {'; '.join(complaints)}. "
-            f"Use the file that belongs to this variant ({', '.join(VARIANTS)})."
-        )
+FORMAT_VERSION = "2"
+_WHOLE, _HEAD = "model", "head"
 
 
 def save_checkpoint(
     net: EBSeg, path: Path, *, dtype: torch.dtype = torch.float32, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write ``net`` with its config and training vocabulary to a safetensors file, atomically.
+    """Write ``net``, backbone and head, to a safetensors file, atomically.
 
-    ``metadata``: further strings for the header, such as where the weights come from.
+    The header holds its config and training vocabulary. ``metadata``: further strings for it, such as where
+    the weights come from.
     """
+    _save(net, dict(net.named_parameters()), path, dtype, {**(metadata or {}), "holds": _WHOLE})
+
+
+def save_head(
+    net: EBSeg,
+    path: Path,
+    *,
+    backbone: str,
+    dtype: torch.dtype = torch.float32,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write what EBSeg trains of ``net``, otherwise as ``save_checkpoint``: a tenth of EBSeg-B's bytes.
+
+    ``backbone``: a model with the backbone of ``net``, by the name or path by which ``ebseg.load`` finds it.
+    Loading checks that it has, by the digest that is written beside the name.
+    """
+    header = {"holds": _HEAD, "backbone": net.backbone.digest, "backbone_name": backbone}
+    _save(net, net.head, path, dtype, {**(metadata or {}), **header})
+
+
+def _save(
+    net: EBSeg, tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype, header: Mapping[str, str]
+) -> None:
     if net.training_vocabulary is None:
         raise CheckpointError(
-            "The model has no training vocabulary: set net.training_vocabulary before saving."
+            "The model has no training vocabulary: say what it was trained on before saving "
+            "(EBSeg.trained_on)."
         )
     header = {
-        **(metadata or {}),
+        **header,
         "ebseg_format": FORMAT_VERSION,
         "config": net.config.model_dump_json(),
         "training_vocabulary": net.training_vocabulary.to_json(),
     }
-    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in net.named_parameters()}
+    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         written = Path(folder) / path.name
@@ -218,18 +108,37 @@ def _sort_metadata(path: Path) -> None:
 def load_checkpoint(path: Path) -> tuple[EBSeg, dict[str, str]]:
     """Load one of our checkpoints, or one of the authors', as a float32 model on the CPU.
 
-    Returns the model, its training vocabulary set, and the header's metadata (empty for the
+    A head's backbone is found by its name. Returns the model and the header's metadata (empty for the
     authors' files). Raises CheckpointError for a file that is missing, damaged or of another model, or that
-    holds a number that is not finite.
+    holds a number that is not finite; and for a head whose backbone cannot be had or is another one.
     """
     _require_file(path)
-    if path.suffix == ".safetensors":
-        return _load_ours(path)
-    state = _read_official(path)
-    net = EBSeg(_official_variant(state, path))
-    load_official(net, state)
-    _require_finite(path, {name: state[name] for name in official_names(net).values()})
-    return net, {}
+    if path.suffix != ".safetensors":
+        state = read_official(path)
+        net = EBSeg(official_variant(state, path))
+        load_official(net, state)
+        require_finite(path, {name: state[name] for name in official_names(net).values()})
+        return net, {}
+    header, state = _read(path)
+    if header.backbone is not None:
+        found = _find_backbone(header.backbone, path)
+        return _with_head(load_checkpoint(found)[0], str(found), header.backbone, header, state)
+    net = EBSeg(header.config, training_vocabulary=header.vocabulary)
+    _fill(dict(net.named_parameters()), header, state)
+    return net, header.metadata
+
+
+def load_head(path: Path, *, backbone: EBSeg) -> tuple[EBSeg, dict[str, str]]:
+    """Put a head on the backbone of a loaded model, which stays as it is: they share the frozen tensors.
+
+    Returns what ``load_checkpoint`` returns, but on the device of ``backbone``; see ``EBSeg.with_own_head``.
+    Raises CheckpointError as that does, and for a file that holds a whole model.
+    """
+    _require_file(path)
+    header, state = _read(path)
+    if header.backbone is None:
+        raise CheckpointError(f"{path} holds a whole model, not a head: load it by itself.")
+    return _with_head(backbone, "the model beside it", header.backbone, header, state)
 
 
 def read_header(path: Path) -> tuple[ModelConfig, dict[str, str]]:
@@ -239,14 +148,9 @@ def read_header(path: Path) -> tuple[ModelConfig, dict[str, str]]:
     """
     _require_file(path)
     if path.suffix != ".safetensors":
-        return _official_variant(_read_official(path), path), {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from error
-    config, _, metadata = _parse_header(header, path)
-    return config, metadata
+        return official_variant(read_official(path), path), {}
+    header = _read(path, tensors=False)[0]
+    return header.config, header.metadata
 
 
 def _require_file(path: Path) -> None:
@@ -254,108 +158,103 @@ def _require_file(path: Path) -> None:
         raise CheckpointError(f"There is no checkpoint at {path}: check the path.")
 
 
-def _require_finite(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Refuse weights that could only predict nonsense."""
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(
-                f"{path}: {name} has values that are not finite: the file is damaged, or its training "
-                "diverged. Use another checkpoint."
-            )
+@dataclass(frozen=True)
+class _BackboneName:
+    """Which backbone a head belongs to: its content's digest, and the name of a model that has it."""
+
+    digest: str
+    name: str
 
 
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be read as safetensors ({error}): fetch it again.")
+@dataclass(frozen=True)
+class _Header:
+    """What a file of ours says of its tensors. ``backbone``: None for a whole model."""
+
+    path: Path
+    config: ModelConfig
+    vocabulary: Vocabulary
+    backbone: _BackboneName | None
+    metadata: dict[str, str]
 
 
-def _parse_header(header: dict[str, str], path: Path) -> tuple[ModelConfig, Vocabulary, dict[str, str]]:
-    """Split a header into config, training vocabulary and the rest."""
-    if header.get("ebseg_format") != FORMAT_VERSION:
+def _parse_header(content: dict[str, str], path: Path) -> _Header:
+    """Split a header into what every file has and the rest."""
+    version = content.pop("ebseg_format", "unknown")
+    if version not in ("1", FORMAT_VERSION):
         raise CheckpointError(
-            f"{path} is not a checkpoint of this package (format {header.get('ebseg_format', 'unknown')}, "
-            f"wanted {FORMAT_VERSION}): write one with `ebseg train`."
+            f"{path} is not a checkpoint of this package (format {version}, wanted {FORMAT_VERSION} or 1): "
+            "write one with `ebseg train`."
         )
     try:
-        config = ModelConfig.model_validate_json(header.pop("config"))
-        vocabulary = Vocabulary.from_json(header.pop("training_vocabulary"))
+        values = json.loads(content.pop("config"))
+        if version == "1" and isinstance(values, dict):
+            values.pop("losses", None)
+        config = ModelConfig.model_validate(values)
+        vocabulary = Vocabulary.from_json(content.pop("training_vocabulary"))
     except (KeyError, ValueError, VocabularyError) as error:
         raise CheckpointError(f"{path} has a damaged config or training vocabulary: {error}") from error
-    return config, vocabulary, header
+    holds = _WHOLE if version == "1" else content.pop("holds", "nothing")
+    backbone = None
+    if holds == _HEAD:
+        backbone = _BackboneName(content.pop("backbone", ""), content.pop("backbone_name", ""))
+    elif holds != _WHOLE:
+        raise CheckpointError(f"{path} holds {holds}, neither a {_WHOLE} nor a {_HEAD}: fetch it again.")
+    return _Header(path, config, vocabulary, backbone, content)
 
 
-def _load_ours(path: Path) -> tuple[EBSeg, dict[str, str]]:
+def _read(path: Path, *, tensors: bool = True) -> tuple[_Header, dict[str, Tensor]]:
+    """Read a file of ours, without its tensors where they are not asked for."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            content = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys() if tensors}  # noqa: SIM118 (no dict)
     except (SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from error
-    config, vocabulary, metadata = _parse_header(header, path)
-    net = EBSeg(config)
-    wanted = dict(net.named_parameters())
-    _require_match(
-        net,
+        raise CheckpointError(f"{path} cannot be read as safetensors ({error}): fetch it again.") from error
+    return _parse_header(content, path), state
+
+
+def _fill(wanted: Mapping[str, nn.Parameter], header: _Header, state: Mapping[str, Tensor]) -> None:
+    """Copy a file's tensors, by exact names and shapes."""
+    require_match(
+        header.config,
         missing=sorted(wanted.keys() - state.keys()),
         left_over=sorted(state.keys() - wanted.keys()),
         misshapen=sorted(n for n in wanted.keys() & state.keys() if wanted[n].shape != state[n].shape),
     )
+    require_finite(header.path, state)
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(state[name])
-    _require_finite(path, state)
-    net.training_vocabulary = vocabulary
-    return net, metadata
 
 
-def _read_official(path: Path) -> dict[str, Tensor]:
-    """Read the model's state in a detectron2 checkpoint without running its pickle."""
+def _find_backbone(backbone: _BackboneName, path: Path) -> Path:
+    """Find the file that has a head's backbone, which must not be a head itself."""
     try:
-        with torch.serialization.safe_globals(_numpy_globals()):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        found = checkpoint_path(backbone.name)
+        _require_file(found)
+    except (ConfigError, CheckpointError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: it is damaged, or holds more than tensors and numbers. "
-            f"Fetch it again. ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            f"{path} is a head for the backbone of {backbone.name}, which cannot be had: {error}"
         ) from error
-    state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f'{path} holds no state under "model": it is not a released EBSeg checkpoint.')
-    return state
+    if found.suffix == ".safetensors" and _read(found, tensors=False)[0].backbone is not None:
+        raise CheckpointError(f"{path} is a head for the backbone of {found}, which is a head itself.")
+    return found
 
 
-def _numpy_globals() -> list[Any]:
-    """List what NumPy scalars and arrays in a pickle are made of, under NumPy 1's and 2's module names."""
-    kinds = np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SU"
-    dtypes = {type(np.dtype(kind)) for kind in kinds}
-    functions = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.empty(0).__reduce__()[0]}
-    renamed = [
-        (function, f"numpy.{core}.multiarray.{name}")
-        for name, function in functions.items()
-        for core in ("core", "_core")
-    ]
-    return [np.dtype, np.ndarray, *dtypes, *renamed]
-
-
-def _official_variant(state: Mapping[str, Tensor], path: Path) -> ModelConfig:
-    width = state.get("clip_visual_extractor.class_embedding", torch.empty(0)).shape[0]
-    for config in (BASE, LARGE):
-        if config.clip.image_width == width:
-            return config
-    raise CheckpointError(
-        f"{path} is neither EBSeg-B nor EBSeg-L: clip_visual_extractor.class_embedding has {width} values."
-    )
-
-
-def download_official(name: str) -> Path:
-    """Download a released checkpoint once, into huggingface_hub's cache, and return its path.
-
-    Raises CheckpointError where the hub cannot be reached and the file is not in the cache.
-    """
-    filename = OFFICIAL_FILES[name]
-    try:
-        return Path(hf_hub_download(OFFICIAL_REPOSITORY, filename))
-    except OSError as error:  # the hub's own errors are OSErrors, offline or not
+def _with_head(
+    net: EBSeg, whose: str, wanted: _BackboneName, header: _Header, state: Mapping[str, Tensor]
+) -> tuple[EBSeg, dict[str, str]]:
+    """Put a head on the backbone of ``net``, which people know as ``whose``."""
+    path = header.path
+    if net.backbone.digest != wanted.digest:
         raise CheckpointError(
-            f"{name} could not be downloaded ({filename} of {OFFICIAL_REPOSITORY}): {error}. Check the "
-            "connection or set HF_ENDPOINT to a mirror; or fetch it elsewhere and give its path as model."
-        ) from error
+            f"{path} is a head for the backbone {wanted.digest} of {wanted.name}, but {whose} has the "
+            f"backbone {net.backbone.digest}: give the model that the head was trained on."
+        )
+    if not header.config.same_layers(net.config):
+        raise CheckpointError(
+            f"{path} is a head of EBSeg {header.config.name!r}, but {whose} has other layers."
+        )
+    other = net.with_own_head(header.config, header.vocabulary)
+    _fill(other.head, header, state)
+    return other, header.metadata

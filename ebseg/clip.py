@@ -8,7 +8,6 @@ B batch, L tokens (1 class token + N patches), N = h * w patches, C width, H hea
 Q copies of the class token (one a mask), E joint embedding size, K labels.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from ebseg.config import ClipConfig
+from ebseg.digest import Digest
 from ebseg.vocabulary import TEMPLATES, Vocabulary
 
 TEXTS_PER_BATCH = 256
@@ -210,7 +210,8 @@ class TextClassifier(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.background = nn.Parameter(torch.empty(1, config.embed_dim))
         nn.init.normal_(self.background, std=0.02)
-        self._tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
+        self.tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
+        self._digest = Digest()
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Class embeddings (K + 1, E), normalised, the background last, of label embeddings (K, E)."""
@@ -227,18 +228,14 @@ class TextClassifier(nn.Module):
         averaged = torch.cat(parts).unflatten(0, (len(names), len(TEMPLATES))).mean(dim=1)
         return F.normalize(averaged, dim=-1)
 
-    def label_embeddings(self, vocabulary: Vocabulary, names: Tensor) -> Tensor:
-        """Average synonyms: (K, E) from the embeddings of all prompts (P, E), label by label."""
-        sizes = [len(prompts) for prompts in vocabulary.prompts]
-        return torch.stack([part.mean(dim=0) for part in names.split(sizes)])
+    def encode_labels(self, vocabulary: Vocabulary) -> Tensor:
+        """Embeddings (K, E) of labels: means of their synonyms'."""
+        names = self.encode_names([prompt for prompts in vocabulary.prompts for prompt in prompts])
+        return label_embeddings(vocabulary, names)
 
     def fingerprint(self) -> str:
         """Name the text tower's weights: equal for equal weights, for caches of text embeddings."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.tower.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:32]
+        return self._digest.of(self.tower.state_dict())
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Encode texts: embeddings (T, E), not normalised.
@@ -247,7 +244,7 @@ class TextClassifier(nn.Module):
         the longest text's end cannot change the result, so they are cut off.
         """
         tower = self.tower
-        tokens = self._tokenizer(texts).to(tower.positional_embedding.device)  # (T, context)
+        tokens = self.tokenizer(texts).to(tower.positional_embedding.device)  # (T, context)
         ends = tokens.argmax(dim=-1)
         length = int(ends.max()) + 1
         x = tower.token_embedding(tokens[:, :length]) + tower.positional_embedding[:length]
@@ -255,3 +252,9 @@ class TextClassifier(nn.Module):
         x = tower.ln_final(x)[torch.arange(len(x), device=x.device), ends]
         encoded: Tensor = x @ tower.text_projection
         return encoded
+
+
+def label_embeddings(vocabulary: Vocabulary, names: Tensor) -> Tensor:
+    """Average synonyms: (K, E) from the embeddings of all prompts (P, E), label by label."""
+    sizes = [len(prompts) for prompts in vocabulary.prompts]
+    return torch.stack([part.mean(dim=0) for part in names.split(sizes)])

@@ -124,9 +124,12 @@ class ModelConfig(_Frozen):
     sam: SamConfig
     decoder: DecoderConfig
     balance: BalanceConfig
-    losses: LossConfig = LossConfig()
     test_size: int = Field(description="pixels of a photo's shorter edge at inference")
     test_max_size: int = Field(description="pixels that the longer edge may not exceed")
+
+    def same_layers(self, other: "ModelConfig") -> bool:
+        """Tell whether weights of one model fit the other, and mean the same there."""
+        return (self.clip, self.sam, self.decoder) == (other.clip, other.sam, other.decoder)
 
 
 class TrainConfig(_Frozen):
@@ -145,6 +148,7 @@ class TrainConfig(_Frozen):
     colour: bool = Field(default=True, description="change brightness, contrast, saturation and hue")
     learning_rate: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
+    losses: LossConfig = LossConfig()
     largest_gradient: float = Field(default=0.01, gt=0, description="norm that gradients are clipped to")
     power: float = Field(default=0.9, description="of the polynomial decay of the learning rate")
     precision: Precision = Field(
@@ -202,7 +206,6 @@ TINY = ModelConfig(
         width=96, heads=4, queries=32, pixel_layers=2, pixel_ffn=256, points=4, mask_layers=3, mask_ffn=384
     ),
     balance=BalanceConfig(alpha=0.2, beta=0.5, gamma=0.5),
-    losses=LossConfig(points=2048),
     test_size=256, test_max_size=1024,
 )  # fmt: skip
 
@@ -214,7 +217,7 @@ RECIPES = {
     # Drawn scenes name things by their colours, so these stay as they are.
     "tiny": TrainConfig(
         steps=2400, batch=4, short_edges=(160, 192, 224, 256, 320), crop=192, colour=False,
-        learning_rate=1e-3, checkpoint_every=100,
+        learning_rate=1e-3, losses=LossConfig(points=2048), checkpoint_every=100,
     ),
 }  # fmt: skip
 """How each variant is trained unless told otherwise."""

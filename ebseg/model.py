@@ -4,11 +4,14 @@ Shan, Wu, Zhu, Shao, Sang, Gao: "Open-Vocabulary Semantic Segmentation with Imag
 Balancing", CVPR 2024 (arXiv 2406.09829).
 
 B batch, Q queries (masks), K labels, E joint embedding size, D decoder width, H CLIP's heads.
+h x w: the grid at stride 4, of masks and mask features; g x G: CLIP's grid of patches.
 height x width: the photo at test size; padded: up to multiples of 32; stride 4: a quarter of padded.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +19,9 @@ from torch import Tensor, nn
 
 from ebseg.balance import balance, pool_dense_features
 from ebseg.clip import ClipImageEncoder, TextClassifier
-from ebseg.config import ModelConfig
+from ebseg.config import BalanceConfig, LossConfig, ModelConfig
+from ebseg.digest import Digest
+from ebseg.errors import ImageError
 from ebseg.losses import Generators, Prediction, Totals, criterion, targets_of
 from ebseg.mask_decoder import MaskDecoder
 from ebseg.pixel_decoder import ClipFusion, PixelDecoder
@@ -29,26 +34,69 @@ PAD_MULTIPLE = 32
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _SAM_MEAN, _SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-
-NameEncoder = Callable[[Sequence[str]], Tensor]
-"""Names to embeddings (len(names), E): the text tower's own, or a cache in front of it."""
+_PAPERS_LOSSES = LossConfig()
 
 
-@dataclass(frozen=True)
-class Unbalanced:
-    """What the network says of a photo before its class logits are balanced.
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What the network says of photos before a label is named.
 
-    ``masks``: (1, Q, h, w) logits at stride 4 of the padded photo; ``embeddings``: (1, Q, E), the A
-    embeddings; ``a``, ``b``, ``c``: (1, Q, K + 1) class logits, background last; ``padded``: rows and columns
-    of the padded photo.
+    ``masks``: (B, Q, h, w) logits at stride 4 of the padded photos. ``a``, ``b``, ``c``: (B, Q, E), each
+    mask's embedding by the mask decoder, by CLIP's recognition, and pooled from CLIP's dense features.
+    ``dense``: (B, E, g, G), these features, of the surgery stream, L2-normalised over E. ``sizes``: each
+    photo's (height, width) at test size; ``padded``: the (rows, columns) that all are padded to.
     """
 
     masks: Tensor
-    embeddings: Tensor
     a: Tensor
     b: Tensor
     c: Tensor
+    dense: Tensor
+    sizes: tuple[tuple[int, int], ...]
     padded: tuple[int, int]
+
+    def photo(self, index: int) -> "Encoded":
+        """Give one photo of the batch, as a batch of one that shares its memory."""
+        one = slice(index, index + 1)
+        return Encoded(
+            masks=self.masks[one],
+            a=self.a[one],
+            b=self.b[one],
+            c=self.c[one],
+            dense=self.dense[one],
+            sizes=self.sizes[one],
+            padded=self.padded,
+        )
+
+    def masks_at_test_size(self, index: int = 0) -> Tensor:
+        """Give mask logits (Q, height, width) of one photo, the padding cut off."""
+        height, width = self.sizes[index]
+        padded = F.interpolate(
+            self.masks[index : index + 1], size=self.padded, mode="bilinear", align_corners=False
+        )
+        return padded[0, :, :height, :width]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the tensors take."""
+        tensors = (getattr(self, field.name) for field in fields(self))
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+
+
+class Backbone:
+    """What EBSeg never trains: CLIP's towers and the spatial encoder, but for positions and background.
+
+    ``tensors``: the model's own parameters, by name.
+    """
+
+    def __init__(self, tensors: Mapping[str, nn.Parameter]) -> None:
+        self.tensors = tensors
+        self._digest = Digest()
+
+    @property
+    def digest(self) -> str:
+        """The name of the tensors' content, worked out once (EBSeg-B: a second): 32 hexadecimal digits."""
+        return self._digest.of(self.tensors)
 
 
 class EBSeg(nn.Module):
@@ -56,9 +104,12 @@ class EBSeg(nn.Module):
 
     Built with random weights, without a download or a file. ``training_vocabulary`` names what the
     weights were trained on and so decides which labels count as seen; checkpoints carry it.
+
+    The methods that take a ``vocabulary`` take its ``text`` too: (K, E), its labels' embeddings as
+    ``text_cache.TextEncoder`` keeps them. Without it the text tower encodes them in each call.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, training_vocabulary: Vocabulary | None = None) -> None:
         super().__init__()
         self.config = config
         self.clip = ClipImageEncoder(config.clip)
@@ -69,8 +120,7 @@ class EBSeg(nn.Module):
         self.mask_decoder = MaskDecoder(
             config.decoder, embed_dim=config.clip.embed_dim, clip_heads=config.clip.image_heads
         )
-        self.training_vocabulary: Vocabulary | None = None
-        self.encode_names: NameEncoder = self.text.encode_names
+        self._training_vocabulary = training_vocabulary
         self._freeze()
         self.eval()
 
@@ -81,55 +131,57 @@ class EBSeg(nn.Module):
         self.clip.tower.positional_embedding.requires_grad_(True)
         self.sam.encoder.pos_embed.requires_grad_(True)
         self.text.background.requires_grad_(True)
+        self.backbone = Backbone({name: p for name, p in self.named_parameters() if not p.requires_grad})
 
     @torch.inference_mode()
-    def segment(self, image: Tensor, vocabulary: Vocabulary, size: tuple[int, int]) -> Tensor:
+    def segment(
+        self, image: Tensor, vocabulary: Vocabulary, size: tuple[int, int], *, text: Tensor | None = None
+    ) -> Tensor:
         """Score every label at every pixel.
 
         ``image``: (3, height, width), float RGB 0..255 at test size. ``size``: (rows, columns) of the
         result. Returns (K, rows, columns): the paper's per-pixel class scores, sums over the masks,
         so that they can exceed 1.
         """
-        masks, classes = self.masks_and_classes(image, vocabulary)
-        return self.combine(masks, classes, size)
+        encoded = self.encode([image])
+        classes = self.classify(encoded, vocabulary, text=text)  # (1, Q, K)
+        return self.combine(encoded.masks_at_test_size(), classes[0], size)
 
     @torch.inference_mode()
-    def masks_and_classes(self, image: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-        """Masks of a photo and what each may be.
+    def encode(self, images: Sequence[Tensor]) -> Encoded:
+        """Find the masks of photos and embed each in three ways: all that does not depend on labels.
 
-        ``image`` as for ``segment``. Returns mask logits (Q, height, width) at test size and class
-        probabilities (Q, K); a mask's probabilities and its background's sum to one.
+        ``images``: B photos, each as for ``segment``, that are all padded to one size: nothing masks the
+        padding, so that more of it than a photo has alone would change what is found. Raises ImageError where
+        the sizes differ.
         """
-        height, width = image.shape[-2:]
-        found = self.unbalanced(image, self.class_embeddings(vocabulary))
-        classes = self.class_probabilities(found, vocabulary)
-        padded = F.interpolate(found.masks, size=found.padded, mode="bilinear", align_corners=False)
-        return padded[0, :, :height, :width], classes
-
-    @torch.inference_mode()
-    def class_probabilities(self, found: "Unbalanced", vocabulary: Vocabulary) -> Tensor:
-        """Balance what the network says of a photo: (Q, K), without the background's share."""
-        seen = torch.tensor(self.seen(vocabulary), device=found.a.device)
-        balanced = balance(found.a, found.b, found.c, seen, self.config.balance)
-        # The authors apply a softmax to the logarithms again; it only renormalises.
-        return balanced.softmax(dim=-1)[0, :, : len(vocabulary)]
-
-    @torch.inference_mode()
-    def unbalanced(self, image: Tensor, text: Tensor) -> "Unbalanced":
-        """Masks of a photo and their three embeddings' class logits, before these are balanced.
-
-        ``image`` as for ``segment``; ``text``: (K + 1, E), as ``class_embeddings`` gives it.
-        """
-        clip_images, sam_images = self.preprocess([image])
+        clip_images, sam_images = self.preprocess(images)
         features = self.clip(clip_images, surgery=True)
-        maps = self.fusion(self.sam(sam_images), features.fusion)
-        mask_features, memories = self.pixel_decoder(maps)
+        maps = self.fusion(self.sam(sam_images), features.fusion)  # four (B, ., ., .), stride 4 first
+        mask_features, memories = self.pixel_decoder(maps)  # (B, D, h, w) and three coarser ones
         prediction = self.mask_decoder(mask_features, memories, features.grid)
-        recognised, dense = self.clip.recognise(features, prediction.bias)
-        pooled = pool_dense_features(prediction.masks, dense)
-        a, b, c = (self.logits(x, text) for x in (prediction.embeddings, recognised, pooled))
+        recognised, dense = self.clip.recognise(features, prediction.bias)  # (B, Q, E) and (B, E, g, G)
+        pooled = pool_dense_features(prediction.masks, dense)  # (B, Q, E)
         rows, columns = sam_images.shape[-2:]
-        return Unbalanced(prediction.masks, prediction.embeddings, a, b, c, (rows, columns))
+        return Encoded(
+            masks=prediction.masks,
+            a=prediction.embeddings,
+            b=recognised,
+            c=pooled,
+            dense=dense,
+            sizes=tuple((image.shape[-2], image.shape[-1]) for image in images),
+            padded=(rows, columns),
+        )
+
+    @torch.inference_mode()
+    def classify(self, encoded: Encoded, vocabulary: Vocabulary, *, text: Tensor | None = None) -> Tensor:
+        """Tell what each mask may be: probabilities (B, Q, K) that sum to one with its background's."""
+        embeddings = self.class_embeddings(vocabulary, text)  # (K + 1, E)
+        a, b, c = self.class_logits(encoded, embeddings)  # (B, Q, K + 1) each
+        seen = torch.tensor(self.seen(vocabulary), device=a.device)  # (K,)
+        balanced = balance(a, b, c, seen, self.config.balance)  # (B, Q, K + 1)
+        # The authors apply a softmax to the logarithms again; it only renormalises.
+        return balanced.softmax(dim=-1)[..., : len(vocabulary)]
 
     def losses(
         self,
@@ -137,6 +189,8 @@ class EBSeg(nn.Module):
         label_maps: Tensor,
         vocabulary: Vocabulary,
         *,
+        text: Tensor | None = None,
+        config: LossConfig = _PAPERS_LOSSES,
         generators: Generators | None = None,
         totals: Totals | None = None,
     ) -> dict[str, Tensor]:
@@ -146,7 +200,7 @@ class EBSeg(nn.Module):
         indices into ``vocabulary``, -1 ignored. ``generators``, ``totals``: see ``losses.criterion``.
         Training runs CLIP's ordinary stream only: the C embeddings join at inference.
         """
-        text = self.class_embeddings(vocabulary)  # (K + 1, E)
+        embeddings = self.class_embeddings(vocabulary, text)  # (K + 1, E)
         clip_images, sam_images = self.preprocess(list(images))
         features = self.clip(clip_images, surgery=False)
         maps = self.fusion(self.sam(sam_images), features.fusion)
@@ -158,26 +212,20 @@ class EBSeg(nn.Module):
         predictions = [
             Prediction(
                 masks=prediction.masks,
-                a=self.logits(prediction.embeddings, text),
-                b=self.logits(embeddings, text),
+                a=self.logits(prediction.embeddings, embeddings),
+                b=self.logits(b, embeddings),
                 embeddings=prediction.embeddings,
             )
-            for prediction, embeddings in zip(predicted, recognised.split(queries, dim=1), strict=True)
+            for prediction, b in zip(predicted, recognised.split(queries, dim=1), strict=True)
         ]
         rows, columns = (
             padded - side for padded, side in zip(sam_images.shape[-2:], label_maps.shape[-2:], strict=True)
         )
         label_maps = F.pad(label_maps, (0, columns, 0, rows), value=-1)
+        targets = targets_of(label_maps, config)
         # Half precision would overflow in sums over thousands of points.
         with torch.autocast(images.device.type, enabled=False):
-            return criterion(
-                predictions,
-                targets_of(label_maps, self.config.losses),
-                text,
-                self.config.losses,
-                generators=generators,
-                totals=totals,
-            )
+            return criterion(predictions, targets, embeddings, config, generators=generators, totals=totals)
 
     @staticmethod
     def combine(masks: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -185,13 +233,12 @@ class EBSeg(nn.Module):
         return torch.cat(list(score_strips(masks, classes, size)), dim=1)
 
     def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Normalise and pad photos (3, ., .) RGB 0..255 to one size; CLIP's copy is smaller.
+        """Normalise and pad photos (3, ., .) RGB 0..255; CLIP's copy is smaller.
 
         Returns CLIP's (B, 3, ., .) and the spatial encoder's (B, 3, padded) input. The padding is
         zero after normalisation and nothing masks it, as in the authors' code.
         """
-        sides = [max(image.shape[side] for image in images) for side in (-2, -1)]
-        rows, columns = (-(-side // PAD_MULTIPLE) * PAD_MULTIPLE for side in sides)
+        rows, columns = _padded_size([(image.shape[-2], image.shape[-1]) for image in images])
 
         def normalised(mean: Sequence[float], std: Sequence[float], unit: float) -> Tensor:
             batch = images[0].new_zeros(len(images), 3, rows, columns)
@@ -208,12 +255,31 @@ class EBSeg(nn.Module):
         )
         return clip_images, normalised(_SAM_MEAN, _SAM_STD, 1.0)
 
-    def class_embeddings(self, vocabulary: Vocabulary) -> Tensor:
+    def class_embeddings(self, vocabulary: Vocabulary, text: Tensor | None = None) -> Tensor:
         """Text embeddings (K + 1, E) of the labels, L2-normalised, the learned background last."""
-        prompts = [prompt for label in vocabulary.prompts for prompt in label]
-        names = self.encode_names(prompts).to(self.text.background.device)
-        embeddings: Tensor = self.text(self.text.label_embeddings(vocabulary, names))
+        if text is None:
+            text = self.text.encode_labels(vocabulary)
+        embeddings: Tensor = self.text(text.to(self.text.background.device))
         return embeddings
+
+    def class_logits(self, encoded: Encoded, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Class logits of A, B and C, (B, Q, K + 1) each, not balanced; for ``class_embeddings``."""
+        a, b, c = (self.logits(x, embeddings) for x in (encoded.a, encoded.b, encoded.c))
+        return a, b, c
+
+    def logits(self, x: Tensor, embeddings: Tensor) -> Tensor:
+        """Class logits (B, Q, K + 1) of image embeddings x (B, Q, E); their length counts (A's scale)."""
+        logits: Tensor = self.text.logit_scale.exp() * x @ embeddings.T
+        return logits
+
+    @property
+    def training_vocabulary(self) -> Vocabulary | None:
+        """What the weights were trained on; None where that is not known."""
+        return self._training_vocabulary
+
+    def trained_on(self, vocabulary: Vocabulary | None) -> None:
+        """State what the weights were trained on: for whoever gives this model other weights."""
+        self._training_vocabulary = vocabulary
 
     def seen(self, vocabulary: Vocabulary) -> tuple[bool, ...]:
         """Tell which labels the weights were trained on; none where the training vocabulary is not known."""
@@ -221,7 +287,37 @@ class EBSeg(nn.Module):
             return (False,) * len(vocabulary)
         return vocabulary.seen_in(self.training_vocabulary)
 
-    def logits(self, embeddings: Tensor, text: Tensor) -> Tensor:
-        """Class logits (B, Q, K + 1) of image embeddings (B, Q, E); their length counts (A's scale)."""
-        logits: Tensor = self.text.logit_scale.exp() * embeddings @ text.T
-        return logits
+    @property
+    def head(self) -> dict[str, nn.Parameter]:
+        """All that EBSeg trains, by name: what is not its backbone's."""
+        return {name: p for name, p in self.named_parameters() if name not in self.backbone.tensors}
+
+    def with_balance(self, exponents: BalanceConfig) -> Self:
+        """Give this model with other exponents; both share all weights."""
+        other = copy.copy(self)
+        other.config = self.config.model_copy(update={"balance": exponents})
+        return other
+
+    def with_own_head(self, config: ModelConfig, training_vocabulary: Vocabulary | None) -> Self:
+        """Give a second model on the same backbone, whose tensors both share, with a copy of this one's head.
+
+        ``config``: of the same layers. Both stay on one device: moving one moves the backbone of both.
+        """
+        shared = [*self.backbone.tensors.values(), *self.buffers(), self.backbone, self.text.tokenizer]
+        other = copy.deepcopy(self, {id(part): part for part in shared})
+        other.config, other._training_vocabulary = config, training_vocabulary
+        return other
+
+
+def _padded_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Give the (rows, columns) that photos of these (height, width) are all padded to."""
+    rows, columns = (
+        {-(-side // PAD_MULTIPLE) * PAD_MULTIPLE for side in sides} for sides in zip(*sizes, strict=True)
+    )
+    if len(rows) > 1 or len(columns) > 1:
+        found = ", ".join(f"{width} x {height}" for height, width in dict.fromkeys(sizes))
+        raise ImageError(
+            f"photos of {found} pixels are not padded to one size (multiples of {PAD_MULTIPLE}): encode them "
+            "apart"
+        )
+    return rows.pop(), columns.pop()

@@ -51,7 +51,6 @@ def activation_bytes(net: EBSeg, vocabulary: Vocabulary, photos: int, crop: int,
     The model's own forward pass runs on tensors without content, so that the largest batch is counted in
     seconds and in no memory; each storage counts once, parameters do not. ``crop``: pixels of a side.
     """
-    encode_names = net.encode_names
     device = next(net.parameters()).device
     kept: dict[int, Tensor] = {}  # holding them keeps the numbers of their storages from being used again
 
@@ -65,15 +64,14 @@ def activation_bytes(net: EBSeg, vocabulary: Vocabulary, photos: int, crop: int,
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     try:
         with mode, _autocast(device, precision), torch.enable_grad(), hooks:
-            # Reading embeddings from a cache is no work for tensors without content.
-            net.encode_names = lambda names: torch.zeros(len(names), net.config.clip.embed_dim)
             images = torch.zeros(photos, 3, crop, crop, device=device)
-            net.losses(images, torch.zeros(photos, crop, crop, dtype=torch.int64, device=device), vocabulary)
+            label_maps = torch.zeros(photos, crop, crop, dtype=torch.int64, device=device)
+            # Reading embeddings from a cache is no work for tensors without content.
+            text = torch.zeros(len(vocabulary), net.config.clip.embed_dim)
+            net.losses(images, label_maps, vocabulary, text=text)
     except DynamicOutputShapeException:
         # The forward pass is over: the losses begin by asking which labels a photo shows, and there is none.
         pass
-    finally:
-        net.encode_names = encode_names
     for parameter in (*parameters, *net.parameters()):
         kept.pop(_storage(parameter), None)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

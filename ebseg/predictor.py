@@ -1,4 +1,4 @@
-"""A photo in, a Segmentation out: resize, score in strips, decide, leave unsure pixels unlabelled.
+"""A photo in, a Segmentation out: resize, encode, score in strips, decide, leave unsure pixels unlabelled.
 
 Q masks, K labels; H x W: the photo's own size; h x w: the masks', which is the photo's at test size.
 """
@@ -6,7 +6,6 @@ Q masks, K labels; H x W: the photo's own size; h x w: the masks', which is the 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,14 @@ from torch import Tensor
 from ebseg.config import ModelConfig
 from ebseg.errors import ConfigError, ImageError
 from ebseg.images import read_image
-from ebseg.model import EBSeg
+from ebseg.model import EBSeg, Encoded
 from ebseg.resize import shortest_edge_size
 from ebseg.scores import score_strips
-from ebseg.text_cache import TextCache
+from ebseg.text_cache import TextCache, TextEncoder
 from ebseg.vocabulary import Vocabulary
+
+Photo = npt.NDArray[np.uint8] | Image.Image | str | Path
+"""(H, W, 3) uint8 RGB, a PIL image, or a file's path."""
 
 DEFAULT_THRESHOLD = 0.3
 """Share of the scores under which a pixel stays unlabelled.
@@ -82,6 +84,34 @@ class Segmentation:
         return float((self.label_map < 0).mean())
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedPhoto:
+    """What one model says of a photo before a label is named: any labels can be asked for from then on.
+
+    ``encoded``: of this photo alone. ``size``: its own (H, W) in pixels.
+    """
+
+    encoded: Encoded
+    size: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes, on the model's device."""
+        return self.encoded.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """A question: the labels of a photo's pixels.
+
+    ``threshold``: the share, 0..1, under which a pixel stays unlabelled; None: the predictor's own.
+    """
+
+    photo: Photo
+    vocabulary: Vocabulary
+    threshold: float | None = None
+
+
 class Predictor:
     """A model ready to label photos; one call at a time uses all cores.
 
@@ -103,20 +133,16 @@ class Predictor:
         self.device = choose_device(device)
         self.threshold = _checked_threshold(threshold)
         self.net = net.to(self.device).eval()
-        text_cache = text_cache or TextCache(None)
-        self.net.encode_names = partial(
-            text_cache.embed, encode=net.text.encode_names, fingerprint=net.text.fingerprint()
-        )
+        self.texts = TextEncoder(net.text, text_cache)
 
     @property
     def config(self) -> ModelConfig:
         """The model's configuration."""
         return self.net.config
 
-    @torch.inference_mode()
     def predict(
         self,
-        image: npt.NDArray[np.uint8] | Image.Image | str | Path,
+        image: Photo,
         labels: Sequence[str | Sequence[str]] | Vocabulary,
         threshold: float | None = None,
     ) -> Segmentation:
@@ -128,30 +154,58 @@ class Predictor:
         Raises ImageError for a photo that cannot be read and VocabularyError for faulty labels.
         """
         vocabulary = labels if isinstance(labels, Vocabulary) else Vocabulary(labels)
+        return self.predict_many([Ask(image, vocabulary, threshold)])[0]
+
+    def predict_many(self, asks: Sequence[Ask]) -> list[Segmentation]:
+        """Answer questions, in their order; a photo object that several ask about is encoded once.
+
+        Photos are encoded one at a time: on a CPU a batch takes as long as its photos do apart. Raises
+        ImageError for a photo that cannot be read.
+        """
+        about: dict[int, list[int]] = {}
+        for number, ask in enumerate(asks):
+            _checked_threshold(self.threshold if ask.threshold is None else ask.threshold)
+            about.setdefault(id(ask.photo), []).append(number)
+        answers: dict[int, Segmentation] = {}
+        for numbers in about.values():
+            encoded = self.encode(asks[numbers[0]].photo)
+            for number in numbers:
+                answers[number] = self.decide(encoded, asks[number].vocabulary, asks[number].threshold)
+        return [answers[number] for number in range(len(asks))]
+
+    def encode(self, photo: Photo) -> EncodedPhoto:
+        """Do all for a photo that does not depend on labels, which is most of the work.
+
+        Raises ImageError for a photo that cannot be read.
+        """
+        pixels = _as_array(photo)
+        resized = resize_shortest_edge(pixels, self.config.test_size, self.config.test_max_size)
+        image = torch.from_numpy(resized).to(self.device).permute(2, 0, 1).float()  # (3, h, w)
+        return EncodedPhoto(self.net.encode([image]), (pixels.shape[0], pixels.shape[1]))
+
+    @torch.inference_mode()
+    def decide(
+        self, encoded: EncodedPhoto, vocabulary: Vocabulary, threshold: float | None = None
+    ) -> Segmentation:
+        """Label every pixel of a photo that this model has encoded; ``threshold`` as for ``predict``."""
         threshold = self.threshold if threshold is None else _checked_threshold(threshold)
-        photo = _as_array(image)
-        resized = resize_shortest_edge(photo, self.config.test_size, self.config.test_max_size)
-        pixels = torch.from_numpy(resized).to(self.device).permute(2, 0, 1).float()  # (3, h, w)
-        masks, classes = self.net.masks_and_classes(pixels, vocabulary)
-        strips = [
-            best_labels(scores, threshold)
-            for scores in score_strips(masks, classes, (photo.shape[0], photo.shape[1]))
-        ]
+        classes = self.net.classify(encoded.encoded, vocabulary, text=self.texts(vocabulary))[0]
+        masks = encoded.encoded.masks_at_test_size()
+        strips = [best_labels(scores, threshold) for scores in score_strips(masks, classes, encoded.size)]
         label_map, shares = (torch.cat(parts).cpu().numpy() for parts in zip(*strips, strict=True))
         return Segmentation(label_map, shares, vocabulary.names)
 
 
 @contextmanager
-def undisturbed(net: EBSeg) -> Iterator[None]:
-    """Give the model's modes, its encoder of names and PyTorch's random numbers back as they were."""
+def evaluation_mode(net: EBSeg) -> Iterator[None]:
+    """Look at a model amid its training: modules' modes and PyTorch's random numbers are as before then."""
     modes = [(module, module.training) for module in net.modules()]
-    encode_names = net.encode_names
     device = next(net.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        net.eval()
         try:
             yield
         finally:
-            net.encode_names = encode_names
             for module, training in modes:
                 module.training = training
 
@@ -196,7 +250,7 @@ def resize_shortest_edge(photo: npt.NDArray[np.uint8], size: int, max_size: int)
     return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _as_array(image: npt.NDArray[np.uint8] | Image.Image | str | Path) -> npt.NDArray[np.uint8]:
+def _as_array(image: Photo) -> npt.NDArray[np.uint8]:
     """Read a photo as (H, W, 3) uint8 RGB."""
     if isinstance(image, str | Path):
         return read_image(image)

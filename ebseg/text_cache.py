@@ -13,7 +13,8 @@ import platformdirs
 import torch
 from torch import Tensor
 
-from ebseg.vocabulary import TEMPLATES
+from ebseg.clip import TextClassifier, label_embeddings
+from ebseg.vocabulary import TEMPLATES, Vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +93,23 @@ class TextCache:
     @staticmethod
     def _path(folder: Path, key: str) -> Path:
         return folder / key[:2] / f"{key}.f32"
+
+
+class TextEncoder:
+    """Embeddings of labels by a model's text tower, which is frozen, kept in a cache.
+
+    One serves all models that share the tower. ``cache``: a new one in memory unless told otherwise.
+    """
+
+    def __init__(self, text: TextClassifier, cache: TextCache | None = None) -> None:
+        self._text = text
+        self._cache = cache or TextCache(None)
+
+    def __call__(self, vocabulary: Vocabulary) -> Tensor:
+        """Give the labels' embeddings (K, E), float32 on the CPU: ``text`` of the model's methods."""
+        names = [prompt for prompts in vocabulary.prompts for prompt in prompts]
+        found = self._cache.embed(names, self._text.encode_names, self._text.fingerprint())
+        return label_embeddings(vocabulary, found)
 
 
 def _key(fingerprint: str, name: str) -> str:

@@ -16,7 +16,7 @@ from multiprocessing import get_context
 import torch
 from torch import nn
 
-from ebseg.config import ModelConfig
+from ebseg.config import RECIPES, ModelConfig
 from ebseg.model import EBSeg
 from ebseg.runs.memory import peak_bytes
 from ebseg.vocabulary import Vocabulary
@@ -45,14 +45,13 @@ def time_model(config: ModelConfig, vocabulary: Vocabulary, rounds: int) -> Time
     The encoder is segment-anything's own code, blocks and all but its neck, on the same photo.
     """
     net = EBSeg(config)
-    names = net.encode_names(vocabulary.names)
-    net.encode_names = lambda _names: names
+    text = net.text.encode_labels(vocabulary)
     image = torch.rand(3, SIDE, SIDE) * 255
     _, sam_images = net.preprocess([image])
     photo, encoder = [], []
     for _ in range(rounds + 1):
         encoder.append(_seconds(lambda: _original_encoder(net, sam_images)))
-        photo.append(_seconds(lambda: net.segment(image, vocabulary, (SIDE, SIDE))))
+        photo.append(_seconds(lambda: net.segment(image, vocabulary, (SIDE, SIDE), text=text)))
     return Times(photo=statistics.median(photo[1:]), encoder=statistics.median(encoder[1:]))  # first: warm-up
 
 
@@ -91,16 +90,15 @@ def _training_cost(
 ) -> TrainingCost:
     torch.set_num_threads(threads)
     net = EBSeg(config).train()
-    names = net.encode_names([prompt for label in vocabulary.prompts for prompt in label])
-    net.encode_names = lambda _names: names
-    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    text = net.text.encode_labels(vocabulary)
+    trained = list(net.head.values())
     optimiser = torch.optim.AdamW(trained)
     image = torch.rand(1, 3, side, side) * 255
     label_map = (torch.arange(side) * SEGMENTS // side).expand(1, side, side)  # upright stripes
     _, sam_images = net.preprocess(list(image))
 
     def train() -> None:
-        losses = net.losses(image, label_map, vocabulary)
+        losses = net.losses(image, label_map, vocabulary, text=text, config=RECIPES[config.name].losses)
         optimiser.zero_grad()
         sum(losses.values(), torch.zeros(())).backward()
         nn.utils.clip_grad_norm_(trained, max_norm=0.01)

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor, nn
 
 from ebseg.checkpoint import save_checkpoint
-from ebseg.config import Precision, TrainConfig
+from ebseg.config import LossConfig, Precision, TrainConfig
 from ebseg.data.batches import Batch, StepBatches, StepData, loader
 from ebseg.data.samples import Source
 from ebseg.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -31,7 +30,7 @@ from ebseg.runs import log as run_log
 from ebseg.runs.memory import peak_bytes
 from ebseg.runs.state import RunState
 from ebseg.runs.watch import Enough, Progress, Watcher
-from ebseg.text_cache import TextCache
+from ebseg.text_cache import TextEncoder
 from ebseg.vocabulary import Vocabulary
 
 MODEL_FILE = "model.safetensors"
@@ -122,12 +121,8 @@ class _Run:
         self.vocabularies = [source.vocabulary for source in sources]
         net.to(self.accelerator.device).train()
         known = [] if net.training_vocabulary is None else [net.training_vocabulary]
-        net.training_vocabulary = Vocabulary.union([*known, *self.vocabularies])
-        # The text tower is frozen, so a name is encoded once a run.
-        net.encode_names = partial(
-            TextCache(None).embed, encode=net.text.encode_names, fingerprint=net.text.fingerprint()
-        )
-        self.trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        net.trained_on(Vocabulary.union([*known, *self.vocabularies]))
+        self.trained = net.head
         groups = parameter_groups(net, config.weight_decay)
         optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
         self.plan = StepBatches(
@@ -145,7 +140,7 @@ class _Run:
         self.done = 0
         self.broken: set[str] = set()
         self._resume(optimiser)
-        self.module, self.optimiser = self.accelerator.prepare(_Losses(net), optimiser)
+        self.module, self.optimiser = self.accelerator.prepare(_Losses(net, config.losses), optimiser)
         self.watchers = list(watchers) if self.main else []
         self._enough = False
         self._step_started = time.monotonic()
@@ -197,7 +192,7 @@ class _Run:
     def shared_totals(self, loaded: StepData) -> Totals:
         """Add up what all batches of all processes hold, so that it does not matter how they are split."""
         segments = [count for batch in loaded.batches for count in batch.segments]
-        own = Totals.of(segments, self.net.config.decoder.queries, self.net.config.losses)
+        own = Totals.of(segments, self.net.config.decoder.queries, self.config.losses)
         device = self.accelerator.device
         summed = torch.tensor([own.masks, own.class_weight, own.photos], device=device)
         masks, class_weight, photos = self.accelerator.reduce(summed, reduction="mean").tolist()
@@ -310,16 +305,23 @@ class _Run:
 class _Losses(nn.Module):
     """The model's losses as a module's forward pass, which is what several processes can share."""
 
-    def __init__(self, net: EBSeg) -> None:
+    def __init__(self, net: EBSeg, config: LossConfig) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.config = net, config
+        self.texts = TextEncoder(net.text)  # the tower is frozen, so a name is encoded once a run
 
     def forward(self, batch: Batch, vocabulary: Vocabulary, seed: int, totals: Totals) -> dict[str, Tensor]:
         weight = self.net.text.background
         images = batch.images.to(weight.device, weight.dtype)
         generators = [random_points(seed, photo, weight.device) for photo in batch.photos]
         return self.net.losses(
-            images, batch.label_maps.to(weight.device), vocabulary, generators=generators, totals=totals
+            images,
+            batch.label_maps.to(weight.device),
+            vocabulary,
+            text=self.texts(vocabulary),
+            config=self.config,
+            generators=generators,
+            totals=totals,
         )
 
 

@@ -90,7 +90,7 @@ class ModelLabeller:
         self.device = predictor.device
         self.name = predictor.version
         self.seen = predictor.net.seen(vocabulary)
-        self._net = predictor.net
+        self._net, self._texts = predictor.net, predictor.texts
         self._vocabulary = vocabulary
         self._augment = augment
         own_size = (self.config.test_size, self.config.test_max_size)
@@ -108,8 +108,7 @@ class ModelLabeller:
 
     def start(self) -> None:
         """Encode the labels' names, or take them from the cache on disk."""
-        with torch.inference_mode():
-            self._net.class_embeddings(self._vocabulary)
+        self._texts(self._vocabulary)
 
     def prepare(self, sample: Sample) -> Views:
         """Resize a photo."""
@@ -122,10 +121,13 @@ class ModelLabeller:
         images = [
             torch.from_numpy(image).to(self.device).permute(2, 0, 1).float() for image in prepared.images
         ]
+        text = self._texts(self._vocabulary)
         if self._augment:
-            strips = augmented_score_strips(self._net, images, self._vocabulary, prepared.size)
+            strips = augmented_score_strips(self._net, images, self._vocabulary, prepared.size, text=text)
         else:
-            strips = score_strips(*self._net.masks_and_classes(images[0], self._vocabulary), prepared.size)
+            encoded = self._net.encode(images)
+            classes = self._net.classify(encoded, self._vocabulary, text=text)[0]
+            strips = score_strips(encoded.masks_at_test_size(), classes, prepared.size)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # else the scores would be charged with the network's time
         return partial(_best, strips)

@@ -48,17 +48,22 @@ class _View:
 
 @torch.inference_mode()
 def score_strips(
-    net: EBSeg, images: Sequence[Tensor], vocabulary: Vocabulary, size: tuple[int, int]
+    net: EBSeg,
+    images: Sequence[Tensor],
+    vocabulary: Vocabulary,
+    size: tuple[int, int],
+    *,
+    text: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Look at all views; then yield class scores (K, rows, W), strip by strip from the top: the views' means.
 
     ``images``: a photo at several sizes, each (3, ., .) float RGB 0..255; each is looked at as it is and
-    mirrored. ``size``: (H, W). The scores of a whole photo are never held: those of 847 labels at 6
-    megapixels would take 20 GB.
+    mirrored. ``size``: (H, W). ``text``: the labels' embeddings, as ``EBSeg`` takes them. The
+    scores of a whole photo are never held: those of 847 labels at 6 megapixels would take 20 GB.
     """
-    text = net.class_embeddings(vocabulary)  # (K + 1, E)
+    text = net.text.encode_labels(vocabulary) if text is None else text  # (K, E)
     views = [
-        _view(net, image, text, vocabulary, size, mirrored) for image in images for mirrored in (False, True)
+        _view(net, image, vocabulary, text, size, mirrored) for image in images for mirrored in (False, True)
     ]
     return _means(views, size)
 
@@ -76,9 +81,9 @@ def _means(views: Sequence[_View], size: tuple[int, int]) -> Iterator[Tensor]:
 
 
 def _view(
-    net: EBSeg, image: Tensor, text: Tensor, vocabulary: Vocabulary, size: tuple[int, int], mirrored: bool
+    net: EBSeg, image: Tensor, vocabulary: Vocabulary, text: Tensor, size: tuple[int, int], mirrored: bool
 ) -> _View:
-    found = net.unbalanced(image.flip(-1) if mirrored else image, text)
+    found = net.encode([image.flip(-1) if mirrored else image])
     masks = found.masks[0]
     # Both resizings are bilinear, first to the padded view, then from the view to the photo: each is a
     # product with weights, along rows and along columns.
@@ -90,7 +95,7 @@ def _view(
         columns = columns.flip(0)
     return _View(
         masks,
-        net.class_probabilities(found, vocabulary),
+        net.classify(found, vocabulary, text=text)[0],
         _weights(image.shape[-2], size[0], masks.device) @ rows,
         _weights(image.shape[-1], size[1], masks.device) @ columns,
     )

@@ -25,7 +25,7 @@ from ebseg.data.samples import Sample, Source
 from ebseg.errors import MlflowUnavailable
 from ebseg.files import write_whole
 from ebseg.model import EBSeg
-from ebseg.predictor import Predictor, Segmentation, undisturbed
+from ebseg.predictor import Predictor, Segmentation, evaluation_mode
 from ebseg.render import overlay
 from ebseg.runs.mlflow_store import connect, default_tracking_uri, disconnect, experiment_id, unusable
 from ebseg.runs.watch import Progress, Watcher
@@ -125,7 +125,7 @@ class MlflowRun(Watcher):
         """Draw the validation photos' labels. Leaves the model and all random numbers as they were."""
         if self._outbox is None or self._vocabulary is None or not self._validation:
             return
-        with undisturbed(net):
+        with evaluation_mode(net):
             device = next(net.parameters()).device
             predictor = Predictor(net, version=self._name, device=device, text_cache=self._texts)
             for place, sample in self._validation.items():

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from ebseg.checkpoint import OFFICIAL_FILES, OFFICIAL_REPOSITORY, load_official, to_official
+from ebseg.checkpoint import load_official
 from ebseg.errors import CheckpointError
+from ebseg.model_names import OFFICIAL_FILES, OFFICIAL_REPOSITORY
+from ebseg.official import to_official
 from ebseg.predictor import resize_shortest_edge
 
 COMMIT = "0123456789012345678901234567890123456789"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ebseg.checkpoint import official_names
+from ebseg.official import official_names
 from ebseg.train import parameter_groups
 from ebseg.vocabulary import Vocabulary
 

@@ -25,9 +25,8 @@ def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _random_tiny() -> EBSeg:
     torch.manual_seed(0)
-    net = EBSeg(TINY.model_copy(update={"test_size": 64, "test_max_size": 160}))
-    net.training_vocabulary = Vocabulary(["sky", "road"])
-    return net
+    config = TINY.model_copy(update={"test_size": 64, "test_max_size": 160})
+    return EBSeg(config, training_vocabulary=Vocabulary(["sky", "road"]))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ebseg
-from ebseg import loading
+from ebseg import model_names
 from ebseg.checkpoint import load_checkpoint, save_checkpoint
 from ebseg.errors import CheckpointError, ConfigError
 
@@ -24,7 +24,9 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("registry", f"{__name__}:resolve_from_registry", "ebseg.models"),
         EntryPoint("broken", "ebseg.no_such_module:resolve", "ebseg.models"),
     ]
-    monkeypatch.setattr(loading, "entry_points", lambda group: installed if group == "ebseg.models" else [])
+    monkeypatch.setattr(
+        model_names, "entry_points", lambda group: installed if group == "ebseg.models" else []
+    )
 
 
 @pytest.mark.parametrize("as_type", [str, Path])

@@ -9,7 +9,14 @@ from PIL import Image
 from ebseg import scores
 from ebseg.errors import ConfigError, ImageError, VocabularyError
 from ebseg.model import EBSeg
-from ebseg.predictor import Predictor, Segmentation, best_labels, resize_shortest_edge
+from ebseg.predictor import (
+    Ask,
+    Predictor,
+    Segmentation,
+    best_labels,
+    evaluation_mode,
+    resize_shortest_edge,
+)
 from ebseg.text_cache import TextCache
 from ebseg.vocabulary import Vocabulary
 
@@ -69,6 +76,70 @@ def test_prediction_is_the_best_of_the_models_own_scores(
     clear = (best_two[0] - best_two[1] > 1e-5).numpy()
     assert clear.mean() > 0.9
     assert (segmentation.label_map == expected.argmax(dim=0).numpy())[clear].all()
+
+
+def test_many_answers_are_those_of_asking_one_by_one(predictor: Predictor, photo: Photo) -> None:
+    other = photo[:40, :70].copy()
+    questions = [
+        (photo, ["sky", "road"], 0.0),
+        (other, LABELS, None),
+        (photo, LABELS, 0.4),
+        (other, ["sky"], 0.9),
+    ]
+    found = predictor.predict_many([Ask(p, Vocabulary(labels), share) for p, labels, share in questions])
+    for segmentation, (image, labels, threshold) in zip(found, questions, strict=True):
+        expected = predictor.predict(image, labels, threshold)
+        assert segmentation.labels == expected.labels
+        assert (segmentation.label_map == expected.label_map).all()
+        assert (segmentation.scores == expected.scores).all()
+    assert predictor.predict_many([]) == []
+
+
+def test_a_photo_that_several_ask_about_is_encoded_once(
+    predictor: Predictor, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = []
+    encode = predictor.net.encode
+    monkeypatch.setattr(predictor.net, "encode", lambda images: encoded.append(len(images)) or encode(images))
+    other = photo.copy()
+    asks = [
+        Ask(image, Vocabulary([name])) for image, name in ((photo, "sky"), (other, "sky"), (photo, "road"))
+    ]
+    assert [answer.labels for answer in predictor.predict_many(asks)] == [("sky",), ("sky",), ("road",)]
+    assert encoded == [1, 1]
+
+
+def test_an_encoded_photo_answers_for_any_labels(predictor: Predictor, photo: Photo) -> None:
+    encoded = predictor.encode(photo)
+    assert encoded.size == photo.shape[:2]
+    assert encoded.nbytes == encoded.encoded.nbytes > encoded.encoded.masks.nbytes
+    for labels, threshold in ((LABELS, None), (["sky"], 0.5)):
+        found, expected = (
+            predictor.decide(encoded, Vocabulary(labels), threshold),
+            predictor.predict(photo, labels, threshold),
+        )
+        assert (found.label_map == expected.label_map).all() and (found.scores == expected.scores).all()
+
+
+def test_the_text_tower_is_named_once_for_all_predictors_of_a_model(
+    random_tiny: EBSeg, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Predictor(random_tiny, version="first").predict(photo, LABELS)
+    monkeypatch.setattr("ebseg.digest.hashlib", None)
+    Predictor(random_tiny, version="second").predict(photo, LABELS)
+
+
+def test_looking_at_a_model_amid_its_training_leaves_it_as_it_was(random_tiny: EBSeg) -> None:
+    random_tiny.train()
+    random_tiny.text.eval()
+    modes = [module.training for module in random_tiny.modules()]
+    numbers = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt), evaluation_mode(random_tiny):
+        assert not any(module.training for module in random_tiny.modules())
+        torch.rand(3)
+        raise KeyboardInterrupt
+    assert [module.training for module in random_tiny.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), numbers)
 
 
 def test_all_forms_of_a_photo_give_one_result(predictor: Predictor, photo: Photo, tmp_path: Path) -> None:
@@ -170,6 +241,9 @@ def test_faulty_requests_are_refused(predictor: Predictor, photo: Photo) -> None
         predictor.predict(photo, ["sky"], threshold=1.5)
     with pytest.raises(ImageError, match=r"nothing\.jpg"):
         predictor.predict("nothing.jpg", ["sky"])
+    asks = [Ask(photo, Vocabulary(["sky"])), Ask(photo, Vocabulary(["sky"]), threshold=-0.1)]
+    with pytest.raises(ConfigError, match=r"threshold -0\.1 is not between 0 and 1"):
+        predictor.predict_many(asks)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])

@@ -176,7 +176,6 @@ def test_pictures_leave_model_and_random_numbers_as_they_were(root, random_tiny)
     random_tiny.train()
     random_tiny.text.eval()
     modes = [module.training for module in random_tiny.modules()]
-    encode_names = random_tiny.encode_names
     weights = {name: value.clone() for name, value in random_tiny.state_dict().items()}
     run.started(random_tiny, CONFIG, [Photos()], 0)
     random_numbers, threads = torch.get_rng_state(), torch.get_num_threads()
@@ -184,7 +183,6 @@ def test_pictures_leave_model_and_random_numbers_as_they_were(root, random_tiny)
     assert torch.equal(torch.get_rng_state(), random_numbers)
     assert torch.get_num_threads() == threads
     assert [module.training for module in random_tiny.modules()] == modes
-    assert random_tiny.encode_names is encode_names
     assert all(torch.equal(value, weights[name]) for name, value in random_tiny.state_dict().items())
     run.finished(root)
 

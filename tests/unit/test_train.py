@@ -88,7 +88,7 @@ def test_the_checkpoint_knows_what_it_was_trained_on(tmp_path):
 
 def test_a_second_training_adds_to_what_was_trained_on(tmp_path):
     net = _net()
-    net.training_vocabulary = Vocabulary(["unicorn"])
+    net.trained_on(Vocabulary(["unicorn"]))
     found, _ = load_checkpoint(_train(tmp_path, SHORT.model_copy(update={"steps": 1}), net=net))
     assert Vocabulary(["unicorn", "sky", "dragon"]).seen_in(found.training_vocabulary) == (True, True, False)
 
@@ -210,18 +210,19 @@ def test_broken_files_are_counted_named_and_skipped_up_to_a_limit(tmp_path):
 
 
 class _Blank:
-    """Photos of which the second has no label at all."""
+    """Photos of which the second has no label at all. The first has two: of a single one SSC may be 0."""
 
     name = "blank"
 
     def __init__(self, label="sky"):
-        self.vocabulary = Vocabulary([label])
+        self.vocabulary = Vocabulary([label, "kerb"])
 
     def __len__(self):
         return 2
 
     def __getitem__(self, index):
         label_map = np.full((64, 64), -1 if index else 0, dtype=np.int16)
+        label_map[:, 32:] = -1 if index else 1
         return Sample(str(index), np.zeros((64, 64, 3), dtype=np.uint8), label_map)
 
     def fingerprint(self):

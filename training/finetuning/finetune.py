@@ -37,7 +37,7 @@ from ebseg.evaluation.metrics import mean_percent
 from ebseg.files import write_whole
 from ebseg.loading import checkpoint_path
 from ebseg.model import EBSeg
-from ebseg.predictor import Predictor, undisturbed
+from ebseg.predictor import Predictor, evaluation_mode
 from ebseg.runs.watch import Enough, Progress, Watcher
 from ebseg.text_cache import TextCache
 from ebseg.train import MODEL_FILE, make_accelerator, train
@@ -152,10 +152,7 @@ def finetune(
     process, processes = accelerator.process_index, accelerator.num_processes
     check_shares(recipe, processes)
     net.to(accelerator.device)
-    unlabelled: Literal["ignored", "negative"] = "ignored" if config.unlabelled == "ignored" else "negative"
-    losses = net.config.losses.model_copy(update={"unlabelled": unlabelled})
-    net.config = net.config.model_copy(update={"losses": losses})
-    before = {name: p.detach().clone() for name, p in net.named_parameters() if p.requires_grad}
+    before = {name: parameter.detach().clone() for name, parameter in net.head.items()}
     run = out / RUN_FOLDER
     run.mkdir(parents=True, exist_ok=True)
     held_out = general.held_out if general else None
@@ -168,7 +165,7 @@ def finetune(
     train(net, sources, recipe, run, weights=weights, watchers=[*watchers, stopper], workers=workers)
     chosen, tried = _choose(net, before, stopper.best_weights(before), measure, base_mix, config)
     if chosen is base_mix:  # nor does it know the project's labels then
-        net.training_vocabulary = known
+        net.trained_on(known)
     outcome = Outcome(
         path=out / MODEL_FILE,
         base=base_mix,
@@ -195,8 +192,11 @@ def _recipe(net: EBSeg, config: FinetuneConfig) -> TrainConfig:
     """Take photos' sizes, decay and clipping from the variant's recipe, the rest from the fine-tuning's."""
     if net.config.name not in RECIPES:
         raise ConfigError(f"no recipe for EBSeg {net.config.name!r}; known: {', '.join(RECIPES)}")
-    return RECIPES[net.config.name].model_copy(
+    recipe = RECIPES[net.config.name]
+    unlabelled = "ignored" if config.unlabelled == "ignored" else "negative"
+    return recipe.model_copy(
         update={
+            "losses": recipe.losses.model_copy(update={"unlabelled": unlabelled}),
             "steps": config.steps,
             "batch": config.batch,
             "learning_rate": config.learning_rate,
@@ -282,7 +282,7 @@ class _Measure:
         return Mix(share, self.project(net), self.general(net))
 
     def _iou(self, net: EBSeg, source: Source, count: int) -> npt.NDArray[np.float64]:
-        with undisturbed(net):
+        with evaluation_mode(net):
             device = next(net.parameters()).device
             predictor = Predictor(net, version="measured", device=device, text_cache=self._texts)
             samples = (source[index] for index in range(self._process, count, self._processes))

@@ -88,8 +88,8 @@ class Registry:
         champion = self.champion()
         if champion is not None and self.descends(champion):
             return champion
-        from ebseg.checkpoint import OFFICIAL_FILES
         from ebseg.loading import PACKAGED, checkpoint_path, version_name
+        from ebseg.model_names import OFFICIAL_FILES
 
         model = self._settings.model
         path = checkpoint_path(model)

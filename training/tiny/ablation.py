@@ -35,6 +35,7 @@ from ebseg.predictor import Predictor
 from ebseg.runs.watch import Progress, Watcher
 from ebseg.sam import STRIDES, SpatialEncoder
 from ebseg.train import train
+from ebseg.vocabulary import Vocabulary
 from training.tiny.ablation_report import write_report
 from training.tiny.exponents import choose_exponents
 
@@ -97,8 +98,10 @@ class NoSpatialEncoder(SpatialEncoder):
 class AblatedEBSeg(EBSeg):
     """EBSeg with the parts of one row."""
 
-    def __init__(self, config: ModelConfig, row: Row) -> None:
-        super().__init__(config)
+    def __init__(
+        self, config: ModelConfig, row: Row, *, training_vocabulary: Vocabulary | None = None
+    ) -> None:
+        super().__init__(config, training_vocabulary=training_vocabulary)
         self.row = row
         if not row.spatial:  # after everything else, so that all rows draw the same first weights
             self.sam = NoSpatialEncoder(config.sam)
@@ -190,7 +193,7 @@ def run(row: Row, seed: int, plan: Plan, out: Path) -> dict[str, Any]:
     train(net, [SceneSource(seed, config.steps * config.batch)], config, folder, watchers=[watch])
     net.cpu()  # the same exponents and numbers wherever it was trained
     balance = choose_exponents(net, plan.validation).best if row.adab else A_ALONE
-    net.config = net.config.model_copy(update={"balance": balance})
+    net = net.with_balance(balance)
     result = evaluate(
         Predictor(net, version=f"{row.name}-{seed}", device="cpu"),
         benchmark_scenes(plan.scenes),

@@ -91,9 +91,10 @@ def observe(net: EBSeg, image: Photo, truth: Truth, text: Tensor) -> Outcome:
     resized = resize_shortest_edge(image, net.config.test_size, net.config.test_max_size)
     height, width = resized.shape[:2]
     pixels = torch.from_numpy(resized).permute(2, 0, 1).float()
-    found = net.unbalanced(pixels, text)
+    found = net.encode([pixels])
+    a, b, c = net.class_logits(found, text)
     masks = found.masks[0, :, : -(-height // STRIDE), : -(-width // STRIDE)].sigmoid()
-    return Outcome(found.a, found.b, found.c, masks, _sampled(truth, (masks.shape[1], masks.shape[2])))
+    return Outcome(a, b, c, masks, _sampled(truth, (masks.shape[1], masks.shape[2])))
 
 
 def _sampled(truth: Truth, size: tuple[int, int]) -> Truth:
@@ -117,7 +118,7 @@ def observe_all(
 
 
 def class_probabilities(outcome: Outcome, seen: Sequence[bool], exponents: BalanceConfig) -> Tensor:
-    """Balance what each mask may be: (Q, K), as `EBSeg.masks_and_classes` gives it."""
+    """Balance what each mask may be: (Q, K), as `EBSeg.classify` gives it."""
     balanced = balance(outcome.a, outcome.b, outcome.c, torch.tensor(seen), exponents)
     return balanced.softmax(dim=-1)[0, :, : len(seen)]
 

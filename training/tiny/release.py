@@ -27,7 +27,7 @@ def main(
 ) -> None:
     """Write the weights in half precision into the package, and what they were measured at into docs/."""
     net, _ = load_checkpoint(runs / "words" / MODEL_FILE)
-    net.config = net.config.model_copy(update={"balance": TINY.balance})  # exponents are not trained
+    net = net.with_balance(TINY.balance)  # exponents are not trained
     save_checkpoint(net, WEIGHTS, dtype=torch.float16, metadata={"version": f"{PACKAGED}-{version('ebseg')}"})
     predictor = load(str(WEIGHTS))
     result = evaluate(

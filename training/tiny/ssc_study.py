@@ -16,6 +16,7 @@ import typer
 from torch import Tensor
 
 from ebseg.checkpoint import load_checkpoint
+from ebseg.config import RECIPES
 from ebseg.data.drawn.scenes import benchmark_vocabulary, validation_scenes
 from ebseg.losses import Prediction, Totals, match, ssc_loss, targets_of
 from ebseg.model import EBSeg
@@ -29,9 +30,8 @@ COMPARED = tuple(row for row in ROWS if row.name in ("adab", "ssc"))
 def load_run(folder: Path, row: Any) -> EBSeg:
     """Load a run's model with the parts of its row."""
     stored, _ = load_checkpoint(folder / MODEL_FILE)
-    net = AblatedEBSeg(stored.config, row)
+    net = AblatedEBSeg(stored.config, row, training_vocabulary=stored.training_vocabulary)
     net.load_state_dict(stored.state_dict())
-    net.training_vocabulary = stored.training_vocabulary
     return net.eval()
 
 
@@ -41,17 +41,18 @@ def structure_error(net: EBSeg, scenes: int) -> float:
 
     Of cosines, not of inner products as in the loss: A's learned length is no structure.
     """
-    vocabulary = benchmark_vocabulary()
-    text = net.class_embeddings(vocabulary)
+    text = net.class_embeddings(benchmark_vocabulary())
+    config = RECIPES[net.config.name].losses
     errors = []
     for index, (image, truth) in enumerate(validation_scenes(scenes)):
-        found = net.unbalanced(torch.from_numpy(image).permute(2, 0, 1).float(), text)
-        prediction = Prediction(found.masks, found.a, found.b, found.embeddings)
+        found = net.encode([torch.from_numpy(image).permute(2, 0, 1).float()])
+        a, b, _ = net.class_logits(found, text)
+        prediction = Prediction(found.masks, a, b, found.a)
         label_map = torch.from_numpy(truth.astype(np.int64))[None]
-        targets = targets_of(label_map, net.config.losses)
+        targets = targets_of(label_map, config)
         generator = torch.Generator().manual_seed(index)
-        matching = match(prediction, targets, net.config.losses, [generator])
-        unit = torch.nn.functional.normalize(found.embeddings, dim=-1)
+        matching = match(prediction, targets, config, [generator])
+        unit = torch.nn.functional.normalize(found.a, dim=-1)
         totals = Totals(masks=1.0, class_weight=1.0, photos=1.0)
         errors.append(float(ssc_loss(unit, targets, matching, text[:-1], totals)))
     return math.sqrt(mean(errors))

@@ -49,8 +49,8 @@ def here(tmp_path_factory):
     )  # fmt: skip
     store(storage, manifest)
     torch.manual_seed(0)
-    net = EBSeg(TINY.model_copy(update={"test_size": 64, "test_max_size": 160}))
-    net.training_vocabulary = Vocabulary(["sky", "road"])
+    config = TINY.model_copy(update={"test_size": 64, "test_max_size": 160})
+    net = EBSeg(config, training_vocabulary=Vocabulary(["sky", "road"]))
     save_checkpoint(net, root / "base.safetensors")
     return SimpleNamespace(root=root, storage=storage, fingerprint=manifest.fingerprint)
 

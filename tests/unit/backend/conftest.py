@@ -39,8 +39,8 @@ def scenes() -> list[np.ndarray]:
 def untrained(seed: int, version: str) -> Predictor:
     """A real model, small and untrained; its masks are sharpened, so that two labels share a photo."""
     torch.manual_seed(seed)
-    net = EBSeg(TINY.model_copy(update={"test_size": 64, "test_max_size": 128}))
-    net.training_vocabulary = Vocabulary(["sky", "road"])
+    config = TINY.model_copy(update={"test_size": 64, "test_max_size": 128})
+    net = EBSeg(config, training_vocabulary=Vocabulary(["sky", "road"]))
     with torch.no_grad():
         net.text.logit_scale.fill_(5.5)
         for parameter in net.mask_decoder.mask_mlp.parameters():

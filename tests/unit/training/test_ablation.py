@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from ebseg.config import RECIPES, TINY
+from ebseg.config import RECIPES, TINY, LossConfig
 from ebseg.data.drawn.scenes import SceneSource, training_vocabulary
 from ebseg.errors import ConfigError
 from ebseg.model import EBSeg
@@ -15,13 +15,12 @@ from training.tiny import ablation
 from training.tiny.ablation import ROWS, AblatedEBSeg, NoSpatialEncoder, Plan, claimed, run_missing
 from training.tiny.ablation_report import Spread, gains, read_runs, results_table, write_report
 
-SMALL = TINY.model_copy(update={"losses": TINY.losses.model_copy(update={"points": 64})})
 NAMES = [row.name for row in ROWS]
 
 
 def built(row):
     torch.manual_seed(0)
-    return AblatedEBSeg(SMALL, row)
+    return AblatedEBSeg(TINY, row)
 
 
 def losses_of(net):
@@ -29,7 +28,8 @@ def losses_of(net):
     images = torch.from_numpy(sample.image).permute(2, 0, 1)[None].float()
     torch.manual_seed(1)
     with torch.no_grad():
-        return net.losses(images, torch.from_numpy(sample.label_map)[None].long(), training_vocabulary())
+        label_maps = torch.from_numpy(sample.label_map)[None].long()
+        return net.losses(images, label_maps, training_vocabulary(), config=LossConfig(points=64))
 
 
 def kinds(terms):
@@ -45,7 +45,7 @@ def test_rows_add_one_part_each():
 
 def test_dropped_terms_are_absent_and_the_others_are_the_models_own():
     torch.manual_seed(0)
-    full = EBSeg(SMALL)
+    full = EBSeg(TINY)
     rows = {row.name: built(row) for row in ROWS}
     everything = losses_of(full)
     assert losses_of(rows["spatial"]) == everything

@@ -29,7 +29,8 @@ def test_observing_ends_where_the_models_own_forward_pass_does(random_tiny):
     vocabulary = Vocabulary(["sky", "road", "red ball", "cup"])
     outcome = observe(random_tiny, scene.image, scene.label_map, random_tiny.class_embeddings(vocabulary))
     image = torch.from_numpy(scene.image).permute(2, 0, 1).float()
-    masks, classes = random_tiny.masks_and_classes(image, vocabulary)
+    encoded = random_tiny.encode([image])
+    masks, classes = encoded.masks_at_test_size(), random_tiny.classify(encoded, vocabulary)[0]
     exponents = random_tiny.config.balance
     found = class_probabilities(outcome, random_tiny.seen(vocabulary), exponents)
     torch.testing.assert_close(found, classes)

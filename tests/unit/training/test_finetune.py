@@ -8,10 +8,12 @@ import torch
 
 import training.finetuning.finetune
 from ebseg.checkpoint import load_checkpoint
+from ebseg.config import RECIPES
 from ebseg.data.drawn.scenes import SceneSource
 from ebseg.data.samples import Sample
 from ebseg.errors import ConfigError, DataError, TrainingError
 from ebseg.runs.watch import Enough
+from ebseg.train import LOG_FILE, train
 from ebseg.vocabulary import Vocabulary
 from training.finetuning.finetune import (
     OUTCOME_FILE,
@@ -126,13 +128,29 @@ def test_general_photos_without_other_labels_keep_nothing(random_tiny, caplog):
 def test_unlabelled_pixels_are_ignored_or_background_as_asked(random_checkpoint, tmp_path):
     partly = Snapshot(Halves(right=-1), Halves(2))
     weights = []
-    for setting, expected in (("ignored", "ignored"), ("background", "negative")):
+    for setting in ("ignored", "background"):
         config = SHORT.model_copy(update={"unlabelled": setting, "rehearsal": 0.0})
         out = tmp_path / setting
         _finetune(random_checkpoint, out, config, partly, None)
-        assert load_checkpoint(out / "training" / "best.safetensors")[0].config.losses.unlabelled == expected
         weights.append(_weights(out / "training" / "best.safetensors")["mask_decoder.query_features.weight"])
     assert not torch.equal(*weights)
+
+
+def test_who_trains_on_from_a_fine_tuned_model_has_the_loss_of_the_recipe(random_checkpoint, tmp_path):
+    """The file carried "ignored" once, so that pixels without a label were not background unasked."""
+    partly = Snapshot(Halves(right=-1), Halves(2))
+    outcome = _finetune(random_checkpoint, tmp_path, SHORT, partly, None)
+    tuned, _ = load_checkpoint(outcome.path)
+    base, _ = load_checkpoint(random_checkpoint)
+    assert tuned.config == base.config
+    base.load_state_dict(tuned.state_dict())
+    recipe = RECIPES["tiny"].model_copy(update={"steps": 1, "batch": 1, "crop": 64, "short_edges": (64,)})
+    logs = []
+    for name, net in (("tuned", tuned), ("base", base)):
+        train(net, [partly.train], recipe, tmp_path / name, workers=0)
+        row = json.loads((tmp_path / name / LOG_FILE).read_text())
+        logs.append([row[term] for term in ("mask", "dice", "loss")])
+    assert logs[0] == logs[1]
 
 
 def test_labels_of_the_project_are_not_measured_as_general(random_tiny):
