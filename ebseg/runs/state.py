@@ -78,7 +78,7 @@ class RunState:
         for path in reversed(self._paths()):
             try:
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-                found = state["identity"]
+                found = _with_losses_apart(state["identity"])
             except Exception as error:  # a damaged file can make PyTorch raise nearly anything
                 _log.warning("Ignored a damaged checkpoint: %s (%s)", path, type(error).__name__)
                 continue
@@ -97,6 +97,15 @@ class RunState:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}.pt"
+
+
+def _with_losses_apart(identity: dict[str, str]) -> dict[str, str]:
+    """Read a run's identity, also one of when the losses were part of the model's configuration."""
+    if "losses" in identity:
+        return identity
+    model = json.loads(identity["model"])
+    losses = model.pop("losses")
+    return {**identity, "model": json.dumps(model, separators=(",", ":")), "losses": json.dumps(losses)}
 
 
 def _digest(net: nn.Module) -> str:
