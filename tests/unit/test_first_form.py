@@ -259,10 +259,10 @@ def test_a_checkpoint_of_format_1_predicts_as_ever(settings, storage, name, voca
     assert _sha256(found.label_map.tobytes()) == expected["label_map"]
 
 
-def test_a_training_that_was_stopped_ends_with_the_weights_it_would_have_had(
+def test_a_training_that_was_stopped_ends_with_the_weights_that_it_would_have(
     first_form, storage, monkeypatch
 ):
-    # The losses' numbers were the model's; they are the recipe's now, and this model had fewer points than it.
+    # The losses' numbers were the model's and are the recipe's; this model had fewer points than that.
     recipe = RECIPES["tiny"]
     fewer_points = recipe.losses.model_copy(update={"points": 256})
     monkeypatch.setitem(RECIPES, "tiny", recipe.model_copy(update={"losses": fewer_points}))
