@@ -6,8 +6,6 @@ Format 1 holds a whole model, and in its config the weights of a loss, which are
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 
 from ebseg.config import ModelConfig
 from ebseg.errors import CheckpointError, ConfigError, VocabularyError
+from ebseg.files import nobody_elses, whole
 from ebseg.model import EBSeg
 from ebseg.model_names import checkpoint_path
 from ebseg.official import (
@@ -80,13 +79,10 @@ def _save(
         "training_vocabulary": net.training_vocabulary.to_json(),
     }
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        written = Path(folder) / path.name
-        save_file(state, written, metadata=header)
-        _sort_metadata(written)
-        written.chmod(0o644)  # safetensors makes it private
-        os.replace(written, path)
+    # Not the one name for all: a folder of models may be written to by several.
+    with whole(path, unfinished=nobody_elses(path), mode=0o644) as unfinished:  # safetensors makes it private
+        save_file(state, unfinished, metadata=header)
+        _sort_metadata(unfinished)
 
 
 def _sort_metadata(path: Path) -> None:

@@ -1,11 +1,10 @@
 """Where a training run's frozen encoders come from: CLIP's and segment-anything's released weights."""
 
-import fcntl
 import hashlib
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from ebseg.checkpoint import load_checkpoint
 from ebseg.errors import CheckpointError
+from ebseg.files import locked
 from ebseg.loading import PACKAGED, checkpoint_path
 from ebseg.model import EBSeg
 
@@ -155,19 +155,12 @@ def _released_sam() -> dict[str, Tensor]:
 def _download_sam(path: Path, digest: str) -> None:
     """Download to a name of its own and move it once its hash is right; show progress in a terminal."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(path.with_suffix(".lock")):
+    with ExitStack() as turn:
+        with suppress(OSError):  # some network file systems lock nothing: then each downloads for itself
+            turn.enter_context(locked(path.with_suffix(".lock")))
         if path.exists():  # another process has fetched it meanwhile
             return
         terminal = sys.stderr.isatty()
         if terminal:
             print(f"downloading {path.name}", file=sys.stderr)
         torch.hub.download_url_to_file(SAM_URL, str(path), hash_prefix=digest, progress=terminal)
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Make the processes of a run on one machine wait for each other."""
-    with path.open("a") as file:
-        with suppress(OSError):  # some network file systems lock nothing: then each downloads for itself
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -13,6 +13,10 @@ class ConfigError(EBSegError):
     """A setting, a variant or a model name is unknown or inconsistent."""
 
 
+class InUse(EBSegError):
+    """Another process holds what only one may use at a time."""
+
+
 class MlflowUnavailable(ConfigError, Outage):
     """MLflow's store does not answer, or cannot be used: it may later."""
 

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ebseg.clip import TextClassifier, label_embeddings
+from ebseg.files import nobody_elses, whole
 from ebseg.vocabulary import TEMPLATES, Vocabulary
 
 _log = logging.getLogger(__name__)
@@ -82,10 +82,8 @@ class TextCache:
         path = self._path(folder, key)
         values = embedding.astype(_ON_DISK).tobytes()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-                file.write(hashlib.sha256(values).digest() + values)
-            os.replace(file.name, path)
+            with whole(path, unfinished=nobody_elses(path), mode=0o600) as unfinished:
+                unfinished.write_bytes(hashlib.sha256(values).digest() + values)
         except OSError as error:
             _log.warning("Text embeddings are kept in memory only: cannot write %s: %s", folder, error)
             self._folder = None

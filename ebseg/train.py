@@ -27,14 +27,12 @@ from ebseg.errors import CheckpointError, ConfigError, DataError, TrainingError
 from ebseg.losses import Totals
 from ebseg.model import EBSeg
 from ebseg.runs import log as run_log
+from ebseg.runs.folder import RunFolder
 from ebseg.runs.memory import peak_bytes
 from ebseg.runs.state import RunState
 from ebseg.runs.watch import Enough, Progress, Watcher
 from ebseg.text_cache import TextEncoder
 from ebseg.vocabulary import Vocabulary
-
-MODEL_FILE = "model.safetensors"
-LOG_FILE = "log.jsonl"
 
 _logger = logging.getLogger(__name__)
 
@@ -100,7 +98,7 @@ def train(
         for watcher in run.watchers:
             watcher.failed(error)
         raise
-    return out / MODEL_FILE
+    return run.folder.model
 
 
 class _Run:
@@ -115,7 +113,7 @@ class _Run:
         weights: Sequence[float] | None,
         watchers: Sequence[Watcher],
     ) -> None:
-        self.net, self.config, self.out = net, config, out
+        self.net, self.config, self.folder = net, config, RunFolder(out)
         self.accelerator = make_accelerator(config)
         self.main = self.accelerator.is_main_process
         self.vocabularies = [source.vocabulary for source in sources]
@@ -164,7 +162,7 @@ class _Run:
         if state is not None:
             found: Mapping[str, Tensor] = state["parameters"]
             if {n: p.shape for n, p in found.items()} != {n: p.shape for n, p in self.trained.items()}:
-                raise CheckpointError(f"{self.state.folder} is of another model: choose another folder")
+                raise CheckpointError(f"{self.folder.checkpoints} is of another model: choose another folder")
             with torch.no_grad():
                 for name, parameter in self.trained.items():
                     parameter.copy_(found[name])
@@ -173,7 +171,7 @@ class _Run:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             self.done, self.broken = state["step"], set(state["broken"])
         if self.main:
-            run_log.trim(self.out / LOG_FILE, self.done)
+            run_log.trim(self.folder.log, self.done)
 
     def count_broken(self, loaded: StepData) -> None:
         """Name and count the files that were skipped, in all processes, and stop where they are too many."""
@@ -237,7 +235,7 @@ class _Run:
 
     def _remedy(self) -> str:
         """Say what to do about what is not finite; a run may not have come to its first checkpoint."""
-        kept = any(self.state.folder.glob("step-*.pt"))
+        kept = self.folder.stored()
         remedy = "look at these photos, or start again with a lower learning rate"
         return f"the checkpoint before it is kept: {remedy}" if kept else remedy
 
@@ -263,7 +261,7 @@ class _Run:
         )
         self._step_started = time.monotonic()
         if self.main and (self.done % self.config.log_every == 0 or self.done == self.config.steps):
-            run_log.append(self.out / LOG_FILE, progress)
+            run_log.append(self.folder.log, progress)
         for watcher in self.watchers:
             watcher.stepped(progress)
 
@@ -296,9 +294,9 @@ class _Run:
         self.accelerator.wait_for_everyone()
         self.net.eval()
         if self.main:
-            save_checkpoint(self.net, self.out / MODEL_FILE)
+            save_checkpoint(self.net, self.folder.model)
         for watcher in self.watchers:
-            watcher.finished(self.out / MODEL_FILE)
+            watcher.finished(self.folder.model)
         self.accelerator.wait_for_everyone()
 
 

@@ -1,21 +1,16 @@
 """Files that all workers share: in a folder, or in an object store by its fsspec URL."""
 
 import hashlib
-import os
-import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from ebseg.errors import ConfigError
+from ebseg.files import NOBODY_ELSES, nobody_elses, whole
 from ebseg.label_studio.tasks import without_secrets
-
-_UNFINISHED = ".unfinished-"
-"""How the names of half written files begin; a kill may leave some behind, which nobody reads."""
 
 
 class Storage:
@@ -76,8 +71,9 @@ class Storage:
         """List the files below a folder, sorted; none where it does not exist."""
         files, root = self._place
         found = files.find(self._path(prefix) if prefix else root)
+        # Nobody reads what a kill has left behind.
         keys = (str(path).removeprefix(root).lstrip("/") for path in found)
-        return sorted(key for key in keys if not PurePosixPath(key).name.startswith(_UNFINISHED))
+        return sorted(key for key in keys if not PurePosixPath(key).name.startswith(NOBODY_ELSES))
 
     def remove(self, prefix: str) -> None:
         """Remove the files of a folder; nothing where it does not exist."""
@@ -133,17 +129,6 @@ class Storage:
         return f"{root}/{key}"
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Give a path to write to, and move it to its place when it is written and safe on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}")
-    try:
-        yield unfinished
-        with unfinished.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise
+def _whole(path: Path) -> AbstractContextManager[Path]:
+    """Give a path to write to, which is moved to its place when it is written and safe on disk."""
+    return whole(path, unfinished=nobody_elses(path), durable=True)

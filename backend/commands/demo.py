@@ -1,6 +1,5 @@
 """``ebseg demo``: a Label Studio of one's own with EBSeg's masks, and a worker that learns."""
 
-import fcntl
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from backend.processes import (
 )
 from ebseg.commands import INTERRUPTED
 from ebseg.errors import ConfigError
+from ebseg.files import locked
 
 LABEL_STUDIO = Path(".venv-label-studio/bin/label-studio")
 
@@ -90,11 +90,8 @@ def demo(
 def only_demo_in(folder: Path) -> Iterator[None]:
     """Hold the folder alone: two servers on one database would damage it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"a demo already runs in {folder}: end it with Ctrl-C first") from error
+    refusal = ConfigError(f"a demo already runs in {folder}: end it with Ctrl-C first")
+    with locked(folder / "lock", seconds=0, refusal=refusal):
         end_leftovers(folder)
         yield
 

@@ -1,7 +1,5 @@
 """``ebseg import-coco``: turn COCO files into label maps for training and evaluation."""
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +24,7 @@ def import_coco(
     import numpy as np  # these bring PyTorch, which is slow to import
 
     from ebseg.data.coco import load_panoptic, load_stuff, read_categories
-    from ebseg.files import write_whole
+    from ebseg.files import whole, write_whole_json
     from ebseg.predictor import Segmentation
     from ebseg.render import indexed_png
 
@@ -35,9 +33,7 @@ def import_coco(
     out.mkdir(parents=True, exist_ok=True)
     for name, read in track(label_maps.items(), description="importing", total=len(label_maps)):
         label_map = read()
-        png, unfinished = out / f"{name}.png", out / f"{name}.unfinished"
-        png.parent.mkdir(parents=True, exist_ok=True)
-        indexed_png(Segmentation(label_map, np.ones(label_map.shape, np.float32), labels), unfinished)
-        os.replace(unfinished, png)
-    write_whole(out / "labels.json", json.dumps(labels, indent=2) + "\n")
+        with whole(out / f"{name}.png") as unfinished:
+            indexed_png(Segmentation(label_map, np.ones(label_map.shape, np.float32), labels), unfinished)
+    write_whole_json(out / "labels.json", labels)
     typer.echo(f"{out}: {len(label_maps)} label maps, {len(labels)} labels")

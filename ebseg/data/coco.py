@@ -5,8 +5,6 @@ that make a file readable on its own. A label's index is the position of its cat
 written here have index + 1 as the category's id, because 0 is "nothing" in panoptic PNGs.
 """
 
-import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -21,7 +19,7 @@ from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 from ebseg.data import coco_rle
 from ebseg.data.folder import PHOTO_SUFFIXES
 from ebseg.errors import DataError
-from ebseg.files import write_whole
+from ebseg.files import whole, write_whole_json
 from ebseg.images import DEFAULT_MAX_PIXELS
 
 LabelMap = npt.NDArray[np.int16]
@@ -126,8 +124,7 @@ class CocoWriter(ABC):
             for id_, name in zip(self._category_ids, self._labels, strict=True)
         ]
         content = {"images": self._images, "categories": categories, "annotations": self._annotations}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, json.dumps(content) + "\n")
+        write_whole_json(self.path, content, indent=None)
 
     @abstractmethod
     def _annotate(self, file_name: str, label_map: LabelMap, masks: list[dict[str, Any]]) -> None:
@@ -374,7 +371,5 @@ def _extent(mask: dict[str, Any]) -> dict[str, Any]:
 
 def _save(image: Image.Image, path: Path) -> None:
     """Write a PNG whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    image.save(unfinished, format="PNG")
-    os.replace(unfinished, path)
+    with whole(path) as unfinished:
+        image.save(unfinished, format="PNG")

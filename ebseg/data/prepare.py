@@ -34,7 +34,7 @@ from ebseg.data.conversions import (
 from ebseg.data.folder import CONVERTED
 from ebseg.data.orphans import end_with_parent
 from ebseg.errors import DataError
-from ebseg.files import write_whole
+from ebseg.files import whole, write_whole
 
 UNLABELLED = "unlabelled.txt"
 """File beside COCO-Stuff's label maps: names of those that are not written, having no label anywhere."""
@@ -207,10 +207,9 @@ def _ids(job: Job) -> Ids:
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that nobody ever sees half of it; what a kill leaves over is hidden."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    write(unfinished)
-    os.replace(unfinished, path)
+    """Write a file so that nobody ever sees half of it."""
+    with whole(path) as unfinished:
+        write(unfinished)
 
 
 _READERS: dict[str, Callable[[Path], Ids]] = {

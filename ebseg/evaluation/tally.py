@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from accelerate.utils import gather_object, reduce
 
 from ebseg.errors import ConfigError
 from ebseg.evaluation.metrics import BoundaryCounts, ConfusionMatrix, LabelMap, count_pairs
+from ebseg.files import whole
 
 EXTREMES = 10
 """Photos kept at each end: the best and the worst ones."""
@@ -76,9 +76,7 @@ class Tally:
 
     def save(self, path: Path, identity: Mapping[str, str]) -> None:
         """Write all of it, whole or not at all. ``identity``: what was evaluated, and how."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        with unfinished.open("wb") as file:
+        with whole(path) as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(
                 file,
                 counts=self.matrix.counts,
@@ -86,7 +84,6 @@ class Tally:
                 union=self.boundary.union,
                 rest=np.array(json.dumps({"identity": dict(identity), **self._rest()})),
             )
-        os.replace(unfinished, path)
 
     @classmethod
     def load(cls, path: Path, identity: Mapping[str, str]) -> "Tally | None":

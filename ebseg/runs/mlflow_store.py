@@ -3,7 +3,6 @@
 MLflow is imported when a store is opened: its import takes a second.
 """
 
-import fcntl
 import logging
 import os
 import re
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ebseg.files import locked
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -106,15 +107,6 @@ def without_secrets(text: str, uri: str) -> str:
     """Drop a user's name and password, which an address may hold."""
     secret = re.match(r"[^/]*//([^/?#]*@)", uri)
     return text.replace(secret[1], "") if secret else text
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Let one process of this machine at a time into the block; the others wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

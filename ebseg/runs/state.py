@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from torch import nn
 
 from ebseg.config import TrainConfig
 from ebseg.errors import CheckpointError, RunNotWritten
+from ebseg.files import whole
+from ebseg.runs.folder import RunFolder
 
 _log = logging.getLogger(__name__)
 
-FOLDER = "checkpoints"
 _FREE = {"checkpoint_every", "keep_checkpoints", "log_every", "max_broken", "accumulation"}
 """Settings that a resumed run may change: none of them changes its weights."""
 
@@ -34,7 +34,7 @@ class RunState:
     def __init__(
         self, out: Path, net: nn.Module, model: str, config: TrainConfig, data: Sequence[str]
     ) -> None:
-        self.folder = out / FOLDER
+        self._files = RunFolder(out)
         self.keep = config.keep_checkpoints
         settings = config.model_dump(exclude=_FREE)
         self.identity = {
@@ -49,17 +49,14 @@ class RunState:
 
         Raises RunNotWritten where it cannot be written; those before it stay.
         """
-        written = self._path(step)
-        unfinished = self.folder / "unfinished"
+        written = self._files.checkpoint(step)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
+            with (
+                whole(written, unfinished=self._files.unfinished_checkpoint, durable=True) as unfinished,
+                unfinished.open("wb") as file,
+            ):
                 torch.save({"step": step, "identity": self.identity, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, written)
         except (OSError, RuntimeError) as error:
-            unfinished.unlink(missing_ok=True)
             # Where a disk is full, PyTorch stumbles over that error with another one, which does not say so.
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise RunNotWritten(
@@ -67,7 +64,7 @@ class RunState:
                 "on from the checkpoint before it"
             ) from error
         # A damaged file of a later step must not push this one out.
-        for old in [path for path in self._paths() if path <= written][: -self.keep]:
+        for old in [path for path in self._files.stored() if path <= written][: -self.keep]:
             old.unlink(missing_ok=True)
 
     def newest(self) -> dict[str, Any] | None:
@@ -75,7 +72,7 @@ class RunState:
 
         Raises CheckpointError for one of another run: other settings, data or starting weights.
         """
-        for path in reversed(self._paths()):
+        for path in reversed(self._files.stored()):
             try:
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
                 found = _with_losses_apart(state["identity"])
@@ -90,13 +87,6 @@ class RunState:
                 )
             return state
         return None
-
-    def _paths(self) -> list[Path]:
-        """List the checkpoints, oldest first."""
-        return sorted(self.folder.glob("step-*.pt"))
-
-    def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}.pt"
 
 
 def _with_losses_apart(identity: dict[str, str]) -> dict[str, str]:

@@ -23,14 +23,13 @@ import torch
 from ebseg.config import TrainConfig
 from ebseg.data.samples import Sample, Source
 from ebseg.errors import MlflowUnavailable
-from ebseg.files import write_whole
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor, Segmentation, evaluation_mode
 from ebseg.render import overlay
+from ebseg.runs.folder import RunFolder
 from ebseg.runs.mlflow_store import connect, default_tracking_uri, disconnect, experiment_id, unusable
 from ebseg.runs.watch import Progress, Watcher
 from ebseg.text_cache import TextCache
-from ebseg.train import LOG_FILE
 from ebseg.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _log = logging.getLogger(__name__)
-
-RUN_FILE = "mlflow.json"
-"""Where the run's folder keeps MLflow's number of the run."""
 
 RETRY_AFTER = 300.0
 """Seconds without a try after a failed one, which may have taken 10: an outage slows a run by 3 % at most."""
@@ -77,7 +73,7 @@ class MlflowRun(Watcher):
         validation: Sequence[Sample] = (),
         vocabulary: Vocabulary | None = None,
     ) -> None:
-        self._folder, self._name, self._experiment = folder, name, experiment
+        self._folder, self._name, self._experiment = RunFolder(folder), name, experiment
         self._validation = dict(zip(_picture_folders([s.name for s in validation]), validation, strict=True))
         self._vocabulary = vocabulary
         self._texts = TextCache(None)
@@ -90,7 +86,7 @@ class MlflowRun(Watcher):
         """Open the run and describe it. Raises MlflowUnavailable where the store cannot be used."""
         self._vocabulary = self._vocabulary or sources[0].vocabulary
         self._log_every = config.log_every
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(self._folder.parent)
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(self._folder.path.parent)
         try:
             self._outbox = outbox = self._open(uri, step)
             outbox.describe(_parameters(net, config, sources), _tags(net, sources))
@@ -149,29 +145,29 @@ class MlflowRun(Watcher):
         if run_id is None:
             experiment = experiment_id(client, self._experiment)
             run_id = client.create_run(experiment, run_name=self._name).info.run_id
-            write_whole(self._folder / RUN_FILE, json.dumps({"run_id": run_id}))
+            self._folder.keep_mlflow_run(run_id)
         else:
             client.update_run(run_id, status="RUNNING")
             if "error" in client.get_run(run_id).data.tags:
                 client.delete_tag(run_id, "error")
             self._logged = max((point.step for point in client.get_metric_history(run_id, "loss")), default=0)
-        return _Outbox(client, run_id)
+        return _Outbox(client, run_id, self._folder.log.name)
 
     def _earlier_run(self, client: "MlflowClient", *, going_on: bool) -> str | None:
         """Find MLflow's run of this folder: None where there is none, or where training starts anew."""
         from mlflow.exceptions import MlflowException
 
-        path = self._folder / RUN_FILE
-        try:
-            run_id: str = json.loads(path.read_text())["run_id"]
-        except (FileNotFoundError, ValueError, KeyError):
+        run_id = self._folder.mlflow_run()
+        if run_id is None:
             return None
         try:
             info = client.get_run(run_id).info
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            _log.warning("MLflow has no run %s, which %s names: a new one begins", run_id, path)
+            _log.warning(
+                "MLflow has no run %s, which %s names: a new one begins", run_id, self._folder.mlflow
+            )
             return None
         if info.lifecycle_stage != "active":
             return None
@@ -195,17 +191,17 @@ class MlflowRun(Watcher):
 
     def _close(self, status: str, tags: dict[str, str]) -> None:
         if self._outbox is not None:
-            log = self._folder / LOG_FILE
+            log = self._folder.log
             if log.exists():
-                self._outbox.add_file(LOG_FILE, log.read_bytes())
+                self._outbox.add_file(log.name, log.read_bytes())
             self._outbox.close(status, tags)
 
 
 class _Outbox:
     """What goes to MLflow's run, sent at once where the store answers and later where it does not."""
 
-    def __init__(self, client: "MlflowClient", run_id: str) -> None:
-        self._client, self._run_id = client, run_id
+    def __init__(self, client: "MlflowClient", run_id: str, log_name: str) -> None:
+        self._client, self._run_id, self._log_name = client, run_id, log_name
         self._points: list[Metric] = []
         self._files: deque[tuple[str, bytes]] = deque(maxlen=FILES_KEPT)
         self._next_try = 0.0
@@ -252,7 +248,9 @@ class _Outbox:
         for action in (self._send_points, self._send_files, end):
             self._attempt(action)
         if self._points or self._files:
-            _log.warning("MLflow lacks the end of this run's curves and pictures; %s has all steps", LOG_FILE)
+            _log.warning(
+                "MLflow lacks the end of this run's curves and pictures; %s has all steps", self._log_name
+            )
         disconnect(self._client)
 
     def upload(self, path: str, content: bytes) -> None:

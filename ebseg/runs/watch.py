@@ -12,8 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-if TYPE_CHECKING:  # PyTorch is slow to import, and the bar does not need it
-    from ebseg.config import TrainConfig
+from ebseg.config import TrainConfig
+
+if TYPE_CHECKING:  # NumPy and PyTorch are slow to import, and the bar does not need them
     from ebseg.data.samples import Source
     from ebseg.model import EBSeg
 
@@ -69,7 +70,7 @@ class Enough(Exception):  # noqa: N818 (no error)
 class Watcher(Protocol):
     """Is told about a training run; in a run of several processes only the main one's watchers are."""
 
-    def started(self, net: "EBSeg", config: "TrainConfig", sources: Sequence["Source"], step: int) -> None:
+    def started(self, net: "EBSeg", config: TrainConfig, sources: Sequence["Source"], step: int) -> None:
         """Begin. ``step``: steps already done, where the run goes on from a checkpoint."""
 
     def stepped(self, progress: Progress) -> None:
@@ -104,7 +105,7 @@ class ProgressBar(Watcher):
         self._task = self._bar.add_task("")
         self._live: Live | None = None
 
-    def started(self, net: "EBSeg", config: "TrainConfig", sources: Sequence["Source"], step: int) -> None:
+    def started(self, net: "EBSeg", config: TrainConfig, sources: Sequence["Source"], step: int) -> None:
         """Show where the run begins."""
         self._bar.update(self._task, total=config.steps, completed=step)
         if self._console.is_interactive:

@@ -6,7 +6,7 @@ import torch
 
 from ebseg.config import RECIPES
 from ebseg.errors import CheckpointError, TrainingError
-from ebseg.runs.state import FOLDER, RunState
+from ebseg.runs.state import RunState
 
 CONFIG = RECIPES["tiny"]
 
@@ -26,7 +26,7 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
     state = _state(tmp_path)
     for step in (1, 2, 10):
         state.store(step, {"value": torch.tensor(step)})
-    assert [path.name for path in sorted((tmp_path / FOLDER).iterdir())] == [
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
         "step-00000002.pt",
         "step-00000010.pt",
     ]
@@ -41,7 +41,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
     state = _state(tmp_path)
     state.store(1, {"value": torch.tensor(1)})
     state.store(2, {"value": torch.tensor(2)})
-    newest = tmp_path / FOLDER / "step-00000002.pt"
+    newest = tmp_path / "checkpoints" / "step-00000002.pt"
     newest.write_bytes(newest.read_bytes()[:100])
     assert state.newest()["value"] == 1
     assert "step-00000002.pt" in caplog.text
@@ -78,7 +78,7 @@ def test_a_write_that_fails_keeps_the_checkpoint_before(tmp_path):
             state.store(2, {"value": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["step-00000001.pt"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001.pt"]
     assert state.newest()["value"] == 1
 
 
@@ -102,14 +102,14 @@ def test_a_full_disk_is_said_in_one_line_and_keeps_the_checkpoint_before(small_d
     with pytest.raises(TrainingError, match=r"step-00000002.pt .*No space left on device") as caught:
         state.store(2, {"value": torch.zeros(1_000_000)})
     assert "\n" not in str(caught.value)
-    assert [path.name for path in (small_disk / FOLDER).iterdir()] == ["step-00000001.pt"]
+    assert [path.name for path in (small_disk / "checkpoints").iterdir()] == ["step-00000001.pt"]
     state.store(2, {"value": torch.tensor(2)})  # there is room again
     assert _state(small_disk).newest()["value"] == 2
 
 
 def test_a_damaged_checkpoint_does_not_push_a_good_one_out(tmp_path):
     state = _state(tmp_path, config=CONFIG.model_copy(update={"keep_checkpoints": 1}))
-    (tmp_path / FOLDER).mkdir()
-    (tmp_path / FOLDER / "step-00000200.pt").write_bytes(b"PK\x03\x04 junk")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-00000200.pt").write_bytes(b"PK\x03\x04 junk")
     state.store(150, {"value": torch.tensor(150)})
     assert state.newest()["value"] == 150

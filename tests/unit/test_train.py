@@ -10,8 +10,7 @@ from ebseg.data.drawn.scenes import SceneSource, training_vocabulary
 from ebseg.data.samples import Sample
 from ebseg.errors import CheckpointError, DataError, TrainingError
 from ebseg.model import EBSeg
-from ebseg.runs.state import FOLDER
-from ebseg.train import LOG_FILE, parameter_groups, train
+from ebseg.train import parameter_groups, train
 from ebseg.vocabulary import Vocabulary
 
 SHORT = RECIPES["tiny"].model_copy(
@@ -34,7 +33,7 @@ def _weights(path):
 
 
 def _checkpoints(out):
-    return sorted(path.name for path in (out / FOLDER).iterdir())
+    return sorted(path.name for path in (out / "checkpoints").iterdir())
 
 
 class Recorder:
@@ -111,7 +110,7 @@ def test_watchers_and_log_see_every_term(tmp_path):
     assert first.learning_rate == SHORT.learning_rate
     assert last.learning_rate == pytest.approx(SHORT.learning_rate * 0.25**0.9)
     assert first.gradient_norm > 0 and first.memory > 2**20 and first.photos == 1
-    lines = [json.loads(line) for line in (tmp_path / LOG_FILE).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]
     assert lines[-1]["loss"] == pytest.approx(sum(last.terms.values()), rel=1e-3)
     assert {"class_a", "class_b", "mask", "dice", "ssc", "gradient_norm", "seconds"} <= set(lines[0])

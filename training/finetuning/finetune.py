@@ -34,22 +34,16 @@ from ebseg.data.samples import Source
 from ebseg.errors import ConfigError, DataError, RunNotWritten
 from ebseg.evaluation.in_memory import count_pixels
 from ebseg.evaluation.metrics import mean_percent
-from ebseg.files import write_whole
+from ebseg.files import write_whole_json
 from ebseg.loading import checkpoint_path
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor, evaluation_mode
 from ebseg.runs.watch import Enough, Progress, Watcher
 from ebseg.text_cache import TextCache
-from ebseg.train import MODEL_FILE, make_accelerator, train
+from ebseg.train import make_accelerator, train
+from training.finetuning.folder import FinetuneFolder, TrainingFolder
 
 _log = logging.getLogger(__name__)
-
-OUTCOME_FILE = "outcome.json"
-RUN_FOLDER = "training"
-"""Where in ``out`` the training run has its checkpoints, log and best weights."""
-
-BEST_FILE = "best.safetensors"
-MEASURED_FILE = "measured.json"
 
 MIXES = tuple(twentieths / 20 for twentieths in range(20, 0, -1))
 """Shares of the fine-tuned weights that are tried; the rest is the base's, which is the last resort."""
@@ -153,21 +147,29 @@ def finetune(
     check_shares(recipe, processes)
     net.to(accelerator.device)
     before = {name: parameter.detach().clone() for name, parameter in net.head.items()}
-    run = out / RUN_FOLDER
-    run.mkdir(parents=True, exist_ok=True)
+    folder = FinetuneFolder(out)
+    folder.training.path.mkdir(parents=True, exist_ok=True)
     held_out = general.held_out if general else None
     measure = _Measure(snapshot.held_out, held_out, config.general_photos, process, processes)
     base_mix = measure.mix(net, 0.0)
     if np.isnan(base_mix.project):
         raise DataError(f"{snapshot.held_out.name} has no labelled pixel: hold other photos out")
-    stopper = _EarlyStopping(run, _Measure(snapshot.held_out, None, 0), config)
+    stopper = _EarlyStopping(folder.training, _Measure(snapshot.held_out, None, 0), config)
     sources, weights = _mixture(snapshot, general, config)
-    train(net, sources, recipe, run, weights=weights, watchers=[*watchers, stopper], workers=workers)
+    train(
+        net,
+        sources,
+        recipe,
+        folder.training.path,
+        weights=weights,
+        watchers=[*watchers, stopper],
+        workers=workers,
+    )
     chosen, tried = _choose(net, before, stopper.best_weights(before), measure, base_mix, config)
     if chosen is base_mix:  # nor does it know the project's labels then
         net.trained_on(known)
     outcome = Outcome(
-        path=out / MODEL_FILE,
+        path=folder.model,
         base=base_mix,
         chosen=chosen,
         tried=tried,
@@ -175,7 +177,7 @@ def finetune(
         seconds=time.monotonic() - started,
     )
     if accelerator.is_main_process:
-        _write(net, outcome, config)
+        _write(net, folder, outcome, config)
     agreed: list[Outcome] = broadcast_object_list([outcome])
     return agreed[0]
 
@@ -223,11 +225,11 @@ def _mixture(
     return [snapshot.train, general.train], [1 - config.rehearsal, config.rehearsal]
 
 
-def _write(net: EBSeg, outcome: Outcome, config: FinetuneConfig) -> None:
+def _write(net: EBSeg, folder: FinetuneFolder, outcome: Outcome, config: FinetuneConfig) -> None:
     content = {**asdict(outcome), "path": str(outcome.path), "config": config.model_dump()}
-    with _writing_to(outcome.path.parent):
-        save_checkpoint(net, outcome.path)
-        write_whole(outcome.path.with_name(OUTCOME_FILE), json.dumps(content, indent=2) + "\n")
+    with _writing_to(folder.path):
+        save_checkpoint(net, folder.model)
+        write_whole_json(folder.outcome, content)
 
 
 @contextmanager
@@ -301,8 +303,8 @@ class _EarlyStopping:
     files, so that a resumed run decides as one that was not stopped.
     """
 
-    def __init__(self, out: Path, measure: _Measure, config: FinetuneConfig) -> None:
-        self._out, self._measure, self._config = out, measure, config
+    def __init__(self, folder: TrainingFolder, measure: _Measure, config: FinetuneConfig) -> None:
+        self._folder, self._measure, self._config = folder, measure, config
         self._measured: dict[int, float] = {}
 
     @property
@@ -311,7 +313,7 @@ class _EarlyStopping:
         return max(self._measured, default=0)
 
     def started(self, net: EBSeg, _config: TrainConfig, _sources: Sequence[Source], step: int) -> None:
-        path = self._out / MEASURED_FILE
+        path = self._folder.measured
         found = json.loads(path.read_text()) if path.exists() else {}
         self._measured = {int(key): value for key, value in found.items() if int(key) <= step}
         if step and step not in self._measured:  # killed after the checkpoint, before it was measured
@@ -327,11 +329,11 @@ class _EarlyStopping:
 
     def _measure_at(self, net: EBSeg, step: int) -> None:
         score = self._measure.project(net)
-        with _writing_to(self._out):
+        with _writing_to(self._folder.path):
             if score > max(self._measured.values(), default=-1.0):
-                save_checkpoint(net, self._out / BEST_FILE)
+                save_checkpoint(net, self._folder.best)
             self._measured[step] = score
-            write_whole(self._out / MEASURED_FILE, json.dumps(self._measured) + "\n")
+            write_whole_json(self._folder.measured, self._measured, indent=None)
 
     def finished(self, path: Path) -> None:
         pass
@@ -346,7 +348,7 @@ class _EarlyStopping:
 
     def best_weights(self, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Read the trained weights of the best checkpoint, to where those named are."""
-        net, _ = load_checkpoint(self._out / BEST_FILE)
+        net, _ = load_checkpoint(self._folder.best)
         found = dict(net.named_parameters())
         return {name: found[name].detach().to(there.device) for name, there in names.items()}
 

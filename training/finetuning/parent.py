@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ebseg.errors import Outage, TrainingError
-from ebseg.files import write_whole
-from training.finetuning.child import JOB_VARIABLE, MIRROR
+from ebseg.files import write_whole_json
+from training.finetuning.folder import RUNS, FinetuneFolder
+from training.finetuning.spec import JOB_VARIABLE
 from training.settings import Settings
 from training.storage import Storage
 
@@ -34,8 +35,6 @@ PHOTOS_A_STEP = 4
 
 WORKERS = 1
 """Processes that read photos."""
-
-SPEC_FILE, PROGRESS_FILE, OUTPUT_FILE = "spec.json", "progress.json", "output.log"
 
 
 def name(settings: Settings, project: int, fingerprint: str, base: int) -> str:
@@ -58,17 +57,16 @@ def _config(settings: Settings) -> dict[str, Any]:
 
 def spec(settings: Settings, base: Path, project: int, fingerprint: str, job_id: str) -> dict[str, Any]:
     """Say what ``training.finetuning.child`` is to do: fine-tune the checkpoint ``base`` on a snapshot."""
-    from training.finetuning.general_data import general_name  # PyTorch is slow to import, and workers fork
-
     return {
         "base": str(base),
         "storage": settings.storage_url,
         "cache": str(settings.home / "cache"),
         "project": project,
         "fingerprint": fingerprint,
-        "out": str(settings.home / "runs" / job_id),
+        "out": str(settings.home / RUNS / job_id),
         "config": _config(settings),
-        "general": general_name(settings.general_data, settings.model),
+        "general": settings.general_data,
+        "first_model": settings.model,
         "data_root": str(settings.data_root),
         "mirror": True if settings.storage else None,  # shared, be it a folder: another machine may go on
         "workers": WORKERS,
@@ -82,45 +80,31 @@ def spec(settings: Settings, base: Path, project: int, fingerprint: str, job_id:
 
 def is_done(folder: Path) -> bool:
     """Tell whether the run in a folder has come to its end."""
-    from training.finetuning.finetune import OUTCOME_FILE
-
-    return (folder / OUTCOME_FILE).exists()
+    return FinetuneFolder(folder).outcome.exists()
 
 
 def outcome(folder: Path) -> dict[str, Any]:
     """Read what came of a finished run (``training.finetuning.finetune.Outcome``)."""
-    from training.finetuning.finetune import OUTCOME_FILE
-
-    found: dict[str, Any] = json.loads((folder / OUTCOME_FILE).read_text())
-    return found
+    return FinetuneFolder(folder).read_outcome()
 
 
 def forget_checkpoints(storage: Storage, folder: Path) -> None:
     """Remove what a finished run needs no more, and its copy in the storage; log and numbers stay."""
-    from ebseg.runs.state import FOLDER
-    from training.finetuning.finetune import BEST_FILE, RUN_FOLDER
-
-    shutil.rmtree(folder / RUN_FOLDER / FOLDER, ignore_errors=True)
-    (folder / RUN_FOLDER / BEST_FILE).unlink(missing_ok=True)
-    storage.remove(f"runs/{folder.name}/{MIRROR}")
+    run = FinetuneFolder(folder)
+    shutil.rmtree(run.training.checkpoints, ignore_errors=True)
+    run.training.best.unlink(missing_ok=True)
+    storage.remove(run.mirror)
 
 
 def forget(storage: Storage, folder: Path) -> None:
     """Remove a run altogether."""
     shutil.rmtree(folder, ignore_errors=True)
-    storage.remove(f"runs/{folder.name}")
+    storage.remove(FinetuneFolder(folder).key)
 
 
 def mlflow_run(folder: Path) -> str | None:
     """Give MLflow's number of a run, where it has one."""
-    from ebseg.runs.tracking import RUN_FILE
-    from training.finetuning.finetune import RUN_FOLDER
-
-    try:
-        found: str = json.loads((folder / RUN_FOLDER / RUN_FILE).read_text())["run_id"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
-    return found
+    return FinetuneFolder(folder).training.mlflow_run()
 
 
 def run(
@@ -132,12 +116,13 @@ def run(
     on from its checkpoint. Whatever ends this call, be it the job's time limit, ends the processes. Raises
     TrainingError with the reason where they fail, and Interrupted where they need not fail again.
     """
+    files = FinetuneFolder(folder)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # addresses of stores may hold passwords
-    (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of a try before, which may have failed
-    write_whole(folder / SPEC_FILE, json.dumps(spec, indent=2) + "\n")
-    with (folder / OUTPUT_FILE).open("ab") as output:
+    files.progress.unlink(missing_ok=True)  # of a try before, which may have failed
+    write_whole_json(files.spec, spec)
+    with files.output.open("ab") as output:
         process = subprocess.Popen(
-            [*_launcher(processes), "-m", "training.finetuning.child", str(folder / SPEC_FILE)],
+            [*_launcher(processes), "-m", "training.finetuning.child", str(files.spec)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -148,21 +133,21 @@ def run(
         told: tuple[dict[str, Any], list[str]] = ({}, [])
         while process.poll() is None:
             time.sleep(LOOK_SECONDS)
-            seen = progress_of(folder), log_tail(folder)
+            seen = files.read_progress(), log_tail(files)
             if seen != told:
                 report(*seen)
                 told = seen
     finally:
         _end(process)
-    report(progress_of(folder), log_tail(folder))
+    report(files.read_progress(), log_tail(files))
     if process.returncode < 0:
         raise Interrupted(
             f"the training process was killed by signal {-process.returncode} (too little memory?); "
-            f"its log is {folder / OUTPUT_FILE}"
+            f"its log is {files.output}"
         )
     if process.returncode:
-        fails_again = progress_of(folder).get("fails_again", False)
-        raise (TrainingError if fails_again else Interrupted)(_reason(folder, process.returncode))
+        fails_again = files.read_progress().get("fails_again", False)
+        raise (TrainingError if fails_again else Interrupted)(_reason(files, process.returncode))
 
 
 class Interrupted(TrainingError, Outage):
@@ -172,7 +157,7 @@ class Interrupted(TrainingError, Outage):
 def _launcher(processes: int) -> list[str]:
     if processes == 1:
         return [sys.executable]
-    import torch
+    import torch  # needed for this alone, and slow: what else a job does in this process needs none of it
 
     if not torch.cuda.is_available():  # accelerate launch would start one process on a CPU
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -182,18 +167,9 @@ def _launcher(processes: int) -> list[str]:
     return [*launch, "--num_processes", str(processes), *settled]
 
 
-def progress_of(folder: Path) -> dict[str, Any]:
-    """Read how far the run in a folder is; empty where it has not said yet."""
-    try:
-        found: dict[str, Any] = json.loads((folder / PROGRESS_FILE).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found
-
-
-def log_tail(folder: Path, lines: int = LOG_LINES) -> list[str]:
+def log_tail(folder: FinetuneFolder, lines: int = LOG_LINES) -> list[str]:
     """Read the last lines that the run has printed."""
-    with (folder / OUTPUT_FILE).open("rb") as log:
+    with folder.output.open("rb") as log:
         log.seek(max(log.seek(0, os.SEEK_END) - LOG_BYTES, 0))
         return log.read().decode(errors="replace").splitlines()[-lines:]
 
@@ -209,10 +185,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 continue
 
 
-def _reason(folder: Path, status: int) -> str:
+def _reason(folder: FinetuneFolder, status: int) -> str:
     # Launchers print much after what the process said itself.
     ours = [line for line in log_tail(folder, LOG_BYTES) if line.startswith("ebseg: ")]
     if ours:
         return ours[-1].removeprefix("ebseg: ")
     last = next((line for line in reversed(log_tail(folder)) if line.strip()), "no word")
-    return f"the training process ended with status {status}: {last}; its log is {folder / OUTPUT_FILE}"
+    return f"the training process ended with status {status}: {last}; its log is {folder.output}"

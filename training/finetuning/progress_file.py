@@ -1,6 +1,5 @@
 """How far a fine-tuning is, in a small file that the job beside it reads."""
 
-import json
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -10,13 +9,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ebseg.config import TrainConfig
+from ebseg.data.samples import Source
 from ebseg.errors import EBSegError, Outage
-from ebseg.files import write_whole
+from ebseg.files import write_whole_json
 from ebseg.runs.watch import Progress, Watcher
 
-if TYPE_CHECKING:
-    from ebseg.config import TrainConfig
-    from ebseg.data.samples import Source
+if TYPE_CHECKING:  # PyTorch is slow to import: progress is told before that
     from ebseg.model import EBSeg
 
 WRITE_EVERY = 1.0
@@ -61,7 +60,7 @@ class ProgressFile(Watcher):
             self._stage = stage
             self._write()
 
-    def started(self, net: "EBSeg", config: "TrainConfig", sources: Sequence["Source"], step: int) -> None:
+    def started(self, net: "EBSeg", config: TrainConfig, sources: Sequence[Source], step: int) -> None:
         """Tell where training begins."""
         self._told = {"step": step, "steps": config.steps}
         self.enter(Stage.TRAINING)
@@ -107,5 +106,5 @@ class ProgressFile(Watcher):
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         with suppress(OSError):  # a full disk ends the run where it matters: at a checkpoint
-            write_whole(self._path, json.dumps(content) + "\n")
+            write_whole_json(self._path, content, indent=None)
         self._written = time.monotonic()

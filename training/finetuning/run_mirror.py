@@ -2,23 +2,18 @@
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ebseg.files import write_whole
-from ebseg.runs.state import FOLDER
-from ebseg.runs.tracking import RUN_FILE
+from ebseg.config import TrainConfig
+from ebseg.data.samples import Source
+from ebseg.files import write_whole, write_whole_bytes
+from ebseg.model import EBSeg
+from ebseg.runs.folder import step_of
 from ebseg.runs.watch import Progress, Watcher
-from ebseg.train import LOG_FILE
-from training.finetuning.finetune import BEST_FILE, MEASURED_FILE
+from training.finetuning.folder import TrainingFolder
 from training.storage import Storage
-
-if TYPE_CHECKING:
-    from ebseg.config import TrainConfig
-    from ebseg.data.samples import Source
-    from ebseg.model import EBSeg
 
 _log = logging.getLogger(__name__)
 
@@ -26,8 +21,7 @@ NEWEST = "newest.json"
 """Which of the two places holds the newest complete set, and the small files of it."""
 
 PLACES = ("a", "b")
-CHECKPOINT, BEST = "checkpoint.pt", BEST_FILE
-TEXTS = (MEASURED_FILE, RUN_FILE, LOG_FILE)
+CHECKPOINT = "checkpoint.pt"
 
 
 class RunMirror(Watcher):
@@ -41,7 +35,7 @@ class RunMirror(Watcher):
     the run goes on, and the next checkpoint is copied again.
     """
 
-    def __init__(self, storage: Storage, key: str, run: Path) -> None:
+    def __init__(self, storage: Storage, key: str, run: TrainingFolder) -> None:
         self._storage, self._key, self._run = storage, key, run
 
     def restore(self) -> None:
@@ -51,17 +45,16 @@ class RunMirror(Watcher):
         what the storage raises.
         """
         newest = self._newest()
-        if newest is None or newest["step"] <= max(map(_step, self._checkpoints()), default=0):
+        if newest is None or newest["step"] <= max(map(step_of, self._run.stored()), default=0):
             return
-        (self._run / FOLDER).mkdir(parents=True, exist_ok=True)
         if newest["best"]:
-            self._fetch(newest["place"], BEST, self._run / BEST_FILE)
+            self._fetch(newest["place"], self._run.best.name, self._run.best)
         for name, text in newest["texts"].items():
-            write_whole(self._run / name, text)
-        self._fetch(newest["place"], CHECKPOINT, self._run / FOLDER / newest["checkpoint"])
+            write_whole(self._run.path / name, text)
+        self._fetch(newest["place"], CHECKPOINT, self._run.checkpoints / newest["checkpoint"])
         _log.warning("Went on from the copy of step %d in %s", newest["step"], self._storage)
 
-    def stored(self, net: "EBSeg", step: int) -> None:
+    def stored(self, net: EBSeg, step: int) -> None:
         """Copy the newest checkpoint."""
         try:
             self._copy()
@@ -69,7 +62,7 @@ class RunMirror(Watcher):
             reason = f"{type(error).__name__}: {error}"
             _log.warning("The checkpoint of step %d was not copied to %s: %s", step, self._storage, reason)
 
-    def started(self, net: "EBSeg", config: "TrainConfig", sources: Sequence["Source"], step: int) -> None:
+    def started(self, net: EBSeg, config: TrainConfig, sources: Sequence[Source], step: int) -> None:
         """Do nothing."""
 
     def stepped(self, progress: Progress) -> None:
@@ -82,15 +75,16 @@ class RunMirror(Watcher):
         """Leave the copy: the run may go on elsewhere."""
 
     def _copy(self) -> None:
-        checkpoint, best = self._checkpoints()[-1], self._run / BEST_FILE
+        checkpoint, best = self._run.stored()[-1], self._run.best
         newest = self._newest()
         place = PLACES[1] if newest is not None and newest["place"] == PLACES[0] else PLACES[0]
-        texts = {name: (self._run / name).read_text() for name in TEXTS if (self._run / name).exists()}
+        small = (self._run.measured, self._run.mlflow, self._run.log)
+        texts = {path.name: path.read_text() for path in small if path.exists()}
         self._storage.upload(f"{self._key}/{place}/{CHECKPOINT}", checkpoint)
         if best.exists():
-            self._storage.upload(f"{self._key}/{place}/{BEST}", best)
+            self._storage.upload(f"{self._key}/{place}/{best.name}", best)
         content = {
-            "step": _step(checkpoint),
+            "step": step_of(checkpoint),
             "place": place,
             "checkpoint": checkpoint.name,
             "best": best.exists(),
@@ -106,14 +100,5 @@ class RunMirror(Watcher):
         return found
 
     def _fetch(self, place: str, name: str, path: Path) -> None:
-        unfinished = path.with_name(f"{path.name}.unfinished")
         # Not the storage's ``local``, which keeps copies of files that never change.
-        unfinished.write_bytes(self._storage.read(f"{self._key}/{place}/{name}"))
-        os.replace(unfinished, path)
-
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self._run / FOLDER).glob("step-*.pt"))
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.stem.removeprefix("step-"))
+        write_whole_bytes(path, self._storage.read(f"{self._key}/{place}/{name}"))

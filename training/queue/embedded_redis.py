@@ -5,15 +5,13 @@ it; what was queued is on disk. A server whose users were all killed goes on and
 """
 
 import atexit
-import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import IO
 
 import psutil
 import redis
@@ -21,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ebseg.errors import ConfigError
+from ebseg.files import SharedLock, locked
 
 START_SECONDS = 30.0
 """For a server to answer; one with much in its log reads that first."""
@@ -28,8 +27,8 @@ START_SECONDS = 30.0
 LONGEST_SOCKET = 100
 """Characters of a Unix socket's path; systems allow some 104 to 108."""
 
-_users: dict[Path, IO[str]] = {}
-"""Of each folder in use by this process, the open file whose shared lock says so."""
+_users: dict[Path, SharedLock] = {}
+"""Of each folder in use by this process, the lock that says so."""
 
 
 def embedded_redis(folder: Path) -> str:
@@ -43,8 +42,7 @@ def embedded_redis(folder: Path) -> str:
             f"{socket} is too long for a socket: set EBSEG_HOME to a shorter path, or REDIS_URL to a server"
         )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (folder / "start.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder / "start.lock"):
         _become_user(folder)
         if not _answers(socket):
             _start(folder, socket)
@@ -55,8 +53,7 @@ def _become_user(folder: Path) -> None:
     """Hold a shared lock for as long as this process lives: it ends with it, however it ends."""
     if folder in _users:
         return
-    _users[folder] = file = (folder / "users.lock").open("w")
-    fcntl.flock(file, fcntl.LOCK_SH)
+    _users[folder] = SharedLock(folder / "users.lock")
     atexit.register(_leave, folder, os.getpid())
 
 
@@ -64,11 +61,11 @@ def _leave(folder: Path, user: int) -> None:
     """Stop the server if nobody else uses it."""
     if os.getpid() != user:  # a fork, which ends while its parent goes on
         return
+    if not folder.exists():
+        return
     # The start's lock first: nobody can come while the last one leaves.
-    with suppress(FileNotFoundError), (folder / "start.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with suppress(BlockingIOError):
-            fcntl.flock(_users.pop(folder), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with locked(folder / "start.lock"), closing(_users.pop(folder)) as user_lock:
+        if user_lock.is_last():
             stop_embedded_redis(folder)
 
 

@@ -1,12 +1,12 @@
 """A version's file in MLflow's store, and on this machine."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from ebseg.errors import ConfigError
+from ebseg.files import nobody_elses, whole
 from ebseg.runs.mlflow_store import patient
 
 if TYPE_CHECKING:
@@ -34,12 +34,16 @@ def fetch(client: "MlflowClient", run_id: str, file: str, name: str, kept: Path)
     if place.scheme in ("", "file") and local.is_file():
         return local
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with patient(), tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+    with (
+        patient(),
+        whole(kept, unfinished=nobody_elses(kept)) as unfinished,
+        tempfile.TemporaryDirectory(dir=kept.parent) as folder,
+    ):
         found = Path(client.download_artifacts(run_id, f"{MODEL_FOLDER}/{file}", folder))
         if version_name(found) != name:
             raise ConfigError(
                 f"{MODEL_FOLDER}/{file} of MLflow's run {run_id} is {version_name(found)} and should be "
                 f"{name}: it is damaged in MLflow's store"
             )
-        os.replace(found, kept)
+        found.rename(unfinished)
     return kept

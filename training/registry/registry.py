@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebseg.errors import ConfigError, EBSegError, MlflowUnavailable
-from ebseg.runs.mlflow_store import connect, database_file, disconnect, experiment_id, locked, unusable
+from ebseg.files import locked
+from ebseg.runs.mlflow_store import connect, database_file, disconnect, experiment_id, unusable
 from training.registry.decision import Decision
 from training.registry.history import History, predecessors, succeed
 from training.registry.model_files import MODEL_FOLDER, fetch, upload

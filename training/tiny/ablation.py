@@ -7,13 +7,12 @@ starts from the encoders of one small model, frozen but for their positions, and
 first weights depend on the seed alone: rows are compared seed by seed.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,9 +25,9 @@ from ebseg.config import RECIPES, TINY, BalanceConfig, ModelConfig, TrainConfig
 from ebseg.data.drawn.scenes import SceneSource, benchmark_scenes, benchmark_vocabulary, renamed_vocabulary
 from ebseg.data.samples import Source
 from ebseg.encoders import load_encoders
-from ebseg.errors import ConfigError
+from ebseg.errors import ConfigError, InUse
 from ebseg.evaluation.in_memory import evaluate
-from ebseg.files import write_whole
+from ebseg.files import locked, write_whole, write_whole_json
 from ebseg.loading import PACKAGED, checkpoint_path
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor
@@ -150,10 +149,10 @@ def claimed(path: Path) -> Iterator[bool]:
 
     The operating system gives the lock back when the process ends, however it ends.
     """
-    with path.open("a") as file:
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.enter_context(locked(path, seconds=0))
+        except InUse:
             yield False
             return
         yield True
@@ -176,7 +175,7 @@ def run_missing(out: Path, rows: Sequence[Row], seeds: Sequence[int], plan: Plan
                     _check_plan(path, plan)
                 else:
                     found = {"row": row.name, "seed": seed, **run(row, seed, plan, out)}
-                    write_whole(path, json.dumps(found, indent=2) + "\n")
+                    write_whole_json(path, found)
                     written.append(path)
     return written
 

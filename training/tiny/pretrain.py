@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ebseg.config import TINY
 from ebseg.errors import TrainingError
+from ebseg.files import whole
 from training.tiny.pretrain_clip import ClipPhase, ClipStage
 from training.tiny.pretrain_sam import SamPhase, SamStage
 from training.tiny.pretrain_scenes import HELD_OUT_SEED, cached_scenes
@@ -141,10 +142,9 @@ def _rate(step: int, rounds: tuple[int, ...], warm_up: int) -> float:
 
 def _save(path: Path, stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> None:
     """Write the loop's state beside the old checkpoint, then put it in its place."""
-    unfinished = path.with_suffix(".unfinished")
     state = {"step": step, "model": stage.model.state_dict(), "optimiser": optimiser.state_dict()}
-    torch.save(state, unfinished)
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        torch.save(state, unfinished)
 
 
 def _load(path: Path, stage: Stage, optimiser: torch.optim.Optimizer) -> int:
@@ -171,9 +171,8 @@ def run(stages: Sequence[Stage], out: Path, seed: int, schedule: Schedule) -> Pa
         train(stage, out, seed, schedule)
         weights |= {name: tensor.contiguous() for name, tensor in stage.export().items()}
     path = out / "encoders.safetensors"
-    unfinished = path.with_suffix(".unfinished")
-    save_file(weights, unfinished)
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        save_file(weights, unfinished)
     return path
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ebseg.data.drawn.synthetic import draw_scene
+from ebseg.files import whole
 
 SCENE_SIDE = 256
 HELD_OUT_SEED = 1_000_000  # added to the seed of training scenes for those that measure
@@ -58,9 +59,8 @@ def cached_scenes(folder: Path, seed: int, count: int, *, workers: int) -> Scene
         with np.load(path) as stored:
             return Scenes(torch.from_numpy(stored["images"]), torch.from_numpy(stored["labels"]))
     scenes = half_size_scenes(seed, count, workers=workers)
-    partial_path = path.with_suffix(".partial.npz")
-    np.savez(partial_path, images=scenes.images.numpy(), labels=scenes.labels.numpy())
-    partial_path.replace(path)
+    with whole(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, images=scenes.images.numpy(), labels=scenes.labels.numpy())
     return scenes
 
 

@@ -15,7 +15,7 @@ from ebseg.config import TINY
 from ebseg.data.drawn.scenes import benchmark_scenes, benchmark_vocabulary, renamed_vocabulary
 from ebseg.evaluation.in_memory import evaluate
 from ebseg.loading import PACKAGED, load
-from ebseg.train import LOG_FILE, MODEL_FILE
+from ebseg.runs.folder import RunFolder
 
 WEIGHTS = Path("ebseg/weights") / f"{PACKAGED}.safetensors"
 RECORD = Path("docs/tiny")
@@ -26,7 +26,7 @@ def main(
     runs: Annotated[Path, typer.Argument(help="folder with pretrain/, train/ and words/", exists=True)],
 ) -> None:
     """Write the weights in half precision into the package, and what they were measured at into docs/."""
-    net, _ = load_checkpoint(runs / "words" / MODEL_FILE)
+    net, _ = load_checkpoint(RunFolder(runs / "words").model)
     net = net.with_balance(TINY.balance)  # exponents are not trained
     save_checkpoint(net, WEIGHTS, dtype=torch.float16, metadata={"version": f"{PACKAGED}-{version('ebseg')}"})
     predictor = load(str(WEIGHTS))
@@ -35,7 +35,7 @@ def main(
     )
     RECORD.mkdir(parents=True, exist_ok=True)
     for stage in ("pretrain", "train"):
-        shutil.copyfile(runs / stage / LOG_FILE, RECORD / f"{stage}.jsonl")
+        shutil.copyfile(RunFolder(runs / stage).log, RECORD / f"{stage}.jsonl")
     content = {
         "model": predictor.version,
         "data": "drawn scenes",

@@ -20,7 +20,7 @@ from ebseg.config import RECIPES
 from ebseg.data.drawn.scenes import benchmark_vocabulary, validation_scenes
 from ebseg.losses import Prediction, Totals, match, ssc_loss, targets_of
 from ebseg.model import EBSeg
-from ebseg.train import MODEL_FILE
+from ebseg.runs.folder import RunFolder
 from training.tiny.ablation import A_ALONE, ROWS, AblatedEBSeg
 from training.tiny.exponents import measure, observe_all
 
@@ -29,7 +29,7 @@ COMPARED = tuple(row for row in ROWS if row.name in ("adab", "ssc"))
 
 def load_run(folder: Path, row: Any) -> EBSeg:
     """Load a run's model with the parts of its row."""
-    stored, _ = load_checkpoint(folder / MODEL_FILE)
+    stored, _ = load_checkpoint(RunFolder(folder).model)
     net = AblatedEBSeg(stored.config, row, training_vocabulary=stored.training_vocabulary)
     net.load_state_dict(stored.state_dict())
     return net.eval()

@@ -82,6 +82,7 @@ def _spec(here, out, **changes):
         "out": str(out),
         "config": {"steps": STEPS, "batch": 2, "measure_every": 2, "learning_rate": 1e-3},
         "general": None,
+        "first_model": str(here.root / "base.safetensors"),
         "data_root": str(here.root),
         "workers": 0,
         "mlflow": None,

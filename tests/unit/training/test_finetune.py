@@ -16,7 +16,6 @@ from ebseg.runs.watch import Enough
 from ebseg.train import LOG_FILE, train
 from ebseg.vocabulary import Vocabulary
 from training.finetuning.finetune import (
-    OUTCOME_FILE,
     FinetuneConfig,
     General,
     Mix,
@@ -27,6 +26,7 @@ from training.finetuning.finetune import (
     finetune,
     interpolate,
 )
+from training.finetuning.folder import TrainingFolder
 
 SHORT = FinetuneConfig(steps=4, batch=1, measure_every=2, general_photos=2, learning_rate=1e-3)
 
@@ -90,7 +90,7 @@ def test_a_stopped_fine_tuning_ends_as_one_that_was_not(random_checkpoint, tmp_p
     ours, theirs = _weights(resumed.path), _weights(whole.path)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
-    stored = json.loads((tmp_path / "whole" / OUTCOME_FILE).read_text())
+    stored = json.loads((tmp_path / "whole" / "outcome.json").read_text())
     assert stored["chosen"]["share"] == whole.chosen.share and stored["steps"] == whole.steps == 4
     assert whole.chosen.general >= SHORT.keep * whole.base.general
 
@@ -199,14 +199,14 @@ def test_it_ends_early_when_nothing_gets_better(random_tiny, tmp_path):
     scores = iter([10.0, 30.0, 20.0, 25.0, 29.0])
     measure = SimpleNamespace(project=lambda _net: next(scores))
     config = SHORT.model_copy(update={"patience": 3})
-    stopper = _EarlyStopping(tmp_path, measure, config)
+    stopper = _EarlyStopping(TrainingFolder(tmp_path), measure, config)
     for step in (2, 4, 6, 8):
         stopper.stored(random_tiny, step)
     with pytest.raises(Enough):
         stopper.stored(random_tiny, 10)
     with pytest.raises(Enough):  # and so does the same run when it is started again
-        _EarlyStopping(tmp_path, measure, config).started(random_tiny, None, [], 10)
-    earlier = _EarlyStopping(tmp_path, measure, config)
+        _EarlyStopping(TrainingFolder(tmp_path), measure, config).started(random_tiny, None, [], 10)
+    earlier = _EarlyStopping(TrainingFolder(tmp_path), measure, config)
     earlier.started(random_tiny, None, [], 6)
     assert earlier.last_step == 6
 
@@ -214,8 +214,8 @@ def test_it_ends_early_when_nothing_gets_better(random_tiny, tmp_path):
 def test_a_checkpoint_that_was_not_measured_is_measured_on_resuming(random_tiny, tmp_path):
     scores = iter([10.0, 30.0])
     measure = SimpleNamespace(project=lambda _net: next(scores))
-    _EarlyStopping(tmp_path, measure, SHORT).stored(random_tiny, 2)
-    resumed = _EarlyStopping(tmp_path, measure, SHORT)
+    _EarlyStopping(TrainingFolder(tmp_path), measure, SHORT).stored(random_tiny, 2)
+    resumed = _EarlyStopping(TrainingFolder(tmp_path), measure, SHORT)
     resumed.started(random_tiny, None, [], 4)  # the run was killed after storing step 4
     assert resumed.last_step == 4
     assert json.loads((tmp_path / "measured.json").read_text()) == {"2": 10.0, "4": 30.0}
@@ -234,7 +234,7 @@ def test_a_full_disk_while_measuring_is_an_error_that_names_the_folder(random_ti
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as a full disk: the write itself fails
     try:
         with pytest.raises(TrainingError, match=f"{tmp_path} cannot be written to .*: make room"):
-            _EarlyStopping(tmp_path, measure, SHORT).stored(random_tiny, 2)
+            _EarlyStopping(TrainingFolder(tmp_path), measure, SHORT).stored(random_tiny, 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from training.finetuning.folder import TrainingFolder
 from training.finetuning.run_mirror import RunMirror
 from training.storage import Storage
 
@@ -28,13 +29,13 @@ def _files(folder):
 
 def test_an_empty_folder_gets_what_the_run_had_copied(storage, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    mirror = RunMirror(storage, "runs/train-1", first)
+    mirror = RunMirror(storage, "runs/train-1", TrainingFolder(first))
     mirror.restore()  # nothing was copied yet
     assert not first.exists()
     for step, measured in ((2, {}), (4, {"2": 10.0}), (6, {"2": 10.0, "4": 20.0})):
         _run(first, step, measured)
         mirror.stored(None, step)
-    RunMirror(storage, "runs/train-1", second).restore()
+    RunMirror(storage, "runs/train-1", TrainingFolder(second)).restore()
     expected = _files(first)
     del expected["checkpoints/step-00000002.pt"], expected["checkpoints/step-00000004.pt"]
     assert _files(second) == expected
@@ -43,12 +44,12 @@ def test_an_empty_folder_gets_what_the_run_had_copied(storage, tmp_path):
 
 def test_a_folder_that_is_further_keeps_what_it_has(storage, tmp_path):
     first, second = _run(tmp_path / "first", 4, {"2": 10.0}), _run(tmp_path / "second", 6, {"2": 11.0})
-    RunMirror(storage, "runs/train-1", first).stored(None, 4)
+    RunMirror(storage, "runs/train-1", TrainingFolder(first)).stored(None, 4)
     before = _files(second)
-    RunMirror(storage, "runs/train-1", second).restore()
+    RunMirror(storage, "runs/train-1", TrainingFolder(second)).restore()
     assert _files(second) == before
     (second / "checkpoints" / "step-00000006.pt").rename(second / "checkpoints" / "step-00000002.pt")
-    RunMirror(storage, "runs/train-1", second).restore()
+    RunMirror(storage, "runs/train-1", TrainingFolder(second)).restore()
     assert (second / "measured.json").read_text() == '{"2": 10.0}'
 
 
@@ -59,7 +60,7 @@ class _Killed(BaseException):
 @pytest.mark.parametrize("allowed", range(4))
 def test_a_kill_between_uploads_leaves_a_set_that_belongs_together(storage, tmp_path, monkeypatch, allowed):
     first, second = tmp_path / "first", tmp_path / "second"
-    mirror = RunMirror(storage, "runs/train-1", first)
+    mirror = RunMirror(storage, "runs/train-1", TrainingFolder(first))
     for step, measured in ((4, {"2": 10.0}), (6, {"2": 10.0, "4": 20.0})):
         _run(first, step, measured)
         mirror.stored(None, step)
@@ -81,7 +82,7 @@ def test_a_kill_between_uploads_leaves_a_set_that_belongs_together(storage, tmp_
             mirror.stored(None, 8)
         except _Killed:
             assert allowed < 3
-    RunMirror(storage, "runs/train-1", second).restore()
+    RunMirror(storage, "runs/train-1", TrainingFolder(second)).restore()
     step, looks = (8, 3) if allowed == 3 else (6, 2)
     assert _files(second / "checkpoints") == {f"step-{step:08d}.pt": b"checkpoint %d" % step}
     assert (second / "best.safetensors").read_bytes() == b"best of %d" % looks
@@ -91,5 +92,5 @@ def test_a_kill_between_uploads_leaves_a_set_that_belongs_together(storage, tmp_
 def test_a_storage_that_is_away_does_not_end_the_run(storage, tmp_path, caplog):
     first = _run(tmp_path / "first", 2, {})
     (tmp_path / "storage").write_text("no folder")
-    RunMirror(storage, "runs/train-1", first).stored(None, 2)
+    RunMirror(storage, "runs/train-1", TrainingFolder(first)).stored(None, 2)
     assert "step 2 was not copied" in caplog.text
