@@ -3,21 +3,22 @@
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from ebseg.ask import Ask
 from ebseg.errors import EBSegError
-from ebseg.label_studio.pipeline import Model
+from ebseg.label_studio.pipeline import Model, Segmentation
 from ebseg.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-Jobs = queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]]
 
 WARM_UP_SIZE = 64
 """Pixels of the edge of the photo that a new model predicts before it serves."""
@@ -33,28 +34,28 @@ class PinnedModel:
     ``name`` stands for the version until the model is there; ``since``: when it was chosen to serve, in UTC.
     """
 
-    def __init__(self, name: str, jobs: Jobs) -> None:
+    def __init__(self, name: str, questions: "Questions") -> None:
         self.name = name
         self.since = datetime.now(UTC)
         self.loaded: Future[Model] = Future()
-        self._jobs = jobs
+        self._questions = questions
 
-    def run(self, job: Callable[[Model], T], timeout: float) -> T:
-        """Call ``job`` with the model in the model's thread and return what it returns.
+    def answer(self, ask: Ask, timeout: float) -> Segmentation:
+        """Have the model answer, in its thread and in its turn.
 
         Raises TimeoutError if it is not done within ``timeout`` seconds, be it because the model is still
-        loading, works for others, or takes that long; ModelUnavailable if loading failed; and whatever
-        ``job`` raises.
+        loading, works for others, or takes that long, and where the holder was told to stop; ModelUnavailable
+        if loading failed; and whatever the model raises.
         """
-        future: Future[T] = Future()
-        self._jobs.put((future, lambda: job(self.loaded.result())))
+        question = _Question(self, ask, time.monotonic() + timeout)
+        self._questions.put(question)
         try:
-            return future.result(max(timeout, 0.0))
+            return question.answer.result(max(timeout, 0.0))
         except TimeoutError:
-            future.cancel()
+            question.answer.cancel()
             raise
         finally:
-            del future  # it has the error whose traceback has this frame: a circle that keeps the model
+            del question  # it has the error whose traceback has this frame: a circle that keeps the model
 
     @property
     def ready(self) -> bool:
@@ -72,27 +73,51 @@ class PinnedModel:
         return self.loaded.result().version if self.ready else self.name
 
 
+@dataclass(eq=False)
+class _Question:
+    """What is asked of a model; ``deadline``: of time.monotonic(), after which nobody waits for it."""
+
+    model: PinnedModel
+    ask: Ask
+    deadline: float
+    answer: Future[Segmentation] = field(default_factory=Future)
+
+
+Questions = queue.SimpleQueue[_Question]
+
+
 class ModelHolder:
-    """Loads a model in a thread of its own and lets callers use it there, in the order in which they come.
+    """Loads a model in a thread of its own, which answers there what callers ask, in the order they come in.
 
     One thread, rather than a lock that the callers share: it is fair, a caller can stop waiting while the
     model works, and PyTorch keeps one team of CPU threads instead of one for each caller.
 
     ``name`` stands for the version until the model is there: Label Studio asks for the version before every
-    round of predictions and waits for 3 s, while loading may take minutes (a download).
+    round of predictions and waits for 3 s, while loading may take minutes (a download). ``timed``: a context
+    around each answer.
     """
 
-    def __init__(self, load: Callable[[], Model], name: str) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Model],
+        name: str,
+        timed: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
         self._load = load
-        self._jobs: Jobs = queue.SimpleQueue()
-        self._current = PinnedModel(name, self._jobs)
+        self._timed = timed
+        self._questions: Questions = queue.SimpleQueue()
+        self._current = PinnedModel(name, self._questions)
+        self._first: PinnedModel | None = self._current
+        self._stopped = False
 
     def start(self) -> None:
         """Begin to load; to be called once, in the process that serves."""
-        first = self._current
-        self._jobs.put((first.loaded, partial(_explained, self._load, first.name)))
         # A daemon: a process that is told to end does not wait for a download.
         threading.Thread(target=self._work, name="model", daemon=True).start()
+
+    def stop(self) -> None:
+        """Answer no question that is not begun: they raise TimeoutError. Takes no lock; see Service.stop."""
+        self._stopped = True
 
     def current(self) -> PinnedModel:
         """Give the model that serves now. Whoever makes several calls that must agree keeps it meanwhile."""
@@ -105,7 +130,7 @@ class ModelHolder:
         Raises ModelUnavailable, and changes nothing, if the model cannot be loaded or fails on a first photo.
         """
         model = load_warm(load, name)
-        new = PinnedModel(name, self._jobs)
+        new = PinnedModel(name, self._questions)
         new.loaded.set_result(model)
         self._current = new
         return model
@@ -135,8 +160,32 @@ class ModelHolder:
         return self._current.version
 
     def _work(self) -> None:
+        self._load_first()
         while True:
-            _do(*self._jobs.get())  # in no variable: it would keep a model until the next job
+            self._answer(self._questions.get())  # in no variable: it would keep a model until the next one
+
+    def _load_first(self) -> None:
+        first, self._first = self._first, None  # nothing but its requests keeps a model that another replaces
+        if first is not None:
+            try:
+                first.loaded.set_result(_explained(self._load, first.name))
+            except ModelUnavailable as error:  # raised again where an answer is asked for
+                first.loaded.set_exception(error)
+
+    def _answer(self, question: _Question) -> None:
+        """Pass on what the model answers or raises; the thread lives on."""
+        if not question.answer.set_running_or_notify_cancel():
+            return
+        try:
+            if self._stopped or time.monotonic() >= question.deadline:
+                raise TimeoutError
+            with self._timed():
+                [found] = question.model.loaded.result().predict_many([question.ask])
+            question.answer.set_result(found)
+        except Exception as error:  # raised again where the answer is asked for
+            question.answer.set_exception(error)
+        finally:
+            del question  # as in PinnedModel.answer
 
 
 def load_warm(load: Callable[[], Model], name: str) -> Model:
@@ -150,7 +199,7 @@ def load_warm(load: Callable[[], Model], name: str) -> Model:
 def _warmed_up(model: Model) -> Model:
     rows, columns = np.indices((WARM_UP_SIZE, WARM_UP_SIZE), np.uint8)
     photo = np.stack([4 * rows, 4 * columns, 255 - 4 * rows], axis=-1)
-    found, shape = model.predict(photo, Vocabulary(["sky", "road"])), rows.shape
+    [found], shape = model.predict_many([Ask(photo, Vocabulary(["sky", "road"]))]), rows.shape
     if found.label_map.shape != shape or found.scores.shape != shape:
         raise ModelUnavailable(f"its answer for a photo of {shape} has the shape {found.scores.shape}")
     if not np.isfinite(found.scores).all():
@@ -171,15 +220,3 @@ def _explained(load: Callable[[], Model], name: str) -> Model:
         raise ModelUnavailable(f"the model {name} could not be loaded: {reason}") from error
     logger.info("the model %s is ready, version %s", name, model.version)
     return model
-
-
-def _do(future: Future[T], call: Callable[[], T]) -> None:
-    """Pass on what ``call`` returns or raises; the thread lives on."""
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(call())
-    except Exception as error:  # raised again where the result is asked for
-        future.set_exception(error)
-    finally:
-        del future, call  # as in PinnedModel.run

@@ -20,7 +20,7 @@ from backend.model_holder import ModelHolder, ModelUnavailable, PinnedModel
 from backend.webhook_events import Event
 from ebseg.errors import EBSegError
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.pipeline import Model, Pipeline, Segmentation
+from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.label_studio.regions import Region, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context
 from ebseg.label_studio.tasks import describe, read_label_config, task_id
@@ -96,6 +96,7 @@ class Service:
         (Ctrl-C reaches all processes of a terminal) interrupts it where it is.
         """
         self._stopping = True
+        self.model.stop()
         if self.follower:
             self.follower.stop()
 
@@ -193,14 +194,8 @@ class Service:
 
     def _regions(self, image: npt.NDArray[np.uint8], request: _Request) -> list[Region]:
         """Regions that the request's model finds in a photo."""
-
-        def segment(model: Model) -> Segmentation:
-            self._require_time(request)
-            with self.metrics.model_seconds.time():
-                return request.pipeline.segment(image, model)
-
-        segmentation = request.model.run(segment, request.seconds_left)
-        return request.pipeline.regions(segmentation, request.asked)
+        found = request.model.answer(request.pipeline.ask(image), request.seconds_left)
+        return request.pipeline.regions(found, request.asked)
 
     def _require_time(self, request: _Request) -> None:
         if self._stopping or not request.seconds_left:
@@ -229,7 +224,7 @@ def build_service(
     if champion and settings.follow:
         follower = ChampionFollower(champion, partial(load_model, settings), metrics, settings.follow_seconds)
         load = partial(follower.first_model, load)
-    model = ModelHolder(load, settings.model)
+    model = ModelHolder(load, settings.model, timed=metrics.model_seconds.time)
     model.start()
     if follower:
         follower.follow(model)
@@ -244,11 +239,12 @@ def load_model(settings: Settings, checkpoint: Path | None = None) -> Model:
     # Imported here, in the thread that loads: PyTorch takes seconds, and the server answers meanwhile.
     import torch
 
-    import ebseg
+    from ebseg.engine import Engine
+    from ebseg.loading import load
 
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
-    return ebseg.load(checkpoint or settings.model, device=settings.device)
+    return Engine(load(checkpoint or settings.model, device=settings.device))
 
 
 def _triggers(settings: Settings) -> Sink:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ebseg.ask import Ask, Photo
 from ebseg.config import ModelConfig
 from ebseg.errors import ConfigError, ImageError
 from ebseg.images import read_image
@@ -22,9 +23,6 @@ from ebseg.resize import shortest_edge_size
 from ebseg.scores import score_strips
 from ebseg.text_cache import TextCache, TextEncoder
 from ebseg.vocabulary import Vocabulary
-
-Photo = npt.NDArray[np.uint8] | Image.Image | str | Path
-"""(H, W, 3) uint8 RGB, a PIL image, or a file's path."""
 
 DEFAULT_THRESHOLD = 0.3
 """Share of the scores under which a pixel stays unlabelled.
@@ -100,18 +98,6 @@ class EncodedPhoto:
         return self.encoded.nbytes
 
 
-@dataclass(frozen=True, eq=False)
-class Ask:
-    """A question: the labels of a photo's pixels.
-
-    ``threshold``: the share, 0..1, under which a pixel stays unlabelled; None: the predictor's own.
-    """
-
-    photo: Photo
-    vocabulary: Vocabulary
-    threshold: float | None = None
-
-
 class Predictor:
     """A model ready to label photos; one call at a time uses all cores.
 
@@ -178,7 +164,7 @@ class Predictor:
 
         Raises ImageError for a photo that cannot be read.
         """
-        pixels = _as_array(photo)
+        pixels = as_array(photo)
         resized = resize_shortest_edge(pixels, self.config.test_size, self.config.test_max_size)
         image = torch.from_numpy(resized).to(self.device).permute(2, 0, 1).float()  # (3, h, w)
         return EncodedPhoto(self.net.encode([image]), (pixels.shape[0], pixels.shape[1]))
@@ -250,7 +236,7 @@ def resize_shortest_edge(photo: npt.NDArray[np.uint8], size: int, max_size: int)
     return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _as_array(image: Photo) -> npt.NDArray[np.uint8]:
+def as_array(image: Photo) -> npt.NDArray[np.uint8]:
     """Read a photo as (H, W, 3) uint8 RGB."""
     if isinstance(image, str | Path):
         return read_image(image)

@@ -1,16 +1,17 @@
-"""From a task to its prediction: photo, segmentation, regions."""
+"""From a task to its prediction: photo, question, regions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ebseg.ask import Ask
 from ebseg.images import read_image
 from ebseg.label_studio.regions import Region, masks_to_regions, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, select_region
 from ebseg.label_studio.tasks import Labelling, photo_url, task_id
-from ebseg.vocabulary import Vocabulary
 
 
 class Fetcher(Protocol):
@@ -33,19 +34,14 @@ class Segmentation(Protocol):
 
 
 class Model(Protocol):
-    """What segments photos; ``ebseg.predictor.Predictor`` is one."""
+    """What segments photos; ``ebseg.predictor.Predictor`` and ``ebseg.engine.Engine`` are such."""
 
     @property
     def version(self) -> str:
         """Changes whenever predictions may change."""
 
-    def predict(
-        self,
-        image: npt.NDArray[np.uint8],
-        labels: Vocabulary,
-        threshold: float | None = None,
-    ) -> Segmentation:
-        """Segment one (H, W, 3) uint8 RGB photo."""
+    def predict_many(self, asks: Sequence[Ask]) -> Sequence[Segmentation]:
+        """Segment photos, in their order."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,8 @@ class Pipeline:
 
     def predict(self, task: Any, model: Model) -> dict[str, Any]:
         """Make a task's prediction as Label Studio stores it. Raises EBSegError for a bad task or photo."""
-        return prediction(self.regions(self.segment(self.photo(task), model)), model.version)
+        [found] = model.predict_many([self.ask(self.photo(task))])
+        return prediction(self.regions(found), model.version)
 
     def photo(self, task: Any) -> npt.NDArray[np.uint8]:
         """Fetch and decode a task's photo: (H, W, 3) uint8 RGB.
@@ -87,9 +84,9 @@ class Pipeline:
         content = self.fetcher.fetch(url, task_id=task_id(task))
         return read_image(content, max_pixels=self.max_pixels, name="the photo")
 
-    def segment(self, photo: npt.NDArray[np.uint8], model: Model) -> Segmentation:
-        """Label every pixel of a photo (H, W, 3) uint8 RGB."""
-        return model.predict(photo, self.labelling.vocabulary, threshold=self.threshold)
+    def ask(self, photo: npt.NDArray[np.uint8]) -> Ask:
+        """Ask for every pixel's label of a photo (H, W, 3) uint8 RGB."""
+        return Ask(photo, self.labelling.vocabulary, self.threshold)
 
     def regions(self, found: Segmentation, asked: InteractiveRequest | None = None) -> list[Region]:
         """Turn a segmentation into regions: all that are large enough, or what a smart tool asked for.

@@ -8,12 +8,12 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ebseg.engine import Engine
 from ebseg.errors import EBSegError
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.pipeline import Pipeline
+from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.label_studio.tasks import Labelling, read_label_config
 from ebseg.loading import load
-from ebseg.predictor import Predictor
 from training.annotations.label_studio import NotInStudio, Studio, StudioUnavailable
 from training.annotations.photos import PatientFetcher
 from training.jobs.job import job
@@ -23,6 +23,9 @@ from training.queue.plans import claimer
 from training.settings import Settings
 
 _log = logging.getLogger(__name__)
+
+NO_CACHE = 0
+"""Bytes of encoded photos: a task is predicted once."""
 
 
 @dataclass
@@ -53,7 +56,7 @@ def predict_tasks(loop: Loop, project: int, tasks: list[int], version: str, plan
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
     if plan and not is_served(loop, project, version):
         return {"outcome": f"{version} is not served any more"}
-    model = load(loop.registry.named(version), device=settings.device)
+    model = Engine(load(loop.registry.named(version), device=settings.device), cache_bytes=NO_CACHE)
     done = loop.progress.stage("predicting", len(tasks))
     claim = claimer(loop.connection, loop.job_id, version)
     pushed = label(studio, loop.photos(), model, labelling, settings, project, tasks, claim, done)
@@ -65,7 +68,7 @@ def predict_tasks(loop: Loop, project: int, tasks: list[int], version: str, plan
 def label(
     studio: Studio,
     photos: ImageFetcher,
-    model: Predictor,
+    model: Model,
     labelling: Labelling,
     settings: Settings,
     project: int,
@@ -96,7 +99,7 @@ def label(
 
 
 def _label_one(
-    studio: Studio, pipeline: Pipeline, model: Predictor, project: int, task_id: int, done: Pushed
+    studio: Studio, pipeline: Pipeline, model: Model, project: int, task_id: int, done: Pushed
 ) -> None:
     try:
         if any(version == model.version for _, version in studio.predictions_of(task_id)):

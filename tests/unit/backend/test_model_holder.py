@@ -1,8 +1,8 @@
 import gc
 import logging
 import threading
-import time
 import weakref
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -10,23 +10,37 @@ import numpy as np
 import pytest
 
 from backend.model_holder import ModelHolder, ModelUnavailable
+from ebseg.ask import Ask
 from ebseg.errors import CheckpointError, ConfigError
+from ebseg.vocabulary import Vocabulary
 from tests.unit.backend.conftest import until
 
-MODEL = SimpleNamespace(version="v1")
+ASK = Ask(np.zeros((4, 4, 3), np.uint8), Vocabulary(["sky", "road"]))
 
 
 class Model:
-    """Finds the same everywhere; ``shape`` and ``score`` are of its answers."""
+    """Finds the same everywhere; ``shape`` and ``score`` are its answers', ``meanwhile`` is called first."""
 
-    def __init__(self, version="v2", score=0.5, shape=None) -> None:
-        self.version, self._score, self._shape = version, score, shape
+    def __init__(self, version="v2", score=0.5, shape=None, meanwhile=lambda ask: None) -> None:
+        self.version, self._score, self._shape, self._meanwhile = version, score, shape, meanwhile
 
-    def predict(self, image, labels, threshold=None):
-        assert image.dtype == np.uint8 and image.shape[2] == 3 and len(labels.names) == 2
-        shape = self._shape or image.shape[:2]
+    def predict_many(self, asks):
+        return [self._answer(ask) for ask in asks]
+
+    def _answer(self, ask):
+        assert ask.photo.dtype == np.uint8 and ask.photo.shape[2] == 3 and len(ask.vocabulary.names) == 2
+        self._meanwhile(ask)
+        shape = self._shape or ask.photo.shape[:2]
         label_map, scores = np.zeros(shape, np.int16), np.full(shape, self._score, np.float32)
-        return SimpleNamespace(label_map=label_map, scores=scores)
+        return SimpleNamespace(label_map=label_map, scores=scores, by=self.version)
+
+
+MODEL = Model("v1")
+
+
+def who_answers(model) -> str:
+    """Give the version of the model that answers, whichever ``model`` names by then."""
+    return model.answer(ASK, timeout=10).by
 
 
 def started(load) -> ModelHolder:
@@ -44,53 +58,82 @@ def test_before_loading_the_name_stands_for_the_version():
     assert (holder.ready, holder.failure, holder.version) == (False, None, "name")
 
 
-def test_a_loaded_model_is_handed_to_jobs():
+def test_a_loaded_model_answers():
     holder = started(lambda: MODEL)
-    assert holder.current().run(lambda model: model.version, timeout=10) == "v1"
+    assert who_answers(holder.current()) == "v1"
     assert (holder.ready, holder.failure, holder.version) == (True, None, "v1")
 
 
-def test_jobs_run_one_after_the_other_in_their_order():
-    holder = started(lambda: MODEL)
-    begun = threading.Event()
-    release = threading.Event()
-    order: list[int] = []
-    first = threading.Thread(
-        target=holder.current().run, args=(lambda model: (begun.set(), release.wait(10)), 10)
-    )
-    first.start()
+def test_questions_are_answered_one_after_the_other_in_their_order():
+    begun, release, order = threading.Event(), threading.Event(), []
+
+    def meanwhile(ask):
+        if ask is ASK:
+            begun.set()
+            assert release.wait(10)
+        else:
+            order.append(ask.threshold)
+
+    holder = started(lambda: Model(meanwhile=meanwhile))
+    threads = [threading.Thread(target=holder.current().answer, args=(ASK, 10))]
+    threads[0].start()
     assert begun.wait(10)
-    others = []
     for number in range(5):
-        others.append(
-            threading.Thread(target=holder.current().run, args=(lambda model, n=number: order.append(n), 10))
-        )
-        others[-1].start()
-        time.sleep(0.02)  # so that they ask in this order
+        asked = holder._questions.qsize()
+        ask = Ask(ASK.photo, ASK.vocabulary, number / 10)
+        threads.append(threading.Thread(target=holder.current().answer, args=(ask, 10)))
+        threads[-1].start()
+        until(lambda: holder._questions.qsize() > asked, "it asks")  # noqa: B023 (called at once)
     release.set()
-    for thread in (first, *others):
+    for thread in threads:
         thread.join()
-    assert order == [0, 1, 2, 3, 4]
+    assert order == [0.0, 0.1, 0.2, 0.3, 0.4]
 
 
-def test_a_job_that_waited_too_long_is_not_done():
-    holder = started(lambda: MODEL)
-    release = threading.Event()
-    done: list[str] = []
-    with pytest.raises(TimeoutError):
-        holder.current().run(lambda model: release.wait(10), timeout=0.05)
-    with pytest.raises(TimeoutError):
-        holder.current().run(lambda model: done.append("late"), timeout=0.05)
+def test_a_question_that_waited_too_long_is_not_answered():
+    release, answered = threading.Event(), []
+    late, in_time = (Ask(ASK.photo, ASK.vocabulary, share) for share in (0.1, 0.2))
+
+    def meanwhile(ask):
+        answered.append(ask)
+        assert ask is not ASK or release.wait(10)
+
+    holder = started(lambda: Model(meanwhile=meanwhile))
+    for ask in (ASK, late):
+        with pytest.raises(TimeoutError):
+            holder.current().answer(ask, timeout=0.05)
     release.set()
-    holder.current().run(lambda model: done.append("in time"), timeout=10)
-    assert done == ["in time"]
+    holder.current().answer(in_time, timeout=10)
+    assert late not in answered and answered[-1] is in_time
 
 
-def test_what_a_job_raises_reaches_who_asked_and_the_thread_lives_on():
-    holder = started(lambda: MODEL)
-    with pytest.raises(ZeroDivisionError):
-        holder.current().run(lambda model: 1 / 0, timeout=10)
-    assert holder.current().run(lambda model: "fine", timeout=10) == "fine"
+def test_no_question_is_begun_once_the_holder_is_told_to_stop():
+    answered = []
+    holder = started(lambda: Model(meanwhile=answered.append))
+    until(lambda: holder.ready, "the model loads")
+    holder.stop()
+    with pytest.raises(TimeoutError):
+        holder.current().answer(ASK, timeout=10)
+    assert answered == []
+
+
+def test_each_answer_is_timed():
+    entered = []
+    holder = ModelHolder(lambda: MODEL, "name", timed=lambda: nullcontext(entered.append(1)))
+    holder.start()
+    for _ in range(2):
+        holder.current().answer(ASK, timeout=10)
+    assert entered == [1, 1]
+
+
+def test_what_a_model_raises_reaches_who_asked_and_the_thread_lives_on():
+    def meanwhile(ask):
+        assert ask is not ASK, "not this one"
+
+    holder = started(lambda: Model(meanwhile=meanwhile))
+    with pytest.raises(AssertionError, match="not this one"):
+        holder.current().answer(ASK, timeout=10)
+    assert holder.current().answer(Ask(ASK.photo, ASK.vocabulary), timeout=10).by == "v2"
 
 
 def test_a_failure_is_told_to_every_job_and_to_the_listener():
@@ -100,7 +143,7 @@ def test_a_failure_is_told_to_every_job_and_to_the_listener():
     holder.start()
     for _ in range(2):
         with pytest.raises(ModelUnavailable, match="name could not be loaded: no such model"):
-            holder.current().run(lambda model: None, timeout=10)
+            holder.current().answer(ASK, timeout=10)
     holder.on_failure(told.append)
     assert told == ["the model name could not be loaded: no such model"] * 2
     assert holder.failure == told[0]
@@ -112,7 +155,7 @@ def test_success_is_no_failure_to_the_listener():
     holder = ModelHolder(lambda: MODEL, "name")
     holder.on_failure(told.append)
     holder.start()
-    holder.current().run(lambda model: None, timeout=10)
+    holder.current().answer(ASK, timeout=10)
     assert told == []
 
 
@@ -121,13 +164,13 @@ def test_success_is_no_failure_to_the_listener():
 
 def test_a_new_model_serves_from_then_on_and_who_pinned_the_old_one_keeps_it():
     holder = started(lambda: MODEL)
-    assert holder.current().run(lambda model: model.version, timeout=10) == "v1"
+    assert who_answers(holder.current()) == "v1"
     pinned = holder.current()
     new = holder.replace(Model, "name of v2")
     assert new.version == holder.version == "v2"
-    assert holder.current().run(lambda model: model is new, timeout=10)
+    assert who_answers(holder.current()) == "v2"
     assert pinned.version == "v1"
-    assert pinned.run(lambda model: model is MODEL, timeout=10)
+    assert who_answers(pinned) == "v1"
     assert holder.current().since >= pinned.since
 
 
@@ -136,12 +179,12 @@ def test_while_the_new_model_is_loaded_and_warmed_up_the_old_one_predicts():
     seen: list[str] = []
 
     class Watching(Model):
-        def predict(self, image, labels, threshold=None):
-            seen.append(holder.current().run(lambda model: model.version, timeout=10))
-            return super().predict(image, labels, threshold)
+        def predict_many(self, asks):
+            seen.append(who_answers(holder.current()))
+            return super().predict_many(asks)
 
     def load():
-        seen.append(holder.current().run(lambda model: model.version, timeout=10))
+        seen.append(who_answers(holder.current()))
         return Watching()
 
     holder.replace(load, "v2")
@@ -162,20 +205,20 @@ BROKEN = {
     "predicts no numbers": (lambda: Model(score=np.nan), "not finite"),
     "predicts infinity": (lambda: Model(score=np.inf), "not finite"),
     "predicts another size": (lambda: Model(shape=(3, 4)), r"shape \(3, 4\)"),
-    "does not predict": (lambda: MODEL, "AttributeError"),
+    "does not predict": (lambda: SimpleNamespace(version="v2"), "AttributeError"),
 }
 
 
 @pytest.mark.parametrize(("load", "reason"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_model_never_replaces_one_that_works(caplog, load, reason):
     holder = started(lambda: MODEL)
-    assert holder.current().run(lambda model: model.version, timeout=10) == "v1"
+    assert who_answers(holder.current()) == "v1"
     with pytest.raises(
         ModelUnavailable, match=f"the model v2 could not be loaded: .*{reason.split(': ')[-1]}"
     ):
         holder.replace(load, "v2")
     assert (holder.version, holder.ready, holder.failure) == ("v1", True, None)
-    assert holder.current().run(lambda model: model is MODEL, timeout=10)
+    assert who_answers(holder.current()) == "v1"
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "v2" in record.getMessage()
 
@@ -192,10 +235,6 @@ def _no_collector():
     log.disabled = False
 
 
-def failing_job(model):
-    raise RuntimeError(f"{model.version} fails")
-
-
 def told_by(call) -> str:
     """Give what is raised in words; pytest.raises would keep the error, whose traceback has the model."""
     try:
@@ -207,16 +246,23 @@ def told_by(call) -> str:
 
 @pytest.mark.usefixtures("_no_collector")
 def test_the_old_model_is_dropped_with_its_last_request():
-    holder = started(Model)
+    failing_ask = Ask(ASK.photo, ASK.vocabulary)
+
+    def meanwhile(ask):
+        if ask is failing_ask:
+            raise RuntimeError("it fails")
+
+    holder = started(lambda: Model(meanwhile=meanwhile))
     pinned = holder.current()
-    old = weakref.ref(pinned.run(lambda model: model, timeout=10))
-    assert told_by(partial(pinned.run, failing_job, timeout=10)) == "v2 fails"
+    assert who_answers(pinned) == "v2"
+    old = weakref.ref(pinned.loaded.result())
+    assert told_by(partial(pinned.answer, failing_ask, timeout=10)) == "it fails"
     holder.replace(lambda: Model("v3"), "v3")
-    assert pinned.run(lambda model: model.version, timeout=10) == "v2"
+    assert who_answers(pinned) == "v2"
     assert old() is not None
     del pinned
     until(lambda: old() is None, "the old model is dropped, though no other job has come")
-    assert holder.current().run(lambda model: model.version, timeout=10) == "v3"
+    assert who_answers(holder.current()) == "v3"
 
 
 @pytest.mark.usefixtures("_no_collector")

@@ -15,12 +15,13 @@ from backend.service import FETCH_AHEAD
 from ebseg.errors import CheckpointError
 from tests.unit.backend.conftest import basic, label_config, png, predict, results, task, upload
 from tests.unit.label_studio.http_server import reply
+from tests.unit.one_by_one import OneByOne
 from training.settings import RESERVED_THREADS
 
 SETUP = {"project": "1.1", "schema": label_config(), "hostname": "http://localhost", "access_token": "x"}
 
 
-class ScriptedModel:
+class ScriptedModel(OneByOne):
     """Labels every pixel 0 and calls ``meanwhile`` with the photo first."""
 
     version = "scripted"

@@ -10,6 +10,7 @@ from ebseg.label_studio.pipeline import Pipeline
 from ebseg.label_studio.regions import masks_to_regions, prediction
 from ebseg.label_studio.smart_tools import parse_context
 from ebseg.label_studio.tasks import TaskError, read_label_config
+from tests.unit.one_by_one import OneByOne
 
 HEIGHT, WIDTH = 6, 8
 
@@ -40,7 +41,7 @@ class Photos:
         return self.content
 
 
-class Model:
+class Model(OneByOne):
     """Says "sky" left, "road" in two columns right, nothing between. ``asked``: what it was asked."""
 
     version = "model-1"
@@ -80,7 +81,7 @@ def test_the_whole_is_its_steps():
     path, model = pipeline(min_area=0.3), Model()
     image = path.photo(task())
     assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8 and (image == (10, 20, 30)).all()
-    found = path.segment(image, model)
+    [found] = model.predict_many([path.ask(image)])
     regions = path.regions(found)
     expected = masks_to_regions(found.label_map, found.scores, path.labelling.control, min_area=0.3)
     assert regions == expected and len(regions) == 1
@@ -115,7 +116,7 @@ def click(label, x):
 
 def test_a_smart_tool_gets_its_label_however_small_it_is():
     path = pipeline(min_area=0.9)
-    found = path.segment(path.photo(task()), Model())
+    [found] = Model().predict_many([path.ask(path.photo(task()))])
     asked = parse_context(click("road", 80), path.labelling.control)
     [region] = path.regions(found, asked)
     assert region.result["value"]["brushlabels"] == ["road"] and region.area == 2 * HEIGHT

@@ -6,6 +6,7 @@ from PIL import Image
 from ebseg.errors import Unreachable
 from ebseg.label_studio.tasks import read_label_config
 from ebseg.predictor import Segmentation
+from tests.unit.one_by_one import OneByOne
 from tests.unit.training.fake_studio import CONFIG, FakeStudio
 from tests.unit.training.test_snapshot import Photos
 from training.annotations.label_studio import Studio, StudioUnavailable
@@ -13,7 +14,7 @@ from training.jobs.labelling import label
 from training.settings import Settings
 
 
-class Model:
+class Model(OneByOne):
     """Says "sky" for the upper half of every photo."""
 
     version = "model-2"

@@ -1,0 +1,5 @@
+class OneByOne:
+    """Answers questions by ``predict``, which tests' models have as their own."""
+
+    def predict_many(self, asks):
+        return [self.predict(ask.photo, ask.vocabulary, ask.threshold) for ask in asks]
