@@ -38,6 +38,14 @@ def test_counts_by_hand():
     assert np.isnan([iou[3], accuracy[3]]).all()  # no truth shows label 3
 
 
+@pytest.mark.parametrize("predicted", [-1, 0, 2])
+def test_an_ignored_pixel_is_counted_for_no_label_whatever_is_predicted_there(predicted):
+    matrix, boundary = counted(np.full((2, 3), predicted), np.full((2, 3), -1), 3)
+    assert not matrix.counts.any() and not boundary.union.any()
+    pairs = count_pairs(np.full((2, 3), predicted), np.full((2, 3), -1), 3)
+    assert [len(pairs.truth), len(pairs.predicted), len(pairs.pixels)] == [0, 0, 0]
+
+
 def test_means_by_hand():
     found = scores(*counted(PREDICTED, TRUTH, 4), seen=[True, False, False, True])
     assert found.miou == pytest.approx(100 * (1 / 2 + 1 / 3 + 1) / 3)

@@ -98,7 +98,7 @@ def submit(
     options: dict[str, Any] = {
         "job_id": job_id,
         "description": what,
-        "timeout": math.ceil(timeout),
+        "job_timeout": math.ceil(timeout),
         "result_ttl": KEPT_SECONDS,
         "failure_ttl": KEPT_SECONDS,
         "retry": Retry(max=retries, interval=RETRY_PAUSES) if retries else None,

@@ -55,6 +55,28 @@ def test_the_same_annotations_under_other_task_numbers_have_those_numbers(tmp_pa
     assert measure(model, Tasks([107, 109]), storage, print).tasks == (107, 109)
 
 
+def test_what_was_measured_is_found_by_the_model_and_the_content_alone(tmp_path):
+    """Stores of before hold measurements under these keys."""
+    storage, model, other = Storage(str(tmp_path / "storage"), tmp_path), Model(), Model()
+    measure(model, Tasks([7, 9]), storage, print)
+    miou(model, Tasks(range(6)), range(2, 5), storage, print)
+    miou(model, Tasks(range(6)), range(2, 5), storage, print, without=Vocabulary(["road"]))
+    assert storage.keys("evaluations") == [
+        "evaluations/model-1/2 photos.npz",
+        "evaluations/model-1/820efc45d91eadbc69bc084523d6b88b.json",
+        "evaluations/model-1/c22510189c8b4d88d4271989f204b94a.json",
+    ]
+    other.version = "model-2"
+    measure(other, Tasks([7, 9]), storage, print)
+    miou(other, Tasks(range(6)), range(2, 5), storage, print)
+    assert other.asked == 5
+    asked = model.asked
+    measure(model, Tasks([7, 9, 11]), storage, print)
+    miou(model, Tasks(range(7)), range(2, 5), storage, print)
+    miou(model, Tasks(range(6)), range(2, 6), storage, print)
+    assert model.asked == asked + 3 + 3 + 4
+
+
 def test_no_tasks_are_no_counts(tmp_path):
     measured = measure(Model(), Tasks([]), Storage(str(tmp_path / "storage"), tmp_path), print)
     assert measured.counts.shape == (0, 2, 3)

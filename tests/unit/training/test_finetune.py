@@ -187,6 +187,27 @@ def test_the_best_mix_that_keeps_enough_is_chosen(random_tiny, table, share):
     assert torch.allclose(random_tiny.text.background, torch.full((1, 128), share))
 
 
+@pytest.mark.parametrize(
+    ("table", "tried"),
+    [
+        (lambda share: (40 + 20 * share, 50.0), 2),  # the next one is worse
+        (lambda share: (39.0, 50.0), 1),  # enough is kept, and it is no better than the base
+        (lambda share: (40.0, 50.0), 1),
+        (lambda share: (40 + 20 * share, 40.0), 20),  # not enough is kept: on to the base
+        (lambda share: (60 - 20 * share, 50 if share <= 0.5 else 40.0), 20),  # ever better from there on
+        (lambda share: (50 - abs(share - 0.6), 50.0), 10),
+        (lambda share: (50 - abs(share - 0.6), 47.5), 10),  # just enough is enough
+        (lambda share: (50 - abs(share - 0.6), None), 1),
+        (lambda share: (30.0, None), 1),
+    ],
+)
+def test_the_choice_stops_where_enough_is_kept_and_the_project_gets_no_better(random_tiny, table, tried):
+    base_mix = Mix(0.0, 40.0, None if table(1.0)[1] is None else 50.0)
+    weights = {"text.background": torch.zeros(1, 128)}, {"text.background": torch.ones(1, 128)}
+    _, mixes = _choose(random_tiny, *weights, _scripted(table), base_mix, SHORT)
+    assert [mix.share for mix in mixes] == pytest.approx([1 - 0.05 * number for number in range(tried)])
+
+
 def test_interpolation_is_linear_and_leaves_frozen_weights(random_tiny):
     before = random_tiny.clip.tower.proj.clone()
     base = {"text.background": torch.full((1, 128), 2.0)}

@@ -210,6 +210,27 @@ def test_the_bootstrap_is_paired_and_repeatable():
     assert first.numbers["lower_bound"] == pytest.approx(2)
 
 
+def test_the_lower_bound_is_the_percentile_of_the_resampled_gains():
+    """As an independent, slow count of what 2000 resamples of the tasks would have shown."""
+    rng = np.random.default_rng(5)
+    sides = []
+    for better in (0.0, 0.05):
+        shares = np.clip(rng.normal(0.5 + better, 0.2, (7, 2)), 0.05, 0.95)
+        tasks = [task(*each, pixels=1000 * number) for number, each in enumerate(shares, start=1)]
+        sides.append(measured(*tasks))
+    gains = []
+    for draw in np.random.default_rng(0).multinomial(7, np.full(7, 1 / 7), 2000):
+        means = []
+        for side in sides:
+            whole = ConfusionMatrix(3)
+            whole.counts = (draw[:, None, None] * side.counts).sum(axis=0)
+            means.append(mean_percent(whole.iou()))
+        gains.append(means[1] - means[0])
+    expected = np.percentile(gains, 2.5)
+    assert decide(LABELS, *sides, [], RULES).numbers["lower_bound"] == pytest.approx(expected, abs=1e-9)
+    assert abs(expected - np.percentile(gains, 3.5)) > 0.05
+
+
 def test_many_labels_fit_into_memory():
     rng = np.random.default_rng(0)
     labels = [f"label {number}" for number in range(847)]

@@ -1,0 +1,42 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from ebseg.runs.mlflow_store import ENVIRONMENT
+from tests.unit.training.loop_world import World, put_in_place
+from training.queue.embedded_redis import embedded_redis, stop_embedded_redis
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start one embedded Redis for all tests; each begins with an empty one (see ``connection``)."""
+    folder = tmp_path_factory.mktemp("redis")
+    yield embedded_redis(folder)
+    stop_embedded_redis(folder)
+
+
+@pytest.fixture
+def connection(redis_url: str) -> Iterator[redis.Redis]:
+    connection = redis.Redis.from_url(redis_url)
+    connection.flushall()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def world(
+    connection: redis.Redis, mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> World:
+    """Make the learning loop around a project of Label Studio's, in this process."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for variable, value in ENVIRONMENT.items():
+        monkeypatch.setenv(variable, value)
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(mlflow_database, home)
+    world = World(home, connection)
+    put_in_place(world, monkeypatch)
+    return world

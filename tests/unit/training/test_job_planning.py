@@ -1,0 +1,158 @@
+"""Plans: unlabelled tasks are fanned out, each is predicted once, and then the project shows the scores."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from ebseg.errors import TrainingError
+from tests.unit.training.loop_world import LEFT
+from training.jobs.job import job
+from training.queue import orders
+from training.queue.plans import close_plan, is_open, open_plan, submit_plan
+from training.queue.projects import PROJECTS_KEY, known_projects
+from training.queue.queues import find
+
+
+@pytest.fixture
+def served(world):
+    """Serve base-0, and ask for chunks of two tasks."""
+    world.change(label_chunk=2)
+    world.registry.ensure_base()
+    return world
+
+
+def test_all_unlabelled_tasks_get_a_prediction_and_then_the_project_shows_them(served):
+    annotated = served.annotate(1, 0)
+    tasks = [served.add_task() for _ in range(5)]
+    plan = submit_plan(served.connection, 1, "base-0")
+    assert plan == "plan-1-base-0"
+    result = served.do(plan)
+    chunks = result["chunks"]
+    assert result["outcome"] == "5 unlabelled tasks in 3 jobs"
+    assert served.waiting() == chunks
+    assert [find(served.connection, chunk).args for chunk in chunks] == [
+        [1, tasks[:2], "base-0", plan], [1, tasks[2:4], "base-0", plan], [1, tasks[4:], "base-0", plan],
+    ]  # fmt: skip
+    assert served.jobs.stages == ["listing tasks"]
+    for chunk in (chunks[2], chunks[0]):
+        served.do(chunk)
+    assert served.fake.model_version is None and is_open(served.connection, plan)
+    assert served.do(chunks[1]) == {"outcome": "2 predictions pushed", "left_out": {}}
+    assert served.fake.model_version == "base-0" and not is_open(served.connection, plan)
+    assert sorted(each["task"] for each in served.fake.predictions.values()) == tasks
+    assert annotated[0] not in tasks
+
+
+def test_a_plan_of_no_tasks_ends_at_once(served):
+    served.fake.predict(served.annotate(1, 0)[0], [], "base-0")
+    assert served.ask(orders.plan(1, "base-0")) == {"outcome": "0 unlabelled tasks in 0 jobs", "chunks": []}
+    assert served.fake.model_version == "base-0"
+
+
+def test_a_plan_for_a_version_that_is_not_served_does_nothing(served):
+    served.add_task()
+    outcome = {"outcome": "street-1 is not served any more"}
+    assert served.ask(orders.plan(1, "street-1")) == outcome
+    assert served.ask(orders.predict(1, [1], "street-1", "plan-1-street-1")) == outcome
+    assert served.waiting() == [] and served.fake.predictions == {}
+    assert not is_open(served.connection, "plan-1-street-1")
+
+
+def test_a_version_that_is_served_no_more_at_the_end_is_not_shown(served):
+    task = served.add_task()
+    result = served.ask(orders.plan(1, "base-0"))
+    serve, other = served.fake.serve, served.register("street-1", 5)
+
+    def meanwhile(request):
+        if request.method == "POST":
+            served.registry.promote(other, "by hand")
+        return serve(request)
+
+    served.fake.serve = meanwhile
+    assert served.do(result["chunks"][0])["outcome"] == "1 predictions pushed"
+    assert [each["task"] for each in served.fake.predictions.values()] == [task]
+    assert served.fake.model_version is None
+
+
+def test_tasks_that_a_request_had_no_time_for_are_predicted_with_its_version(served):
+    """Also where another one is served by now: whoever asked shows these."""
+    task = served.add_task()
+    served.registry.promote(served.register("street-1", 5), "by hand")
+    result = served.ask(orders.predict(1, [task], "base-0"))
+    assert result["outcome"] == "1 predictions pushed"
+    assert [each["model_version"] for each in served.fake.predictions.values()] == ["base-0"]
+    assert served.fake.model_version is None
+
+
+def test_a_prediction_of_a_task_is_pushed_once(served):
+    tasks = [served.add_task() for _ in range(2)]
+    served.fake.predict(tasks[0], [LEFT], "base-0")
+    served.photos.files.pop(served.fake.tasks[tasks[1]]["data"]["image"])
+    result = served.ask(orders.predict(1, tasks, "base-0"))
+    assert result["outcome"] == "0 predictions pushed, 1 were there, 1 tasks left out"
+    assert list(result["left_out"]) == [str(tasks[1])]
+    assert served.jobs.stages == ["loading the model", "predicting"]
+    assert served.jobs.meta["progress"] == {"stage": "predicting", "total": 2, "done": 2}
+
+
+def test_a_task_that_another_living_job_is_at_is_left_to_it(served):
+    tasks = [served.add_task() for _ in range(2)]
+    other = orders.predict(1, tasks, "base-0", "plan-1-base-0")
+    other.submit(served.connection)
+    served.connection.set(f"ebseg:claim:base-0:{tasks[0]}", other.job_id)
+    result = served.ask(orders.predict(1, tasks, "base-0"))
+    assert result["left_out"] == {str(tasks[0]): "another job is at it"}
+
+
+def test_a_project_that_is_gone_has_nothing_to_predict(served):
+    served.connection.sadd(PROJECTS_KEY, 2)
+    gone = {"outcome": "project 2 is not in Label Studio (any more)"}
+    assert served.ask(orders.predict(2, [1], "base-0")) == gone
+    assert served.ask(orders.plan(2, "base-0")) == gone
+    assert known_projects(served.connection, served.settings) == [1]
+
+
+def test_a_plan_that_is_made_again_does_not_end_before_it_is_whole(served):
+    """Its first part may be done before the last one is submitted."""
+    open_plan(served.connection, "plan-1-base-0")
+    served.connection.sadd("ebseg:open:plan-1-base-0", "of long ago")
+    open_plan(served.connection, "plan-1-base-0")
+    assert served.connection.smembers("ebseg:open:plan-1-base-0") == {b"plan-1-base-0"}
+    assert 0 < served.connection.ttl("ebseg:open:plan-1-base-0") <= 30 * 24 * 3600
+    served.connection.sadd("ebseg:open:plan-1-base-0", "a part")
+    assert not close_plan(served.connection, "plan-1-base-0", "a part")
+    assert close_plan(served.connection, "plan-1-base-0", "plan-1-base-0")
+
+
+# The sweep
+
+
+def sweep(world):
+    return world.ask(orders.sweep(datetime(2026, 11, 25, 3, 0, tzinfo=UTC)))
+
+
+def test_the_schedule_looks_at_every_project_and_sees_to_the_next_time(served):
+    served.connection.sadd(PROJECTS_KEY, 2)
+    served.change(projects=(9,))
+    assert sweep(served) == {"outcome": "3 projects are looked at", "projects": [1, 2, 9]}
+    assert served.waiting() == ["snapshot-1-0", "snapshot-2-0", "snapshot-9-0"]
+    assert [key for key in served.connection.keys("rq:job:sweep-*") if b"20261125T0300" not in key]
+
+
+def test_a_plan_of_which_a_job_failed_for_good_is_made_again(served):
+    open_plan(served.connection, "plan-1-base-0")
+    open_plan(served.connection, "plan-2-street-0")  # of a version that is served no more
+    served.connection.sadd(PROJECTS_KEY, 2)
+    sweep(served)
+    assert served.waiting() == ["snapshot-1-0", "plan-1-base-0", "snapshot-2-0"]
+
+
+def test_before_the_first_training_there_is_no_plan(world):
+    open_plan(world.connection, "plan-1-base-0")
+    sweep(world)
+    assert world.waiting() == ["snapshot-1-0"]
+
+
+def test_a_job_is_done_by_workers_alone():
+    with pytest.raises(TrainingError, match="sweep is a job: submit it to a queue"):
+        job(sweep)()

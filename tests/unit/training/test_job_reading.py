@@ -1,0 +1,184 @@
+"""Reading annotations: when it is done, what it starts, and what it remembers."""
+
+import pytest
+from rq import Retry
+
+from ebseg.errors import ConfigError
+from tests.unit.training.loop_world import LEFT, RIGHT
+from training.finetuning import parent
+from training.queue import orders
+from training.queue.projects import PROJECTS_KEY, known_projects, tell_the_model
+from training.queue.queues import find
+
+
+def read(world, number=0):
+    return world.ask(orders.snapshot(1, number))
+
+
+def name_of(world, result, base=1):
+    return parent.name(world.settings, 1, result["fingerprint"], base)
+
+
+def test_while_events_come_nothing_is_read(world):
+    world.change(debounce=60.0)
+    world.annotate(6, 4)
+    world.project().note(1, forced=False)
+    world.now += 17.5
+    answer = read(world)
+    assert isinstance(answer, Retry)
+    assert (answer.intervals, answer.max > 1000) == ([43], True)  # whole seconds, none too few
+    assert world.fake.seen == []
+    world.now += 42.5
+    assert read(world)["tasks"] == 10
+
+
+def test_enough_new_annotations_start_a_training_of_the_champion(world):
+    world.annotate(6, 4)
+    result = read(world)
+    name = name_of(world, result)
+    assert result == {
+        "outcome": f"train-{name}: 10 new annotations", "fingerprint": result["fingerprint"], "tasks": 10,
+        "skipped": {}, "unknown_labels": [],
+    }  # fmt: skip
+    job = find(world.connection, f"train-{name}")
+    assert job.args == [1, result["fingerprint"], 1]
+    assert job.description == "fine-tune version 1 for project 1: 10 new annotations"
+    assert (job.timeout, job.retries_left) == (12 * 3600, 3)
+    assert world.project().training == f"train-{name}"
+    assert world.jobs.stages == ["reading annotations"]
+
+
+def test_what_could_not_be_read_is_told(world):
+    tasks = world.annotate(1, 0)
+    world.fake.annotate(world.add_task(), [{**LEFT, "value": {**LEFT["value"], "rectanglelabels": ["boat"]}}])
+    world.photos.files.clear()
+    world.fake.tasks[2]["data"] = {"image": 7}
+    result = read(world)
+    assert list(result["skipped"]) == [str(task) for task in (*tasks, 2)]
+    assert result["tasks"] == 0
+
+
+def test_labels_that_the_config_lacks_are_told_once(world):
+    for _ in range(2):
+        region = {**LEFT, "value": {**LEFT["value"], "rectanglelabels": ["boat"]}}
+        world.fake.annotate(world.add_task(), [LEFT, region])
+    assert read(world)["unknown_labels"] == ["boat"]
+
+
+def test_the_same_annotations_are_trained_on_once(world):
+    world.annotate(6, 4)
+    first = read(world)
+    world.project().train_with()
+    world.project().trained = first["fingerprint"]
+    assert read(world, 1)["outcome"] == "no training: 0 new annotations, 4 start a training"
+
+
+def test_an_order_to_train_is_obeyed_once(world):
+    world.annotate(2, 4)
+    world.change(min_new_annotations=100)
+    world.project().note(1, forced=True)
+    assert "asked for, with 6 new annotations" in read(world)["outcome"]
+    assert world.project().begin_reading() == (1, False)
+
+
+def test_an_order_that_cannot_be_obeyed_is_no_order_any_more(world):
+    world.annotate(1, 4)
+    world.project().note(1, forced=True)
+    assert read(world)["outcome"].startswith("no training: 1 annotated tasks to train on")
+    assert world.project().begin_reading() == (1, False)
+
+
+def test_while_a_training_is_under_way_an_order_waits_for_its_end(world):
+    world.annotate(6, 4)
+    read(world)
+    under_way = world.project().training
+    world.annotate(1, 0)
+    world.project().note(1, forced=True)
+    outcome = read(world, 1)["outcome"]
+    assert outcome == f"{under_way} is under way; these annotations are looked at when it has ended"
+    assert world.project().begin_reading() == (1, True)
+    assert world.project().training == under_way
+
+
+def test_an_order_to_train_on_what_is_being_trained_on_is_obeyed_already(world):
+    world.annotate(6, 4)
+    read(world)
+    under_way = world.project().training
+    world.project().note(1, forced=True)
+    assert read(world, 1)["outcome"] == f"{under_way} is under way with these annotations"
+    assert world.project().begin_reading() == (1, False)
+
+
+def test_a_round_makes_way_for_the_next_which_begins_where_events_came_meanwhile(world, monkeypatch):
+    world.annotate(1, 0)
+    world.project().note(1, forced=False)
+    assert world.project().request_round(0.0) == "snapshot-1-0"
+    world.do("snapshot-1-0")
+    assert world.waiting() == []
+    assert not world.project().has_news
+    assert world.project().request_round(0.0) == "snapshot-1-1"
+
+    studio = world.fake.serve
+
+    def meanwhile(request):
+        world.fake.serve = studio
+        world.project().note(1, forced=False)
+        return studio(request)
+
+    world.fake.serve = meanwhile
+    world.do("snapshot-1-1")
+    assert world.waiting() == ["snapshot-1-2"]
+
+
+def test_a_project_that_is_gone_is_forgotten(world):
+    world.connection.sadd(PROJECTS_KEY, 2)
+    result = world.ask(orders.snapshot(2, 0))
+    assert result == {"outcome": "project 2 is not in Label Studio (any more)"}
+    assert known_projects(world.connection, world.settings) == [1]
+
+
+def test_what_corrections_say_is_kept_with_the_version(world):
+    version = world.register("street-7", 5)
+    task = world.annotate(1, 0)[0]
+    prediction = world.fake.predict(task, [LEFT], "street-7")
+    world.fake.change(1, result=[LEFT, RIGHT], parent_prediction=prediction)
+    read(world)
+    tags = world.registry.version(str(version.number)).tags
+    assert tags["live.corrections"] == "1" and tags["live.changed"] == "0.5"
+
+
+def test_a_worker_of_another_model_reads_nothing(world):
+    tell_the_model(world.connection, world.settings.model_copy(update={"model": "ebseg-base"}))
+    with pytest.raises(ConfigError, match="the service serves ebseg-base"):
+        read(world)
+    assert world.fake.seen == []
+
+
+def test_who_changes_the_model_starts_over_from_that_one(world):
+    world.register("street-7", 5)
+    world.change(model=str(world.model_file("other-0")))
+    world.annotate(6, 4)
+    result = read(world)
+    assert world.registry.champion().name == "other-0"
+    assert f"train-{name_of(world, result, base=3)}" == world.project().training
+
+
+def test_in_another_storage_all_annotations_are_new(world, caplog):
+    world.annotate(6, 4)
+    world.project().trained = "of another storage"
+    assert read(world)["outcome"].endswith(": 10 new annotations")
+    assert "what project 1 was trained on is not known" in caplog.text
+
+
+def test_cross_validation_wants_photos_that_the_champion_has_not_seen(world):
+    world.change(few_held_out="cross-validate", min_held_out=8)
+    world.annotate(6, 1)
+    manifest = world.read()
+    champion = world.register("street-7", 5, base="1", project="1", fingerprint=manifest.fingerprint)
+    world.registry.promote(champion, "by hand")
+    assert read(world)["outcome"] == (
+        "no training: cross-validation has 1 held-out tasks and 0 that the champion was not trained on: "
+        "6 are needed, or 8 held-out ones"
+    )
+    world.change(few_held_out="wait")
+    assert "waits for held-out tasks: 1 of 8" in read(world, 1)["outcome"]
