@@ -7,8 +7,8 @@ from flask import Flask, Response, g, request
 
 from backend import auth, errors, label_studio_routes, operations
 from backend.follower import AskChampion
-from backend.hints import Sink
 from backend.metrics import Metrics
+from backend.outbox import Sink
 from backend.service import build_service
 from ebseg.label_studio.pipeline import Model
 from training.settings import Settings

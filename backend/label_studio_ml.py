@@ -70,7 +70,7 @@ class EBSegBackend(LabelStudioMLBase):  # type: ignore[misc]
         service = self.service()
         if multiprocessing.parent_process() is None:
             service.note_event(found)
-        elif service.hints and found.action and found.project:
+        elif service.outbox and found.action and found.project:
             # 1.0.9 calls this in a child, which has no thread of the outbox, and waits for nobody's answer.
-            service.hints.connect().note_event(found.project, 1, found.forced)
+            service.outbox.connect().note_event(found.project, 1, found.forced)
         return {}

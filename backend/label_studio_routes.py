@@ -90,7 +90,7 @@ def _add_learning(routes: Blueprint, service: Service) -> None:
     def train() -> Response:
         """Take the order to train of servers before 1.5, which send all annotations with it, as a hint."""
         project = read_event(request.stream).project
-        if service.hints is None:
+        if service.outbox is None:
             return error_response(501, "this backend pre-labels; it does not train on request")
         if not service.note_event(Event(Action.START_TRAINING, project)):
             return error_response(501, "the request names no project to train for")
@@ -99,11 +99,11 @@ def _add_learning(routes: Blueprint, service: Service) -> None:
     @routes.route("/job_status", methods=["GET", "POST"])
     def job_status() -> Response:
         """Tell how a job of the learning loop fares."""
-        if service.hints is None:
+        if service.outbox is None:
             return error_response(501, "this backend pre-labels; it has no jobs")
         job = _asked_job()
         try:
-            status = service.hints.job_status(job)
+            status = service.outbox.job_status(job)
         except Exception as error:
             logger.error("the state of a job cannot be told: %s: %s", type(error).__name__, error)
             return error_response(503, "the learning loop cannot be reached; the service's log says why")

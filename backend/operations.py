@@ -31,7 +31,7 @@ def blueprint(service: Service) -> Blueprint:
     def metrics() -> Response:
         """Answer in Prometheus' text format."""
         service.metrics.model_ready.set(model.ready)
-        service.metrics.hints_waiting.set(service.hints.waiting if service.hints else 0)
+        service.metrics.hints_waiting.set(service.outbox.waiting if service.outbox else 0)
         return Response(generate_latest(service.metrics.registry), content_type=CONTENT_TYPE_LATEST)
 
     @routes.get("/")
@@ -42,7 +42,7 @@ def blueprint(service: Service) -> Blueprint:
             model=service.settings.model,
             current=model.current(),
             follower=service.follower,
-            hints=service.hints,
+            outbox=service.outbox,
             counts={outcome.value: service.metrics.count(outcome) for outcome in Outcome},
             label_studio_url=service.settings.label_studio_url,
         )

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.follower import AskChampion, ChampionFollower, registry_champion
-from backend.hints import Hints, Sink
 from backend.metrics import Metrics, Outcome
 from backend.model_holder import ModelHolder, ModelUnavailable, PinnedModel
+from backend.outbox import Outbox, Sink
 from backend.webhook_events import Event
 from ebseg.errors import EBSegError
 from ebseg.label_studio.fetch import ImageFetcher
@@ -68,7 +68,7 @@ class _Answer:
 class Service:
     """Predicts for tasks with the one model of the process; may be called from many threads.
 
-    ``follower`` has the model exchanged, ``hints`` take what the learning loop is to know; None: not here.
+    ``follower`` has the model exchanged, ``outbox`` takes what the learning loop is to know; None: not here.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class Service:
         photos: ImageFetcher,
         metrics: Metrics,
         follower: ChampionFollower | None = None,
-        hints: Hints | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self.settings = settings
         self.model = model
         self.metrics = metrics
         self.follower = follower
-        self.hints = hints
+        self.outbox = outbox
         self._photos = photos
         self._stopping = False
         self._places = threading.BoundedSemaphore(settings.threads - RESERVED_THREADS)
@@ -102,14 +102,14 @@ class Service:
 
     def note_project(self, project: int | None) -> None:
         """Take the hint that a project uses this service."""
-        if self.hints and project is not None:
-            self.hints.called(project)
+        if self.outbox and project is not None:
+            self.outbox.called(project)
 
     def note_event(self, event: Event) -> bool:
         """Take an event as a hint; tell whether it is one, and hints are taken here."""
-        if self.hints is None or event.action is None or event.project is None:
+        if self.outbox is None or event.action is None or event.project is None:
             return False
-        self.hints.annotated(event.project, forced=event.forced)
+        self.outbox.annotated(event.project, forced=event.forced)
         return True
 
     def predict(
@@ -139,8 +139,8 @@ class Service:
         # Asked once, and last: a model that was still being loaded may have come with a later task.
         version = request.model.version
         self.note_project(project)
-        if self.hints and project is not None and request.asked is None and request.model.ready:
-            self.hints.unfinished(project, _unfinished(tasks, answers), version)
+        if self.outbox and project is not None and request.asked is None and request.model.ready:
+            self.outbox.unfinished(project, _unfinished(tasks, answers), version)
         results = [_result(answer, version) for answer in answers]
         used = self.settings.predict_budget - request.seconds_left
         logger.info("%d of %d tasks answered in %.1f s", sum(map(bool, results)), len(tasks), used)
@@ -228,10 +228,10 @@ def build_service(
     model.start()
     if follower:
         follower.follow(model)
-    hints = Hints(connect) if connect and settings.learn else None
-    if hints:
-        hints.start()
-    return Service(settings, model, photos, metrics, follower, hints)
+    outbox = Outbox(connect) if connect and settings.learn else None
+    if outbox:
+        outbox.start()
+    return Service(settings, model, photos, metrics, follower, outbox)
 
 
 def load_model(settings: Settings, checkpoint: Path | None = None) -> Model:

@@ -30,7 +30,7 @@ from ebseg.runs import log as run_log
 from ebseg.runs.folder import RunFolder
 from ebseg.runs.memory import peak_bytes
 from ebseg.runs.state import RunState
-from ebseg.runs.watch import Enough, Progress, Watcher
+from ebseg.runs.watch import Progress, StopTraining, Watcher
 from ebseg.text_cache import TextEncoder
 from ebseg.vocabulary import Vocabulary
 
@@ -148,7 +148,7 @@ class _Run:
         try:
             for watcher in self.watchers:
                 watcher.started(self.net, self.config, sources, self.done)
-        except Enough:
+        except StopTraining:
             self._enough = True
         self._step_started = time.monotonic()
 
@@ -286,7 +286,7 @@ class _Run:
         try:
             for watcher in self.watchers:
                 watcher.stored(self.net, self.done)
-        except Enough:
+        except StopTraining:
             self._enough = True
 
     def finish(self) -> None:

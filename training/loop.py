@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from redis import Redis, RedisError
 
 from ebseg.label_studio.fetch import ImageFetcher
-from training.annotations.label_studio import Studio
+from training.annotations.label_studio import LabelStudioClient
 from training.annotations.photos import photo_fetcher
 from training.registry.registry import Registry
 from training.settings import Settings
@@ -72,7 +72,7 @@ class Loop:
     progress: Progress
     storage: Storage
     registry: Registry
-    studio: Callable[[], Studio]
+    studio: Callable[[], LabelStudioClient]
     photos: Callable[[], ImageFetcher]
     clock: Callable[[], float] = time.time
 
@@ -86,6 +86,6 @@ class Loop:
             progress=progress,
             storage=Storage(settings.storage_url, settings.home / "cache"),
             registry=Registry(settings),
-            studio=partial(Studio, settings),
+            studio=partial(LabelStudioClient, settings),
             photos=partial(photo_fetcher, settings),
         )

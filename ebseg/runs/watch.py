@@ -63,7 +63,7 @@ class Progress:
         return sum(value for name, value in self.terms.items() if name not in MAIN_TERMS)
 
 
-class Enough(Exception):  # noqa: N818 (no error)
+class StopTraining(Exception):  # noqa: N818 (no error)
     """Raised by a watcher's ``started`` or ``stored`` to end the run early, as if it had come to its end."""
 
 

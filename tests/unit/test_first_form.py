@@ -21,9 +21,9 @@ from ebseg.config import RECIPES
 from ebseg.errors import ConfigError, FetchError
 from ebseg.runs.mlflow_store import ENVIRONMENT
 from ebseg.vocabulary import Vocabulary
-from tests.unit.training.fake_studio import FakeStudio
+from tests.unit.training.fake_label_studio import FakeLabelStudio
 from training.annotations import snapshot
-from training.annotations.label_studio import Studio
+from training.annotations.label_studio import LabelStudioClient
 from training.annotations.manifest import latest, load
 from training.annotations.parts import training_and_validation
 from training.annotations.snapshot import SnapshotSource
@@ -197,7 +197,7 @@ def test_photos_and_label_maps_are_what_they_were(storage, part):
 
 def test_the_next_reading_reads_nothing_again(settings, storage):
     """Nor does it decide anew what is held out, though the share is another now."""
-    fake = FakeStudio()
+    fake = FakeLabelStudio()
     for name, found in json.loads((WRITTEN / "studio.json").read_text()).items():
         setattr(fake, name, {int(number): each for number, each in found.items()})
 
@@ -205,7 +205,7 @@ def test_the_next_reading_reads_nothing_again(settings, storage):
         def fetch(self, url, *, task_id=None):
             raise FetchError(f"{url}: not found (404)")
 
-    manifest = snapshot.take(Studio(settings, http=fake.http), NoPhotos(), storage, 1, settings)
+    manifest = snapshot.take(LabelStudioClient(settings, http=fake.http), NoPhotos(), storage, 1, settings)
     assert manifest == load(storage, 1, SECOND)
     annotations = [path for _, path in fake.seen if path.endswith("/annotations/")]
     assert annotations == ["/api/tasks/21/annotations/"], "only the task whose photo was missing"

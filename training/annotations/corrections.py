@@ -16,7 +16,7 @@ from ebseg.errors import AnnotationError
 from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.label_config import Control
 from training.annotations.entry import Correction, Entry
-from training.annotations.label_studio import NotInStudio, Studio
+from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Live:
 
 
 def correction(
-    studio: Studio, prediction: int, control: Control, corrected: npt.NDArray[np.int16]
+    studio: LabelStudioClient, prediction: int, control: Control, corrected: npt.NDArray[np.int16]
 ) -> Correction | None:
     """Compare a prediction with what a person made of it, a label map (H, W) int16 with -1 for no label.
 
@@ -45,7 +45,7 @@ def correction(
     try:
         found = studio.prediction(prediction)
         predicted = paint(found["result"], control, *corrected.shape).label_map
-    except NotInStudio:
+    except NotInLabelStudio:
         return None
     except AnnotationError as error:
         _log.warning("prediction %d cannot be compared with its correction: %s", prediction, error)

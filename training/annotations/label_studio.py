@@ -36,16 +36,16 @@ _OPTIONS = RequestOptions(max_retries=0)  # the SDK's own tries would send a pre
 T = TypeVar("T")
 
 
-class StudioUnavailable(Outage):
+class LabelStudioUnavailable(Outage):
     """Label Studio does not answer, or says that it cannot now, and our patience is over."""
 
 
-class NotInStudio(EBSegError):
+class NotInLabelStudio(EBSegError):
     """A project, task or prediction is not in Label Studio, or not any more."""
 
 
 @dataclass(frozen=True)
-class StudioProject:
+class LabelStudioProject:
     """A project. ``model_version``: the one whose scores the Data Manager shows."""
 
     id: int
@@ -55,7 +55,7 @@ class StudioProject:
 
 
 @dataclass(frozen=True)
-class StudioTask:
+class LabelStudioTask:
     """A task without its annotations.
 
     ``data``: as it was imported, addresses in cloud storages included. ``revision`` changes whenever the
@@ -68,7 +68,7 @@ class StudioTask:
 
 
 @dataclass(frozen=True)
-class StudioAnnotation:
+class LabelStudioAnnotation:
     """What a person submitted. ``parent_prediction``: id of the prediction that was corrected."""
 
     id: int
@@ -78,7 +78,7 @@ class StudioAnnotation:
     parent_prediction: int | None
 
 
-class Studio:
+class LabelStudioClient:
     """A Label Studio server.
 
     A call that meets a lost connection, a time-out, 429 or 5xx is tried again with growing pauses until
@@ -102,22 +102,24 @@ class Studio:
         self._http = http
         self._sdk: LabelStudio | None = None
 
-    def project(self, project_id: int) -> StudioProject:
+    def project(self, project_id: int) -> LabelStudioProject:
         """Read a project's settings."""
         found = self._call(
             f"project {project_id}", lambda sdk: sdk.projects.get(project_id, request_options=_OPTIONS)
         )
-        return StudioProject(project_id, found.title or "", found.label_config or "", found.model_version)
+        return LabelStudioProject(
+            project_id, found.title or "", found.label_config or "", found.model_version
+        )
 
-    def annotated(self, project_id: int) -> Iterator[StudioTask]:
+    def annotated(self, project_id: int) -> Iterator[LabelStudioTask]:
         """List the tasks that have an annotation which was not cancelled, in the order of their ids."""
         return self._tasks(project_id, _filter("total_annotations", "greater", 0))
 
-    def unlabelled(self, project_id: int) -> Iterator[StudioTask]:
+    def unlabelled(self, project_id: int) -> Iterator[LabelStudioTask]:
         """List the tasks that have no annotation but cancelled ones, in the order of their ids."""
         return self._tasks(project_id, _filter("total_annotations", "equal", 0))
 
-    def task(self, project_id: int, task_id: int) -> StudioTask:
+    def task(self, project_id: int, task_id: int) -> LabelStudioTask:
         """Read a task.
 
         (It is looked up in its project: where a task without predictions is read by its address alone, Label
@@ -125,16 +127,18 @@ class Studio:
         """
         for task in self._tasks(project_id, _filter("id", "equal", task_id)):
             return task
-        raise NotInStudio(f"task {task_id} is not in project {project_id} of Label Studio: was it deleted?")
+        raise NotInLabelStudio(
+            f"task {task_id} is not in project {project_id} of Label Studio: was it deleted?"
+        )
 
-    def annotations(self, task_id: int) -> list[StudioAnnotation]:
+    def annotations(self, task_id: int) -> list[LabelStudioAnnotation]:
         """List a task's annotations without the cancelled ones."""
         found = self._call(
             f"the annotations of task {task_id}",
             lambda sdk: sdk.annotations.list(task_id, request_options=_OPTIONS),
         )
         return [
-            StudioAnnotation(
+            LabelStudioAnnotation(
                 id=annotation.id,
                 updated_at=_time(annotation.updated_at),
                 ground_truth=bool(annotation.ground_truth),
@@ -197,7 +201,7 @@ class Studio:
 
         return self._call(f"the model version of project {project_id}", update)
 
-    def _tasks(self, project_id: int, chosen: dict[str, Any]) -> Iterator[StudioTask]:
+    def _tasks(self, project_id: int, chosen: dict[str, Any]) -> Iterator[LabelStudioTask]:
         """List tasks page by page.
 
         A page begins after the last id of the page before, so that none is missed or comes twice where tasks
@@ -211,7 +215,7 @@ class Studio:
             for task in found.items or ():
                 last = task.id
                 counts = f"{task.total_annotations} {task.cancelled_annotations}"
-                yield StudioTask(task.id, task.data, f"{_time(task.updated_at)} {counts}")
+                yield LabelStudioTask(task.id, task.data, f"{_time(task.updated_at)} {counts}")
             more = bool(found.items) and found.response.total > len(found.items)
 
     def _call(self, what: str, call: Callable[["LabelStudio"], T]) -> T:
@@ -237,7 +241,7 @@ class Studio:
                 failure, reason = error, _NOT_IT
             left = deadline - time.monotonic()
             if left <= 0:
-                raise StudioUnavailable(
+                raise LabelStudioUnavailable(
                     f"Label Studio at {self._url} does not give {what}: {reason}, for {self._patience:g} s; "
                     "is it running, and is LABEL_STUDIO_URL its address?"
                 ) from failure
@@ -258,7 +262,7 @@ class Studio:
         """Say why a call is hopeless, without an ApiError's own text, which holds the answer's cookies."""
         status, faults = error.status_code, _faults(error)
         if status == httpx.codes.NOT_FOUND or (status == httpx.codes.BAD_REQUEST and "task" in faults):
-            return NotInStudio(f"Label Studio at {self._url} does not have {what}: was it deleted?")
+            return NotInLabelStudio(f"Label Studio at {self._url} does not have {what}: was it deleted?")
         if status == httpx.codes.UNAUTHORIZED:
             return FetchError(
                 f"{self._url}: Label Studio refused the token (401); it is expired or revoked, or a legacy "

@@ -41,7 +41,13 @@ from ebseg.label_studio.tasks import Labelling, TaskError, photo_url, read_label
 from ebseg.vocabulary import Vocabulary
 from training.annotations.corrections import correction
 from training.annotations.entry import Entry, LabelEntry
-from training.annotations.label_studio import NotInStudio, Studio, StudioAnnotation, StudioProject, StudioTask
+from training.annotations.label_studio import (
+    LabelStudioAnnotation,
+    LabelStudioClient,
+    LabelStudioProject,
+    LabelStudioTask,
+    NotInLabelStudio,
+)
 from training.annotations.manifest import Manifest, Part, folder, store
 from training.annotations.photos import PatientFetcher
 from training.settings import Settings
@@ -109,7 +115,7 @@ class SnapshotSource:
 
 
 def take(
-    studio: Studio, photos: ImageFetcher, storage: Storage, project_id: int, settings: Settings
+    studio: LabelStudioClient, photos: ImageFetcher, storage: Storage, project_id: int, settings: Settings
 ) -> Manifest:
     """Read a project's annotations, as far as they are new, and store what they show.
 
@@ -129,7 +135,7 @@ def take(
         for task in studio.annotated(project_id):
             try:
                 entry = reading.read(task)
-            except NotInStudio:
+            except NotInLabelStudio:
                 continue  # it was deleted since it was listed
             except _BadTask as error:
                 _log.warning("task %d is left out: %s", task.id, error)
@@ -151,10 +157,10 @@ class _Reading:
 
     def __init__(
         self,
-        studio: Studio,
+        studio: LabelStudioClient,
         photos: ImageFetcher,
         storage: Storage,
-        project: StudioProject,
+        project: LabelStudioProject,
         settings: Settings,
     ) -> None:
         self._studio, self._storage = studio, storage
@@ -171,7 +177,7 @@ class _Reading:
         self._fetched: dict[int, tuple[str, str]] = self._earlier("photos.json", _fetched_from_json, {})
         self._saved_at = time.monotonic()
 
-    def read(self, task: StudioTask) -> Entry | None:
+    def read(self, task: LabelStudioTask) -> Entry | None:
         """Give a task's entry; None where nobody has annotated it. Raises _BadTask."""
         try:
             url = photo_url({"data": task.data}, self._labelling.data_key)
@@ -213,7 +219,9 @@ class _Reading:
             _log.warning("everything is read anew: %s", error)
             return none
 
-    def _convert(self, task: StudioTask, annotation: StudioAnnotation, url: str, address: str) -> Entry:
+    def _convert(
+        self, task: LabelStudioTask, annotation: LabelStudioAnnotation, url: str, address: str
+    ) -> Entry:
         """Fetch the photo and turn the annotation into a label map; store both."""
         control = self._labelling.control
         try:
@@ -243,7 +251,7 @@ class _Reading:
             address=address,
         )
 
-    def _photo(self, task: StudioTask, url: str, address: str) -> tuple[str, bytes]:
+    def _photo(self, task: LabelStudioTask, url: str, address: str) -> tuple[str, bytes]:
         """Give a photo's hash and its file, fetched now or before."""
         fetched_from, photo = self._fetched.get(task.id, ("", ""))
         if fetched_from == address:
@@ -280,7 +288,7 @@ def _fetched_from_json(content: bytes, name: str) -> dict[int, tuple[str, str]]:
         raise DataError(f"{name}: cannot be read ({error.errors()[0]['msg']})") from error
 
 
-def choose(annotations: Sequence[StudioAnnotation]) -> StudioAnnotation | None:
+def choose(annotations: Sequence[LabelStudioAnnotation]) -> LabelStudioAnnotation | None:
     """Choose the annotation that counts: one flagged as ground truth first, else the newest."""
     return max(annotations, key=lambda each: (each.ground_truth, each.updated_at, each.id), default=None)
 

@@ -16,7 +16,7 @@ from ebseg.errors import ConfigError
 from training.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from training.queue.queues import Line
+    from training.queue.queues import QueueName
 
 RECONNECT_SECONDS = 3.0
 """Between tries to reach a Redis that went away."""
@@ -41,21 +41,21 @@ def worker(
 
     Example: ebseg worker --queue ebseg-train
     """
-    from training.queue.queues import Line
+    from training.queue.queues import QueueName
 
-    known = {line.value for line in Line}
+    known = {line.value for line in QueueName}
     if unknown := sorted(set(queue or ()) - known):
         raise typer.BadParameter(f"no queue {unknown[0]!r}; there are {', '.join(sorted(known))}")
     settings = _prepared()
     settings.make_home()
     _require_known_model(settings.base_model)
-    served = [line for line in Line if not queue or line.value in queue]
+    served = [line for line in QueueName if not queue or line.value in queue]
     with _schedule(settings):
         while _work(settings, served, burst=burst):
             time.sleep(RECONNECT_SECONDS)
 
 
-def _work(settings: Settings, lines: "list[Line]", *, burst: bool) -> bool:
+def _work(settings: Settings, lines: "list[QueueName]", *, burst: bool) -> bool:
     """Work until told to stop, or until Redis goes away; tell whether to try again."""
     import redis
 

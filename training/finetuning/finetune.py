@@ -38,7 +38,7 @@ from ebseg.files import write_whole_json
 from ebseg.loading import checkpoint_path
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor, evaluation_mode
-from ebseg.runs.watch import Enough, Progress, Watcher
+from ebseg.runs.watch import Progress, StopTraining, Watcher
 from ebseg.text_cache import TextCache
 from ebseg.train import make_accelerator, train
 from training.finetuning.folder import FinetuneFolder, TrainingFolder
@@ -344,7 +344,7 @@ class _EarlyStopping:
     def _end_if_done(self) -> None:
         scores = [self._measured[step] for step in sorted(self._measured)]
         if len(scores) - int(np.argmax(scores or [0.0])) > self._config.patience:
-            raise Enough
+            raise StopTraining
 
     def best_weights(self, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Read the trained weights of the best checkpoint, to where those named are."""

@@ -14,7 +14,7 @@ from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.label_studio.tasks import Labelling, read_label_config
 from ebseg.loading import load
-from training.annotations.label_studio import NotInStudio, Studio, StudioUnavailable
+from training.annotations.label_studio import LabelStudioClient, LabelStudioUnavailable, NotInLabelStudio
 from training.annotations.photos import PatientFetcher
 from training.jobs.job import job
 from training.jobs.planning import end_part, is_served
@@ -52,7 +52,7 @@ def predict_tasks(loop: Loop, project: int, tasks: list[int], version: str, plan
     loop.progress.stage("loading the model")
     try:
         labelling = read_label_config(studio.project(project).label_config)
-    except NotInStudio:
+    except NotInLabelStudio:
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
     if plan and not is_served(loop, project, version):
         return {"outcome": f"{version} is not served any more"}
@@ -66,7 +66,7 @@ def predict_tasks(loop: Loop, project: int, tasks: list[int], version: str, plan
 
 
 def label(
-    studio: Studio,
+    studio: LabelStudioClient,
     photos: ImageFetcher,
     model: Model,
     labelling: Labelling,
@@ -99,7 +99,7 @@ def label(
 
 
 def _label_one(
-    studio: Studio, pipeline: Pipeline, model: Model, project: int, task_id: int, done: Pushed
+    studio: LabelStudioClient, pipeline: Pipeline, model: Model, project: int, task_id: int, done: Pushed
 ) -> None:
     try:
         if any(version == model.version for _, version in studio.predictions_of(task_id)):
@@ -108,9 +108,9 @@ def _label_one(
         task = studio.task(project, task_id)
         studio.push_prediction(task_id, pipeline.predict({"id": task.id, "data": task.data}, model))
         done.pushed.append(task_id)
-    except StudioUnavailable:
+    except LabelStudioUnavailable:
         raise
-    except NotInStudio:
+    except NotInLabelStudio:
         done.left_out[task_id] = "it was deleted"
     except EBSegError as error:
         _log.warning("task %d gets no prediction: %s", task_id, error)

@@ -1,6 +1,6 @@
 """The job that fans the unlabelled tasks of a project out, and what ends such a plan."""
 
-from training.annotations.label_studio import NotInStudio, Studio
+from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
 from training.jobs.job import job
 from training.loop import Loop, Result
 from training.queue.plans import close_plan, open_plan, submit_chunks
@@ -16,7 +16,7 @@ def plan(loop: Loop, project: int, version: str) -> Result:
     open_plan(loop.connection, loop.job_id)
     try:
         tasks = [task.id for task in studio.unlabelled(project)]
-    except NotInStudio:
+    except NotInLabelStudio:
         forget_project(loop.connection, project)
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
     done(len(tasks))
@@ -30,7 +30,7 @@ def is_served(loop: Loop, project: int, version: str) -> bool:
     return loop.registry.ensure_base(project).name == version
 
 
-def end_part(loop: Loop, studio: Studio, project: int, version: str, *, plan: str) -> None:
+def end_part(loop: Loop, studio: LabelStudioClient, project: int, version: str, *, plan: str) -> None:
     """Note that this job's part of a plan is done; the last one has the project show the version's scores.
 
     Not where another version is served by now.

@@ -7,7 +7,7 @@ from rq import Retry
 
 from ebseg.errors import DataError
 from training.annotations import corrections, manifest, snapshot
-from training.annotations.label_studio import NotInStudio
+from training.annotations.label_studio import NotInLabelStudio
 from training.annotations.manifest import Manifest
 from training.finetuning import parent
 from training.jobs.job import job
@@ -32,7 +32,7 @@ def read_annotations(loop: Loop, project: int, number: int) -> Result | Retry:
     loop.progress.stage("reading annotations")
     try:
         found = snapshot.take(loop.studio(), loop.photos(), loop.storage, project, settings)
-    except NotInStudio:
+    except NotInLabelStudio:
         forget_project(loop.connection, project)
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
     for version, live in corrections.summarise(found.entries).items():

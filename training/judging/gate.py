@@ -44,7 +44,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Retention:
     """Mean IoU in percent of champion (``before``) and candidate on what they should not forget."""
 
     name: str
@@ -95,7 +95,7 @@ def decide(
     labels: Sequence[str],
     champion: Measured,
     candidate: Measured,
-    kept: Sequence[Kept],
+    kept: Sequence[Retention],
     rules: Rules,
     *,
     cross_validated: bool = False,
@@ -234,12 +234,12 @@ def _fall(label: _Label, rules: Rules) -> str:
     )
 
 
-def _is_forgotten(each: Kept, rules: Rules) -> bool:
+def _is_forgotten(each: Retention, rules: Rules) -> bool:
     kept_enough = each.after >= each.before * (1 - rules.largest_forgetting) - ROUNDING
     return not math.isnan(each.before) and not kept_enough
 
 
-def _forgotten(each: Kept, rules: Rules) -> str:
+def _forgotten(each: Retention, rules: Rules) -> str:
     return (
         f"{each.name} falls from mIoU {each.before:.1f} to {each.after:.1f}, {each.lost:.1%} of it: "
         f"allowed are {rules.largest_forgetting:.1%}"

@@ -15,7 +15,7 @@ from training.finetuning.finetune import General
 from training.finetuning.general_data import general_data
 from training.judging import measuring
 from training.judging.cross_validation import folds_measured, only, pool
-from training.judging.gate import Kept, Measured, Rules, decide
+from training.judging.gate import Measured, Retention, Rules, decide
 from training.judging.seen import seen_photos
 from training.loop import Loop
 from training.queue.projects import known_projects
@@ -97,7 +97,7 @@ def _measured(loop: Loop, model: Predictor, source: SnapshotSource) -> Measured:
 
 def _kept(
     loop: Loop, champion: Predictor, candidate: Predictor, manifest: Manifest, general: General | None
-) -> Iterator[Kept]:
+) -> Iterator[Retention]:
     """Measure both on general data, on labels that the project does not use, and on other projects' tasks."""
     for source, photos, without in _not_to_forget(loop, manifest, general):
         before, after = (
@@ -112,7 +112,7 @@ def _kept(
             for model in (champion, candidate)
         )
         if not math.isnan(before):
-            yield Kept(source.name, before, after)
+            yield Retention(source.name, before, after)
 
 
 def _not_to_forget(

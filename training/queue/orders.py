@@ -12,7 +12,7 @@ from typing import Any
 
 from redis import Redis
 
-from training.queue.queues import JOB_SECONDS, RETRY_PAUSES, Line, id_of, resubmit, submit
+from training.queue.queues import JOB_SECONDS, RETRY_PAUSES, QueueName, id_of, resubmit, submit
 from training.settings import Settings
 
 TRAINING, JUDGING = "train-", "judge-"
@@ -28,7 +28,7 @@ class Order:
     """
 
     function: str
-    line: Line
+    line: QueueName
     arguments: tuple[Any, ...]
     job_id: str
     what: str
@@ -57,7 +57,7 @@ def snapshot(project: int, number: int) -> Order:
     """Read a project's annotations, in its round ``number``."""
     return Order(
         "training.jobs.snapshot_project",
-        Line.CONTROL,
+        QueueName.CONTROL,
         (project, number),
         f"snapshot-{project}-{number}",
         f"read the annotations of project {project}",
@@ -68,7 +68,7 @@ def finetune(settings: Settings, name: str, project: int, fingerprint: str, base
     """Fine-tune version ``base`` on a reading of annotations; ``name``: the training's."""
     return Order(
         "training.jobs.finetune_project",
-        Line.TRAIN,
+        QueueName.TRAIN,
         (project, fingerprint, base),
         f"{TRAINING}{name}",
         f"fine-tune version {base} for project {project}: {why}",
@@ -81,7 +81,7 @@ def judge(settings: Settings, name: str, project: int, fingerprint: str, candida
     """Compare the version that came of the training ``name`` with the champion."""
     return Order(
         "training.jobs.judge_candidate",
-        Line.CONTROL,
+        QueueName.CONTROL,
         (project, fingerprint, candidate),
         f"{JUDGING}{name}",
         f"compare version {candidate} with the champion, for project {project}",
@@ -93,7 +93,7 @@ def plan(project: int, version: str) -> Order:
     """Have all unlabelled tasks of a project predicted with a version."""
     return Order(
         "training.jobs.label_project",
-        Line.CONTROL,
+        QueueName.CONTROL,
         (project, version),
         id_of("plan", project, version),
         f"predict the unlabelled tasks of project {project} with {version}",
@@ -105,7 +105,7 @@ def predict(project: int, tasks: Sequence[int], version: str, plan: str = "") ->
     digest = sha256(repr((plan, list(tasks))).encode()).hexdigest()[:8]
     return Order(
         "training.jobs.label_tasks",
-        Line.LABEL,
+        QueueName.LABEL,
         (project, list(tasks), version, plan),
         id_of("label", project, version, tasks[0], digest),
         f"predict {len(tasks)} tasks of project {project} with {version}",
@@ -117,7 +117,7 @@ def sweep(at: datetime) -> Order:
     name = at.strftime("%Y-%m-%dT%H:%MZ")
     return Order(
         "training.jobs.sweep",
-        Line.CONTROL,
+        QueueName.CONTROL,
         (name,),
         f"sweep-{at:%Y%m%dT%H%M}",
         f"look at all projects, as scheduled for {name}",

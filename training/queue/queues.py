@@ -38,7 +38,7 @@ ACTIVE = frozenset({JobStatus.QUEUED, JobStatus.SCHEDULED, JobStatus.STARTED, Jo
 """Of a job that will still do something by itself."""
 
 
-class Line(StrEnum):
+class QueueName(StrEnum):
     """A queue; workers serve them in this order."""
 
     CONTROL = "ebseg"  # snapshots, evaluations, the schedule: minutes
@@ -68,19 +68,19 @@ def connect(settings: Settings) -> Redis:
     return connection
 
 
-def queue(connection: Redis, line: Line) -> Queue:
+def queue(connection: Redis, line: QueueName) -> Queue:
     """Open a queue. Jobs are JSON: nothing that a stranger could put there is executed on reading."""
     return Queue(line.value, connection=connection, serializer=JSONSerializer, default_timeout=JOB_SECONDS)
 
 
 def queues(connection: Redis) -> list[Queue]:
     """Open all queues, the most urgent first."""
-    return [queue(connection, line) for line in Line]
+    return [queue(connection, line) for line in QueueName]
 
 
 def submit(
     connection: Redis,
-    line: Line,
+    line: QueueName,
     function: str,
     arguments: Sequence[Any],
     *,
@@ -116,7 +116,9 @@ def submit(
     return True
 
 
-def resubmit(connection: Redis, line: Line, function: str, arguments: Sequence[Any], **options: Any) -> bool:
+def resubmit(
+    connection: Redis, line: QueueName, function: str, arguments: Sequence[Any], **options: Any
+) -> bool:
     """Put a job into a queue, as ``submit`` does, also where one of this id has ended; it begins anew."""
     job = find(connection, options["job_id"])
     if job is not None and job.get_status(refresh=False) not in ACTIVE:
@@ -161,12 +163,12 @@ def rescue(connection: Redis, suspects: set[str]) -> set[str]:
         if job_id in there or connection.type(key) != b"hash":
             continue
         status, origin = connection.hmget(key, ["status", "origin"])
-        if status in (b"queued", b"scheduled") and origin is not None and text(origin) in set(Line):
+        if status in (b"queued", b"scheduled") and origin is not None and text(origin) in set(QueueName):
             nowhere.add(job_id)
             if job_id in suspects:
                 _log.warning("job %s was lost by a worker: it is queued again", job_id)
                 connection.hset(key, "status", JobStatus.QUEUED.value)
-                queue(connection, Line(text(origin))).push_job_id(job_id)
+                queue(connection, QueueName(text(origin))).push_job_id(job_id)
     return nowhere - suspects
 
 
@@ -175,7 +177,7 @@ def text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def bring_forward(connection: Redis, line: Line, job_id: str) -> None:
+def bring_forward(connection: Redis, line: QueueName, job_id: str) -> None:
     """Let a job that waits for its time start now; any other is left alone."""
     registry = queue(connection, line).scheduled_job_registry
     connection.zadd(registry.key, {job_id: int(time.time())}, xx=True)

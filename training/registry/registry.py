@@ -105,7 +105,7 @@ class Registry:
         with self._lock(CHAMPION), self._store() as client:
             champion = self._aliased(client, CHAMPION)  # another process may have been faster
             if champion is None or not self.descends(champion):
-                self._crown(client, base.number, "the model to start from", [])
+                self._set_champion(client, base.number, "the model to start from", [])
                 champion = self._get(client, base.number)
         return champion
 
@@ -219,7 +219,7 @@ class Registry:
                 )
             if number != version.number:
                 before = [] if number is None else [*self._before(client, number), number]
-                self._crown(client, version.number, reason, before)
+                self._set_champion(client, version.number, reason, before)
 
     def rollback(self, reason: str) -> Version:
         """Make the version the champion that was it before the current one; give that version.
@@ -236,7 +236,7 @@ class Registry:
                 )
             returned = self._get(client, before[-1])
             self._require_descent(returned)
-            self._crown(client, before[-1], reason, before[:-1])
+            self._set_champion(client, before[-1], reason, before[:-1])
             return self._get(client, before[-1])
 
     def history(self) -> History:
@@ -388,7 +388,7 @@ class Registry:
         there = {version.number for version in self._versions(client)}
         return predecessors(_history(self._registered(client)), champion, there)
 
-    def _crown(self, client: "MlflowClient", number: int, reason: str, before: Sequence[int]) -> None:
+    def _set_champion(self, client: "MlflowClient", number: int, reason: str, before: Sequence[int]) -> None:
         history = _history(self._registered(client))
         client.set_registered_model_alias(self._model, CHAMPION, str(number))
         text = succeed(history, number, reason, before)

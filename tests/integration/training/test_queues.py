@@ -18,7 +18,7 @@ from training.queue.projects import (
     known_projects,
     require_the_services_model,
 )
-from training.queue.queues import Line, connect, find, is_active, queue, rescue, submit
+from training.queue.queues import QueueName, connect, find, is_active, queue, rescue, submit
 from training.queue.schedule import keep_time, plan_next
 from training.queue.triggers import MOST_PROJECTS, Triggers
 from training.settings import Settings
@@ -31,7 +31,7 @@ def test_a_job_is_there_once_however_many_submit_it(settings):
     new: list[bool] = []
 
     def try_it():
-        new.append(submit(connection, Line.CONTROL, *JOB, job_id="sum-1", what="add"))
+        new.append(submit(connection, QueueName.CONTROL, *JOB, job_id="sum-1", what="add"))
 
     threads = [threading.Thread(target=try_it) for _ in range(16)]
     for thread in threads:
@@ -39,12 +39,12 @@ def test_a_job_is_there_once_however_many_submit_it(settings):
     for thread in threads:
         thread.join()
     assert sum(new) == 1
-    assert queue(connection, Line.CONTROL).get_job_ids() == ["sum-1"]
+    assert queue(connection, QueueName.CONTROL).get_job_ids() == ["sum-1"]
 
 
 def test_jobs_are_json(settings):
     connection = connect(settings)
-    submit(connection, Line.TRAIN, *JOB, job_id="sum-1", what="add")
+    submit(connection, QueueName.TRAIN, *JOB, job_id="sum-1", what="add")
     stored = connection.hgetall("rq:job:sum-1")
     assert b'"operator.add"' in __import__("zlib").decompress(stored[b"data"])
 
@@ -54,7 +54,7 @@ def test_a_thousand_events_are_one_reading(settings):
     for _ in range(1000):
         triggers.note_event(7, 1, False)
     connection = connect(settings)
-    assert queue(connection, Line.CONTROL).scheduled_job_registry.get_job_ids() == ["snapshot-7-0"]
+    assert queue(connection, QueueName.CONTROL).scheduled_job_registry.get_job_ids() == ["snapshot-7-0"]
     assert Project(connection, 7).begin_reading() == (1000, False)
     assert known_projects(connection, settings) == [7]
 
@@ -68,7 +68,7 @@ def test_events_from_many_processes_are_one_reading(settings, redis_server):
     processes = [subprocess.Popen([sys.executable, "-c", code, redis_server.url]) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     connection = connect(settings)
-    assert queue(connection, Line.CONTROL).scheduled_job_registry.get_job_ids() == ["snapshot-7-0"]
+    assert queue(connection, QueueName.CONTROL).scheduled_job_registry.get_job_ids() == ["snapshot-7-0"]
     assert Project(connection, 7).begin_reading() == (300, False)
 
 
@@ -79,7 +79,7 @@ def test_start_training_does_not_wait_for_quiet(settings):
     assert project.seconds_until_quiet(settings) > 50
     triggers.note_event(7, 1, True)
     assert project.seconds_until_quiet(settings) == 0
-    due = queue(connection, Line.CONTROL).scheduled_job_registry.get_jobs_to_schedule()
+    due = queue(connection, QueueName.CONTROL).scheduled_job_registry.get_jobs_to_schedule()
     assert due == ["snapshot-7-0"]
 
 
@@ -95,7 +95,7 @@ def test_an_event_during_a_reading_makes_the_next_one(settings):
     project = Project(connection, 7)
     events, forced = project.begin_reading()
     triggers.note_event(7, 1, False)
-    assert queue(connection, Line.CONTROL).scheduled_job_registry.count == 1
+    assert queue(connection, QueueName.CONTROL).scheduled_job_registry.count == 1
     project.covered(events, forced=forced)
     project.end_round(0)
     project.end_round(0)  # by a job that is run twice
@@ -134,9 +134,9 @@ def test_a_training_is_known_until_its_judgement_has_ended(settings):
     project = Project(connection, 7)
     assert project.training is None
     project.train_with("train-7-a", "judge-7-a")
-    submit(connection, Line.TRAIN, *JOB, job_id="train-7-a", what="train")
+    submit(connection, QueueName.TRAIN, *JOB, job_id="train-7-a", what="train")
     assert project.training == "train-7-a"
-    submit(connection, Line.CONTROL, *JOB, job_id="judge-7-a", what="judge")
+    submit(connection, QueueName.CONTROL, *JOB, job_id="judge-7-a", what="judge")
     find(connection, "train-7-a").set_status(JobStatus.FINISHED)
     assert project.training == "judge-7-a"
     find(connection, "judge-7-a").set_status(JobStatus.FAILED)
@@ -147,7 +147,7 @@ def test_the_schedule_is_in_redis_once(settings):
     connection = connect(settings)
     now = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
     assert {plan_next(connection, settings, now) for _ in range(3)} == {now + timedelta(hours=15)}
-    registry = queue(connection, Line.CONTROL).scheduled_job_registry
+    registry = queue(connection, QueueName.CONTROL).scheduled_job_registry
     assert registry.get_job_ids() == ["sweep-20261125T0300"]
 
 
@@ -165,8 +165,8 @@ def test_two_schedulers_start_a_job_once(settings):
     for clock in clocks:
         clock.start()
     for number in range(5):
-        submit(connection, Line.LABEL, *JOB, job_id=f"sum-{number}", what="add", delay=0.5)
-    waiting = queue(connection, Line.LABEL)
+        submit(connection, QueueName.LABEL, *JOB, job_id=f"sum-{number}", what="add", delay=0.5)
+    waiting = queue(connection, QueueName.LABEL)
     wait_for(lambda: waiting.count >= 5)
     stop.wait(2.5)
     stop.set()
@@ -178,9 +178,9 @@ def test_two_schedulers_start_a_job_once(settings):
 def test_a_job_that_a_dying_worker_took_along_is_queued_again(settings):
     connection = connect(settings)
     for number in range(3):
-        submit(connection, Line.CONTROL, *JOB, job_id=f"sum-{number}", what="add")
-    submit(connection, Line.LABEL, *JOB, job_id="later-1", what="add", delay=100)
-    waiting = queue(connection, Line.CONTROL)
+        submit(connection, QueueName.CONTROL, *JOB, job_id=f"sum-{number}", what="add")
+    submit(connection, QueueName.LABEL, *JOB, job_id="later-1", what="add", delay=100)
+    waiting = queue(connection, QueueName.CONTROL)
     assert waiting.pop_job_id() == "sum-0"
     suspects = rescue(connection, set())
     assert suspects == {"sum-0"}
@@ -203,21 +203,21 @@ def test_the_schedule_goes_on_after_a_fault_that_nobody_foresaw(settings, monkey
     clock = threading.Thread(target=keep_time, args=(settings, stop))
     clock.start()
     connection = connect(settings)
-    submit(connection, Line.LABEL, *JOB, job_id="sum-1", what="add", delay=0.5)
-    wait_for(lambda: queue(connection, Line.LABEL).count)
+    submit(connection, QueueName.LABEL, *JOB, job_id="sum-1", what="add", delay=0.5)
+    wait_for(lambda: queue(connection, QueueName.LABEL).count)
     stop.set()
     clock.join()
     assert not faults
 
 
 def test_what_was_submitted_survives_a_killed_server(settings, redis_server):
-    submit(connect(settings), Line.CONTROL, *JOB, job_id="sum-1", what="add")
-    submit(connect(settings), Line.CONTROL, *JOB, job_id="sum-2", what="add", delay=100)
+    submit(connect(settings), QueueName.CONTROL, *JOB, job_id="sum-1", what="add")
+    submit(connect(settings), QueueName.CONTROL, *JOB, job_id="sum-2", what="add", delay=100)
     redis_server.kill()
     redis_server.start()
     connection = connect(settings)
-    assert queue(connection, Line.CONTROL).get_job_ids() == ["sum-1"]
-    assert queue(connection, Line.CONTROL).scheduled_job_registry.get_job_ids() == ["sum-2"]
+    assert queue(connection, QueueName.CONTROL).get_job_ids() == ["sum-1"]
+    assert queue(connection, QueueName.CONTROL).scheduled_job_registry.get_job_ids() == ["sum-2"]
 
 
 USE = """

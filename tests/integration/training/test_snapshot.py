@@ -24,7 +24,7 @@ from tests.unit.label_studio.http_server import Server, reply
 from training.annotations import corrections, snapshot
 from training.annotations import label_studio as studio_module
 from training.annotations.entry import Entry
-from training.annotations.label_studio import NotInStudio, Studio
+from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
 from training.annotations.manifest import Manifest, latest
 from training.annotations.photos import photo_fetcher
 from training.annotations.snapshot import SnapshotSource
@@ -64,8 +64,8 @@ class World:
     fetched: list[str] = field(default_factory=list)
 
     @property
-    def studio(self) -> Studio:
-        return Studio(self.settings)
+    def studio(self) -> LabelStudioClient:
+        return LabelStudioClient(self.settings)
 
     def annotate(self, task: int, result: list[dict[str, Any]], **more: Any) -> int:
         made = self.server.client.annotations.create(task, result=result, **more)
@@ -275,7 +275,7 @@ def test_what_is_not_there(world: World) -> None:
         lambda: next(studio.unlabelled(missing)),
         lambda: studio.set_model_version(missing, "v1"),
     ):
-        with pytest.raises(NotInStudio):
+        with pytest.raises(NotInLabelStudio):
             ask()
 
 

@@ -12,14 +12,14 @@ import pytest
 import redis
 
 from tests.integration.training.conftest import wait_for
-from training.queue.queues import Line, connect, find, queue, submit
+from training.queue.queues import QueueName, connect, find, queue, submit
 
 OWN = "tests.integration.training.own_jobs"
 
 
 def test_a_job_is_done_and_its_result_shown(settings, start, redis_server):
     connection = connect(settings)
-    submit(connection, Line.CONTROL, f"{OWN}.add", [1, 2], job_id="sum-1", what="add two numbers")
+    submit(connection, QueueName.CONTROL, f"{OWN}.add", [1, 2], job_id="sum-1", what="add two numbers")
     start("worker", name="worker")
     wait_for(lambda: find(connection, "sum-1").is_finished)
     shown = ebseg(redis_server, "jobs", "show", "sum-1", "--json")
@@ -33,7 +33,7 @@ def test_a_job_is_done_and_its_result_shown(settings, start, redis_server):
 
 def test_a_failure_shows_with_its_reason_and_is_not_repeated(settings, start, redis_server):
     connection = connect(settings)
-    submit(connection, Line.CONTROL, f"{OWN}.refuse", [], job_id="bad-1", what="refuse")
+    submit(connection, QueueName.CONTROL, f"{OWN}.refuse", [], job_id="bad-1", what="refuse")
     start("worker", name="worker")
     wait_for(lambda: find(connection, "bad-1").is_failed)
     shown = ebseg(redis_server, "jobs", "show", "bad-1", "--json")
@@ -44,7 +44,7 @@ def test_a_failure_shows_with_its_reason_and_is_not_repeated(settings, start, re
 def test_a_killed_worker_s_job_ends_and_goes_on_in_another(settings, start, redis_server):
     connection = connect(settings)
     file = redis_server.home / "starts"
-    submit(connection, Line.TRAIN, f"{OWN}.once_killed", [str(file)], job_id="train-x", what="wait")
+    submit(connection, QueueName.TRAIN, f"{OWN}.once_killed", [str(file)], job_id="train-x", what="wait")
     first = start("worker", name="first")
     wait_for(file.exists)
     horse = int(file.read_text().split()[0])
@@ -60,8 +60,8 @@ def test_a_killed_worker_s_job_ends_and_goes_on_in_another(settings, start, redi
 def test_cancel_stops_a_job_that_runs_and_one_that_waits(settings, start, redis_server):
     connection = connect(settings)
     file = redis_server.home / "starts"
-    submit(connection, Line.TRAIN, f"{OWN}.once_killed", [str(file)], job_id="train-x", what="wait")
-    submit(connection, Line.TRAIN, f"{OWN}.add", [1, 2], job_id="sum-1", what="add", delay=1000)
+    submit(connection, QueueName.TRAIN, f"{OWN}.once_killed", [str(file)], job_id="train-x", what="wait")
+    submit(connection, QueueName.TRAIN, f"{OWN}.add", [1, 2], job_id="sum-1", what="add", delay=1000)
     start("worker", name="worker")
     wait_for(file.exists)
     for job in ("train-x", "sum-1"):
@@ -77,7 +77,15 @@ def test_jobs_wait_for_a_redis_that_was_killed(settings, start, redis_server):
     connection = connect(settings)
     wait_for(lambda: "Listening" in (redis_server.home / "worker.log").read_text())
     for number in range(3):
-        submit(connection, Line.LABEL, f"{OWN}.add", [1, number], job_id=f"sum-{number}", what="add", delay=4)
+        submit(
+            connection,
+            QueueName.LABEL,
+            f"{OWN}.add",
+            [1, number],
+            job_id=f"sum-{number}",
+            what="add",
+            delay=4,
+        )
     redis_server.kill()  # the worker starts the embedded one again
 
     def all_done() -> bool:
@@ -94,7 +102,7 @@ def test_a_worker_waits_for_a_server_of_one_s_own_that_is_away(settings, start, 
     """The embedded server plays one that REDIS_URL names: nobody but this test starts it again."""
     connection = connect(settings)
     file = redis_server.home / "starts"
-    submit(connection, Line.CONTROL, f"{OWN}.once_killed", [str(file)], job_id="wait-1", what="wait")
+    submit(connection, QueueName.CONTROL, f"{OWN}.once_killed", [str(file)], job_id="wait-1", what="wait")
     worker = start("worker", name="worker", REDIS_URL=redis_server.url)
     wait_for(file.exists)
     redis_server.kill()
@@ -116,7 +124,7 @@ def test_a_worker_waits_for_a_server_of_one_s_own_that_is_away(settings, start, 
 def test_a_worker_that_is_told_to_stop_gives_a_training_back(settings, start, redis_server):
     connection = connect(settings)
     file = redis_server.home / "starts"
-    submit(connection, Line.TRAIN, f"{OWN}.once_killed", [str(file)], job_id="train-x", what="wait")
+    submit(connection, QueueName.TRAIN, f"{OWN}.once_killed", [str(file)], job_id="train-x", what="wait")
     worker = start("worker", name="worker")
     wait_for(file.exists)
     worker.send_signal(signal.SIGTERM)
@@ -128,7 +136,7 @@ def test_what_waits_is_shown_with_its_whole_id_when_it_is_due_and_its_retries(se
     connection = connect(settings)
     job_id = "label-1-ebseg-tiny-4737b3b667ab-12-0a1b2c3d-and-more"
     before = datetime.now(UTC).replace(microsecond=0)
-    submit(connection, Line.LABEL, f"{OWN}.add", [1, 2], job_id=job_id, what="add", delay=100, retries=2)
+    submit(connection, QueueName.LABEL, f"{OWN}.add", [1, 2], job_id=job_id, what="add", delay=100, retries=2)
     assert job_id in ebseg(redis_server, "jobs", "list")
     shown = ebseg(redis_server, "jobs", "show", job_id, "--json")
     assert (shown["state"], shown["retries_left"]) == ("scheduled", 2)
@@ -140,7 +148,7 @@ def test_two_schedulers_run_a_sweep_once(settings, start):
     for name in ("first", "second"):
         start("scheduler", name=name, EBSEG_SCHEDULE="* * * * *")
     start("worker", name="worker", EBSEG_SCHEDULE="* * * * *")
-    done = queue(connect(settings), Line.CONTROL).finished_job_registry
+    done = queue(connect(settings), QueueName.CONTROL).finished_job_registry
     wait_for(lambda: done.count > 0)
     for job_id in done.get_job_ids():
         assert job_id.startswith("sweep-")

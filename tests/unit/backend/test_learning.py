@@ -28,13 +28,13 @@ def learning(make_client, sink):
     yield make
     sink.away.clear()
     for client in clients:
-        if service_of(client).hints:
-            service_of(client).hints.close()
+        if service_of(client).outbox:
+            service_of(client).outbox.close()
 
 
 def told(client, sink) -> list[tuple]:
     """Give what the sink was told when nothing waits any more."""
-    until(lambda: not service_of(client).hints.waiting, "the hints are handed over")
+    until(lambda: not service_of(client).outbox.waiting, "the hints are handed over")
     return sink.told
 
 
@@ -89,7 +89,7 @@ def test_while_the_loop_is_away_webhooks_are_answered_and_counted(learning, sink
     sink.away.set()
     for _ in range(20):
         webhook(client, {"action": "ANNOTATION_UPDATED", "project": {"id": 5}})
-    assert service_of(client).hints.waiting == 1
+    assert service_of(client).outbox.waiting == 1
     assert "ebseg_hints_waiting 1.0" in client.get("/metrics").get_data(as_text=True)
     assert "that wait</th><td>1" in client.get("/").get_data(as_text=True)
     sink.away.clear()
@@ -102,7 +102,7 @@ def test_without_learning_nothing_is_taken(learning, sink):
     assert webhook(client, {"action": "START_TRAINING", "project": {"id": 5}}) == {"status": "acknowledged"}
     assert client.post("/train", json={"project": "5.1"}).status_code == 501
     assert client.post("/job_status", json={"job": "train-1"}).status_code == 501
-    assert service_of(client).hints is None
+    assert service_of(client).outbox is None
     assert "hints" not in client.get("/").get_data(as_text=True)
 
 
@@ -268,7 +268,7 @@ EVENTS = {
 @pytest.mark.parametrize(("arguments", "options", "expected"), EVENTS.values(), ids=EVENTS)
 def test_the_adapters_events_are_the_same_hints(adapter, sink, arguments, options, expected):
     assert adapter.fit(*arguments, **options) == {}
-    until(lambda: not adapter.service().hints.waiting, "the hints are handed over")
+    until(lambda: not adapter.service().outbox.waiting, "the hints are handed over")
     assert sink.told == expected
 
 
@@ -293,7 +293,7 @@ def test_the_adapter_tells_unfinished_tasks_of_the_project_that_2_x_names(
     adapter.project_id = "5"
     assert adapter.predict([task(1, upload(0))], context={}) == [{}]
     gate.open()
-    until(lambda: not service.hints.waiting, "the hints are handed over")
+    until(lambda: not service.outbox.waiting, "the hints are handed over")
     assert sink.told == [("project", 5), ("finish", 5, [1], "scripted")]
 
 
@@ -310,9 +310,9 @@ def test_the_queues_of_the_settings_are_opened_by_the_first_hint(tmp_path, check
     assert not settings.home.exists()
     client.post("/webhook", json={"action": "ANNOTATION_CREATED", "project": {"id": 5}})
     service = service_of(client)
-    until(lambda: not service.hints.waiting and settings.home.exists(), "the hint is in Redis")
+    until(lambda: not service.outbox.waiting and settings.home.exists(), "the hint is in Redis")
     assert known_projects(connect(settings), settings) == [5]
     assert client.get("/job_status?job=snapshot-5-0").json["status"] == "scheduled"
     assert client.get("/job_status?job=none").status_code == 404
-    service.hints.close()
+    service.outbox.close()
     service.stop()

@@ -13,8 +13,8 @@ from ebseg.label_studio import brush
 from ebseg.label_studio.tasks import read_label_config
 from tests.unit.backend.conftest import label_config, png, predict, results, task, upload
 from tests.unit.label_studio.http_server import reply
-from tests.unit.training.fake_studio import FakeStudio
-from training.annotations.label_studio import Studio
+from tests.unit.training.fake_label_studio import FakeLabelStudio
+from training.annotations.label_studio import LabelStudioClient
 from training.annotations.photos import photo_fetcher
 from training.jobs.labelling import label
 from training.settings import Settings
@@ -115,12 +115,12 @@ def test_a_workers_prediction_of_a_task_is_the_same_byte_for_byte(
     own = "" if threshold is None else f'model_score_threshold="{threshold}"'
     config = label_config(control=control).replace('model_score_threshold="0"', own)
     settings = {"label_studio_url": label_studio.url, "label_studio_api_key": "key", **settings}
-    studio = FakeStudio()
+    studio = FakeLabelStudio()
     tasks = [studio.add_task(image=upload(number)) for number in range(3)]
     worker = Settings(**{"min_area": 0.0, **settings})
     label(
-        Studio(worker, http=studio.http), photo_fetcher(worker), predictor, read_label_config(config),
-        worker, 1, tasks, lambda task: True, lambda done: None,
+        LabelStudioClient(worker, http=studio.http), photo_fetcher(worker), predictor,
+        read_label_config(config), worker, 1, tasks, lambda task: True, lambda done: None,
     )  # fmt: skip
     pushed = [
         {key: stored[key] for key in ("result", "score", "model_version")}

@@ -28,9 +28,9 @@ from ebseg.errors import FetchError
 from ebseg.loading import version_name
 from ebseg.predictor import Segmentation
 from ebseg.vocabulary import Vocabulary
-from tests.unit.training.fake_studio import FakeStudio
+from tests.unit.training.fake_label_studio import FakeLabelStudio
 from training.annotations import snapshot
-from training.annotations.label_studio import Studio
+from training.annotations.label_studio import LabelStudioClient
 from training.annotations.manifest import Manifest
 from training.annotations.snapshot import is_held_out
 from training.finetuning import parent
@@ -40,7 +40,7 @@ from training.judging import cross_validation, judge
 from training.loop import Loop, Progress
 from training.queue.orders import Order
 from training.queue.projects import PROJECTS_KEY, Project
-from training.queue.queues import Line, find, queue, queues
+from training.queue.queues import QueueName, find, queue, queues
 from training.registry.registry import Version
 from training.settings import Settings
 
@@ -131,7 +131,7 @@ class World:
 
     def __init__(self, home: Path, connection: redis.Redis, **settings: Any) -> None:
         self.home, self.connection, self.now = home, connection, NOW
-        self.fake, self.photos, self.jobs = FakeStudio(), Photos(), Watched()
+        self.fake, self.photos, self.jobs = FakeLabelStudio(), Photos(), Watched()
         self.rows = {"base-0": 3, "better-1": 8}
         self.train = lambda spec: "better-1"
         self.trained: list[dict[str, Any]] = []
@@ -174,7 +174,7 @@ class World:
     def loop(self, job_id: str = "job-1") -> Loop:
         return replace(
             Loop.of(self.settings, self.connection, job_id, Progress(self.jobs)),
-            studio=lambda: Studio(self.settings, http=self.fake.http),
+            studio=lambda: LabelStudioClient(self.settings, http=self.fake.http),
             photos=lambda: self.photos,
             clock=lambda: self.now,
         )
@@ -232,7 +232,7 @@ class World:
     def do(self, job_id: str) -> Any:
         """Do one job as a worker would, in this process."""
         job = find(self.connection, job_id)
-        queue(self.connection, Line(job.origin)).remove(job_id)
+        queue(self.connection, QueueName(job.origin)).remove(job_id)
         job.set_status(JobStatus.STARTED)
         plain = import_attribute(job.func_name).__wrapped__
         result = plain(self.loop(job_id), *json.loads(json.dumps(job.args)))

@@ -12,7 +12,7 @@ from ebseg.config import RECIPES
 from ebseg.data.drawn.scenes import SceneSource
 from ebseg.data.samples import Sample
 from ebseg.errors import ConfigError, DataError, TrainingError
-from ebseg.runs.watch import Enough
+from ebseg.runs.watch import StopTraining
 from ebseg.train import LOG_FILE, train
 from ebseg.vocabulary import Vocabulary
 from training.finetuning.finetune import (
@@ -223,9 +223,9 @@ def test_it_ends_early_when_nothing_gets_better(random_tiny, tmp_path):
     stopper = _EarlyStopping(TrainingFolder(tmp_path), measure, config)
     for step in (2, 4, 6, 8):
         stopper.stored(random_tiny, step)
-    with pytest.raises(Enough):
+    with pytest.raises(StopTraining):
         stopper.stored(random_tiny, 10)
-    with pytest.raises(Enough):  # and so does the same run when it is started again
+    with pytest.raises(StopTraining):  # and so does the same run when it is started again
         _EarlyStopping(TrainingFolder(tmp_path), measure, config).started(random_tiny, None, [], 10)
     earlier = _EarlyStopping(TrainingFolder(tmp_path), measure, config)
     earlier.started(random_tiny, None, [], 6)

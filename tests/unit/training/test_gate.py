@@ -7,7 +7,7 @@ import pytest
 
 from ebseg.errors import DataError
 from ebseg.evaluation.metrics import ConfusionMatrix, mean_percent
-from training.judging.gate import Kept, Measured, Rules, decide
+from training.judging.gate import Measured, Retention, Rules, decide
 from training.registry.decision import Verdict
 from training.settings import Settings
 
@@ -39,7 +39,7 @@ def test_the_rules_are_the_settings():
 
 
 def test_a_surely_better_candidate_is_promoted_with_all_numbers():
-    decision = decide(LABELS, even(0.6), even(0.7), [Kept("drawn scenes", 80, 79)], RULES)
+    decision = decide(LABELS, even(0.6), even(0.7), [Retention("drawn scenes", 80, 79)], RULES)
     assert decision.verdict is Verdict.PROMOTE
     assert decision.reasons == (
         "held-out mIoU 60.0 -> 70.0 on 10 held-out tasks: +10.0 points, by the bootstrap at least +10.0",
@@ -101,7 +101,7 @@ def dropped() -> tuple[Measured, Measured]:
         ),
         (
             (even(0.6), even(0.7)),
-            [Kept("drawn scenes", 80, 75), Kept("streets", 60, 60)],
+            [Retention("drawn scenes", 80, 75), Retention("streets", 60, 60)],
             ["drawn scenes falls from mIoU 80.0 to 75.0, 6.2% of it: allowed are 5.0%"],
         ),
         (
@@ -114,7 +114,7 @@ def dropped() -> tuple[Measured, Measured]:
         ),
         (
             (even(0.6), even(0.5)),
-            [Kept("drawn scenes", 80, 60)],
+            [Retention("drawn scenes", 80, 60)],
             [
                 "held-out mIoU 60.0 -> 50.0: -10.0 points, wanted are +1.0",
                 "on other tasks it may be no gain: by the bootstrap -10.0 points at least",
@@ -139,9 +139,9 @@ def test_a_candidate_is_rejected_for_all_its_reasons(sides, kept, reasons):
         (even(0.6099), [], False),
         (measured(*[task(0.72, 0.55)] * 10), [], True),
         (measured(*[task(0.72, 0.5499)] * 10), [], False),
-        (even(0.7), [Kept("general", 80, 76)], True),
-        (even(0.7), [Kept("general", 80, 75.99)], False),
-        (even(0.7), [Kept("nothing shown", math.nan, math.nan), Kept("hopeless", 0, 0)], True),
+        (even(0.7), [Retention("general", 80, 76)], True),
+        (even(0.7), [Retention("general", 80, 75.99)], False),
+        (even(0.7), [Retention("nothing shown", math.nan, math.nan), Retention("hopeless", 0, 0)], True),
     ],
 )
 def test_what_reaches_a_limit_exactly_is_let_through(candidate, kept, promoted):

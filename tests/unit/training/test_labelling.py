@@ -7,9 +7,9 @@ from ebseg.errors import Unreachable
 from ebseg.label_studio.tasks import read_label_config
 from ebseg.predictor import Segmentation
 from tests.unit.one_by_one import OneByOne
-from tests.unit.training.fake_studio import CONFIG, FakeStudio
+from tests.unit.training.fake_label_studio import CONFIG, FakeLabelStudio
 from tests.unit.training.test_snapshot import Photos
-from training.annotations.label_studio import Studio, StudioUnavailable
+from training.annotations.label_studio import LabelStudioClient, LabelStudioUnavailable
 from training.jobs.labelling import label
 from training.settings import Settings
 
@@ -28,13 +28,13 @@ class Model(OneByOne):
 
 class World:
     def __init__(self, tmp_path) -> None:
-        self.fake, self.photos = FakeStudio(), Photos()
+        self.fake, self.photos = FakeLabelStudio(), Photos()
         Image.new("RGB", (8, 6)).save(tmp_path / "photo.png")
         self.photos.files["/a.png"] = (tmp_path / "photo.png").read_bytes()
         self.settings = Settings(label_studio_url="http://studio", label_studio_api_key="key", patience=0.0)
 
     def label(self, tasks, claim=lambda task: True):
-        studio = Studio(self.settings, http=self.fake.http)
+        studio = LabelStudioClient(self.settings, http=self.fake.http)
         return label(
             studio, self.photos, Model(), read_label_config(CONFIG), self.settings, 1, tasks, claim, print
         )
@@ -99,7 +99,7 @@ def test_what_was_pushed_stays_when_label_studio_goes_away(world):
             world.fake.trouble = [httpx.ConnectError("gone")] * 9
         return True
 
-    with pytest.raises(StudioUnavailable):
+    with pytest.raises(LabelStudioUnavailable):
         world.label(tasks, claim)
     world.fake.trouble = []
     again = world.label(tasks)

@@ -11,7 +11,7 @@ from rq.utils import import_attribute
 
 import training.jobs
 from training.queue import orders
-from training.queue.queues import JOB_SECONDS, RETRY_PAUSES, Line
+from training.queue.queues import JOB_SECONDS, RETRY_PAUSES, QueueName
 from training.settings import Settings
 
 SETTINGS = Settings(train_timeout=7200.0, train_retries=2)
@@ -50,23 +50,25 @@ def test_ids_queues_and_limits_are_those_that_waiting_jobs_have():
     }
     usual = JOB_SECONDS, len(RETRY_PAUSES)
     assert told == {
-        "snapshot_project": ("snapshot-7-3", Line.CONTROL, *usual, "read the annotations of project 7"),
+        "snapshot_project": ("snapshot-7-3", QueueName.CONTROL, *usual, "read the annotations of project 7"),
         "finetune_project": (
-            "train-7-0a1b", Line.TRAIN, 7200.0, 2, "fine-tune version 1 for project 7: 20 new annotations",
+            "train-7-0a1b", QueueName.TRAIN, 7200.0, 2,
+            "fine-tune version 1 for project 7: 20 new annotations",
         ),
         "judge_candidate": (
-            "judge-7-0a1b", Line.CONTROL, 7200.0, 3, "compare version 2 with the champion, for project 7",
+            "judge-7-0a1b", QueueName.CONTROL, 7200.0, 3,
+            "compare version 2 with the champion, for project 7",
         ),
         "label_project": (
-            "plan-7-street-1_2", Line.CONTROL, *usual,
+            "plan-7-street-1_2", QueueName.CONTROL, *usual,
             "predict the unlabelled tasks of project 7 with street-1.2",
         ),
         "label_tasks": (
-            "label-7-street-1_2-11-d9784757", Line.LABEL, *usual,
+            "label-7-street-1_2-11-d9784757", QueueName.LABEL, *usual,
             "predict 2 tasks of project 7 with street-1.2",
         ),
         "sweep": (
-            "sweep-20261125T0300", Line.CONTROL, *usual,
+            "sweep-20261125T0300", QueueName.CONTROL, *usual,
             "look at all projects, as scheduled for 2026-11-25T03:00Z",
         ),
     }  # fmt: skip

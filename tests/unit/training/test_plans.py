@@ -6,7 +6,7 @@ from rq.job import JobStatus
 from training.queue import orders
 from training.queue.plans import CLAIM_SECONDS, claimer, refresh, submit_chunks
 from training.queue.projects import PROJECTS_KEY
-from training.queue.queues import KEPT_SECONDS, Line, find, queue
+from training.queue.queues import KEPT_SECONDS, QueueName, find, queue
 from training.settings import Settings
 
 SETTINGS = Settings(train_timeout=50_000.2, train_retries=1, label_chunk=3)
@@ -34,14 +34,14 @@ def test_a_job_is_submitted_once_and_anew_when_it_has_ended(connection):
 def test_a_job_with_a_delay_waits_for_its_time(connection):
     order = orders.plan(7, "street-1")
     assert order.submit(connection, delay=100.0)
-    scheduled = queue(connection, Line.CONTROL).scheduled_job_registry
+    scheduled = queue(connection, QueueName.CONTROL).scheduled_job_registry
     assert scheduled.get_job_ids() == [order.job_id] and scheduled.get_jobs_to_schedule() == []
 
 
 def test_a_new_champion_is_asked_for_all_projects(connection):
     connection.sadd(PROJECTS_KEY, 7, 3)
     refresh(connection, SETTINGS, "street-1")
-    assert queue(connection, Line.CONTROL).get_job_ids() == ["plan-3-street-1", "plan-7-street-1"]
+    assert queue(connection, QueueName.CONTROL).get_job_ids() == ["plan-3-street-1", "plan-7-street-1"]
 
 
 def test_tasks_are_dealt_out_in_order(connection):
@@ -57,7 +57,7 @@ def claims(connection):
     """Give the claims of two jobs of which the first is queued."""
     orders.predict(7, [1], "street-1", "a").submit(connection)
     orders.predict(7, [1], "street-1", "b").submit(connection)
-    ids = queue(connection, Line.LABEL).get_job_ids()
+    ids = queue(connection, QueueName.LABEL).get_job_ids()
     return ids[0], *(claimer(connection, job_id, "street-1") for job_id in ids)
 
 

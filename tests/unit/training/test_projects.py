@@ -13,7 +13,7 @@ from training.queue.projects import (
     require_the_services_model,
     tell_the_model,
 )
-from training.queue.queues import Line, find, queue
+from training.queue.queues import QueueName, find, queue
 from training.queue.triggers import MOST_PROJECTS, Triggers
 from training.settings import Settings
 
@@ -93,7 +93,7 @@ def test_events_are_news_until_a_reading_has_covered_them(project):
 
 def test_a_round_is_one_job_and_gives_way_to_the_next(project, connection):
     assert project.request_round(0.0) == project.request_round(0.0) == "snapshot-7-0"
-    waiting = queue(connection, Line.CONTROL)
+    waiting = queue(connection, QueueName.CONTROL)
     assert waiting.get_job_ids() == ["snapshot-7-0"]
     project.end_round(0)
     project.end_round(0)  # by a job that is run twice
@@ -104,7 +104,7 @@ def test_a_round_is_one_job_and_gives_way_to_the_next(project, connection):
 
 
 def test_a_round_that_waits_is_brought_forward_by_who_cannot_wait(project, connection):
-    scheduled = queue(connection, Line.CONTROL).scheduled_job_registry
+    scheduled = queue(connection, QueueName.CONTROL).scheduled_job_registry
     project.request_round(1000.0)
     project.request_round(500.0)
     assert scheduled.get_jobs_to_schedule() == []
@@ -167,7 +167,7 @@ def test_an_event_makes_a_project_known_and_its_annotations_read_after_a_while(t
     assert known_projects(connection, SETTINGS) == [7]
     project = Project(connection, 7)
     assert project.begin_reading() == (2, False)
-    scheduled = queue(connection, Line.CONTROL).scheduled_job_registry
+    scheduled = queue(connection, QueueName.CONTROL).scheduled_job_registry
     assert scheduled.get_job_ids() == ["snapshot-7-0"] and scheduled.get_jobs_to_schedule() == []
     triggers.note_event(7, 1, True)
     assert project.begin_reading() == (3, True)
@@ -188,13 +188,13 @@ def test_strangers_cannot_fill_the_memory(triggers, connection):
     assert connection.scard(PROJECTS_KEY) == MOST_PROJECTS
     assert connection.keys("ebseg:project:*") == connection.keys("rq:job:*") == []
     triggers.note_event(10**6, 1, True)
-    assert queue(connection, Line.CONTROL).get_job_ids() == ["snapshot-1000000-0"]
+    assert queue(connection, QueueName.CONTROL).get_job_ids() == ["snapshot-1000000-0"]
 
 
 def test_tasks_that_are_left_are_predicted_in_jobs_of_a_few(triggers, connection):
     triggers.finish(7, [4, 5, 6], "street-1")
     triggers.finish(7, [4, 5, 6], "street-1")
-    ids = queue(connection, Line.LABEL).get_job_ids()
+    ids = queue(connection, QueueName.LABEL).get_job_ids()
     assert [find(connection, job_id).args for job_id in ids] == [
         [7, [4, 5], "street-1", ""], [7, [6], "street-1", ""],
     ]  # fmt: skip

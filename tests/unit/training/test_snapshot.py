@@ -16,10 +16,15 @@ from ebseg.errors import DataError, FetchError, LabelConfigError, Unreachable
 from ebseg.images import read_image
 from ebseg.label_studio.regions import masks_to_regions
 from ebseg.label_studio.tasks import read_label_config
-from tests.unit.training.fake_studio import CONFIG, FakeStudio
+from tests.unit.training.fake_label_studio import CONFIG, FakeLabelStudio
 from training.annotations import label_studio as studio_module
 from training.annotations import snapshot
-from training.annotations.label_studio import NotInStudio, Studio, StudioAnnotation, StudioUnavailable
+from training.annotations.label_studio import (
+    LabelStudioAnnotation,
+    LabelStudioClient,
+    LabelStudioUnavailable,
+    NotInLabelStudio,
+)
 from training.annotations.manifest import Manifest, latest, load
 from training.annotations.snapshot import SnapshotSource, choose
 from training.settings import Settings
@@ -49,13 +54,13 @@ class World:
     """A project in Label Studio, and a storage."""
 
     def __init__(self, storage: Storage) -> None:
-        self.fake, self.photos, self.storage = FakeStudio(), Photos(), storage
+        self.fake, self.photos, self.storage = FakeLabelStudio(), Photos(), storage
 
     def take(self, **changes) -> Manifest:
         settings = Settings(
             **{"label_studio_url": "http://studio", "label_studio_api_key": "key", "patience": 0.0} | changes
         )
-        studio = Studio(settings, http=self.fake.http)
+        studio = LabelStudioClient(settings, http=self.fake.http)
         return snapshot.take(studio, self.photos, self.storage, 1, settings)  # type: ignore[arg-type]
 
     def task(self, seed: int, url: str | None = None) -> int:
@@ -139,8 +144,8 @@ def test_only_annotated_tasks_count(world):
     assert manifest.skipped == {} and skipped not in manifest.skipped
 
 
-def annotation(number: int, time: str, *, ground_truth: bool = False) -> StudioAnnotation:
-    return StudioAnnotation(number, time, ground_truth, [], None)
+def annotation(number: int, time: str, *, ground_truth: bool = False) -> LabelStudioAnnotation:
+    return LabelStudioAnnotation(number, time, ground_truth, [], None)
 
 
 @pytest.mark.parametrize(
@@ -363,9 +368,11 @@ def test_a_label_config_that_cannot_be_served_is_told(world):
     world.fake.config = "<View/>"
     with pytest.raises(LabelConfigError):
         world.take()
-    with pytest.raises(NotInStudio):
+    with pytest.raises(NotInLabelStudio):
         settings = Settings(label_studio_url="http://studio", label_studio_api_key="key")
-        snapshot.take(Studio(settings, http=world.fake.http), world.photos, world.storage, 2, settings)
+        snapshot.take(
+            LabelStudioClient(settings, http=world.fake.http), world.photos, world.storage, 2, settings
+        )
 
 
 def test_when_label_studio_goes_away_what_was_read_stays(world):
@@ -373,7 +380,7 @@ def test_when_label_studio_goes_away_what_was_read_stays(world):
         world.annotated(seed)
     fine = world.fake.serve
     world.fake.trouble = [fine, fine, fine, fine, httpx.ConnectError("refused")]
-    with pytest.raises(StudioUnavailable):
+    with pytest.raises(LabelStudioUnavailable):
         world.take()
     assert latest(world.storage, 1) is None
     assert world.photos.fetched == ["/data/0.png", "/data/1.png"]
@@ -435,7 +442,7 @@ def test_when_label_studio_is_away_for_photos_too_nothing_is_taken_for_bad(world
     world.photos.trouble = [Unreachable("refused")]
     fine = world.fake.serve
     world.fake.trouble = [fine, fine, fine, httpx.ConnectError("refused")]
-    with pytest.raises(StudioUnavailable):
+    with pytest.raises(LabelStudioUnavailable):
         world.take()
     assert latest(world.storage, 1) is None
     assert tasks(world.take()) == [1]
@@ -621,13 +628,13 @@ def test_10000_tasks_take_a_hundred_pages(tmp_path):
     for _ in range(10_000):
         world.fake.add_task(image="/x")
     settings = Settings(label_studio_url="http://studio", label_studio_api_key="key")
-    studio = Studio(settings, http=world.fake.http)
+    studio = LabelStudioClient(settings, http=world.fake.http)
     world.fake.serve = _pages(world.fake)
     assert sum(1 for _ in studio.unlabelled(1)) == 10_000
     assert len(world.fake.seen) == 100
 
 
-def _pages(fake: FakeStudio):
+def _pages(fake: FakeLabelStudio):
     numbers = sorted(fake.tasks)
 
     def serve(request: httpx.Request) -> httpx.Response:

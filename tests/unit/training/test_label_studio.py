@@ -7,9 +7,9 @@ import jwt
 import pytest
 
 from ebseg.errors import FetchError
-from tests.unit.training.fake_studio import FakeStudio
+from tests.unit.training.fake_label_studio import FakeLabelStudio
 from training.annotations import label_studio as module
-from training.annotations.label_studio import NotInStudio, Studio, StudioUnavailable
+from training.annotations.label_studio import LabelStudioClient, LabelStudioUnavailable, NotInLabelStudio
 from training.settings import Settings
 
 ANSWER = {"result": [{"id": "a"}], "score": 0.25, "model_version": "v2"}
@@ -36,21 +36,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def fake() -> FakeStudio:
-    return FakeStudio()
+def fake() -> FakeLabelStudio:
+    return FakeLabelStudio()
 
 
-def connect(fake: FakeStudio, **changes) -> Studio:
+def connect(fake: FakeLabelStudio, **changes) -> LabelStudioClient:
     settings = {
         "label_studio_url": "http://studio",
         "label_studio_api_key": "key",
         "patience": 60.0,
     } | changes
-    return Studio(Settings(**settings), http=fake.http)
+    return LabelStudioClient(Settings(**settings), http=fake.http)
 
 
 @pytest.fixture
-def studio(fake: FakeStudio, clock: Clock) -> Studio:
+def studio(fake: FakeLabelStudio, clock: Clock) -> LabelStudioClient:
     return connect(fake)
 
 
@@ -58,7 +58,7 @@ def test_a_project(fake, studio):
     project = studio.project(1)
     assert (project.id, project.title, project.label_config) == (1, "Streets", fake.config)
     assert project.model_version is None
-    with pytest.raises(NotInStudio, match="does not have project 2"):
+    with pytest.raises(NotInLabelStudio, match="does not have project 2"):
         studio.project(2)
 
 
@@ -111,7 +111,7 @@ def test_cancelled_annotations_leave_a_task_unlabelled(fake, studio):
     (found,) = studio.annotations(both)
     assert (found.id, found.ground_truth, found.parent_prediction) == (kept, True, 7)
     assert found.result == [{"id": "x"}]
-    with pytest.raises(NotInStudio):
+    with pytest.raises(NotInLabelStudio):
         studio.annotations(99)
 
 
@@ -143,7 +143,7 @@ def test_a_task_is_looked_up_without_having_the_backend_predict_it(fake, studio)
     task = fake.add_task(image="a")
     assert studio.task(1, task).data == {"image": "a"}
     assert fake.seen == [("GET", "/api/tasks/")]  # never /api/tasks/ID/
-    with pytest.raises(NotInStudio, match="task 99 is not in project 1"):
+    with pytest.raises(NotInLabelStudio, match="task 99 is not in project 1"):
         studio.task(1, 99)
 
 
@@ -152,9 +152,9 @@ def test_predictions(fake, studio):
     first, second = fake.predict(task, [{"id": "r"}], "v1"), fake.predict(task, [], None)
     assert studio.predictions_of(task) == [(first, "v1"), (second, "")]
     assert studio.prediction(first) == {"result": [{"id": "r"}], "model_version": "v1"}
-    with pytest.raises(NotInStudio):
+    with pytest.raises(NotInLabelStudio):
         studio.prediction(99)
-    with pytest.raises(NotInStudio):
+    with pytest.raises(NotInLabelStudio):
         studio.predictions_of(99)
 
 
@@ -163,7 +163,7 @@ def test_pushing_a_prediction(fake, studio):
     studio.push_prediction(task, ANSWER)
     assert fake.predictions == {1: {"id": 1, "task": task} | ANSWER}
     assert fake.seen == [("POST", "/api/predictions/")]  # nothing is looked up where nothing went wrong
-    with pytest.raises(NotInStudio, match="task 99"):
+    with pytest.raises(NotInLabelStudio, match="task 99"):
         studio.push_prediction(99, ANSWER)
 
 
@@ -218,7 +218,9 @@ def test_an_absence_is_waited_out_with_growing_pauses(fake, studio, clock, troub
 
 def test_patience_ends(fake, studio, clock):
     fake.trouble = [httpx.ConnectError("refused")] * 100
-    with pytest.raises(StudioUnavailable, match=r"http://studio/ does not give project 1: refused, for 60 s"):
+    with pytest.raises(
+        LabelStudioUnavailable, match=r"http://studio/ does not give project 1: refused, for 60 s"
+    ):
         studio.project(1)
     assert sum(clock.pauses) == 60.0
     assert max(clock.pauses) == 15.0
@@ -226,7 +228,7 @@ def test_patience_ends(fake, studio, clock):
 
 def test_without_patience_one_try_is_all(fake, clock):
     fake.trouble = [503] * 2
-    with pytest.raises(StudioUnavailable, match="it answers 503"):
+    with pytest.raises(LabelStudioUnavailable, match="it answers 503"):
         connect(fake, patience=0.0).project(1)
     assert len(fake.seen) == 1
 
@@ -270,7 +272,7 @@ def test_what_is_no_label_studio_is_told(fake, studio):
     fake.trouble = [page]  # a proxy's, while Label Studio starts
     assert studio.project(1).id == 1
     fake.trouble = [page] * 100
-    with pytest.raises(StudioUnavailable, match="what answers there is not Label Studio"):
+    with pytest.raises(LabelStudioUnavailable, match="what answers there is not Label Studio"):
         studio.project(1)
 
 
@@ -304,11 +306,11 @@ class Tokens:
             return httpx.Response(401, json={"detail": "Invalid token."})
         return httpx.Response(200, json={"id": 1, "title": "Streets", "label_config": ""})
 
-    def studio(self) -> Studio:
+    def studio(self) -> LabelStudioClient:
         settings = Settings(
             label_studio_url="http://studio/labels", label_studio_api_key=self.personal, patience=60.0
         )
-        return Studio(settings, http=self.http)
+        return LabelStudioClient(settings, http=self.http)
 
 
 def test_a_personal_token_is_exchanged_below_the_servers_path(clock):

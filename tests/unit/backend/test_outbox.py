@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from backend import hints as module
-from backend.hints import Hints
+from backend import outbox as module
+from backend.outbox import Outbox
 from tests.unit.backend.conftest import Sink, until
 from tests.unit.backend.test_time_and_failures import Gate
 
@@ -19,30 +19,30 @@ def _short_pauses(monkeypatch):
 
 
 @pytest.fixture
-def hints(sink):
-    made = Hints(sink)
+def outbox(sink):
+    made = Outbox(sink)
     made.start()
     yield made
     sink.away.clear()
     made.close()
 
 
-def waiting(sink: Sink, hints: Hints) -> int:
+def waiting(sink: Sink, outbox: Outbox) -> int:
     """Wait until what is taken at once is taken; give what waits."""
-    until(lambda: hints.waiting == 0 or sink.away.is_set(), "the hints are handed over")
-    return hints.waiting
+    until(lambda: outbox.waiting == 0 or sink.away.is_set(), "the hints are handed over")
+    return outbox.waiting
 
 
-def test_each_kind_of_hint_reaches_the_sink(sink, hints):
+def test_each_kind_of_hint_reaches_the_sink(sink, outbox):
     for tell in (
-        lambda: hints.called(1),
-        lambda: hints.annotated(2, forced=False),
-        lambda: hints.annotated(3, forced=True),
-        lambda: hints.unfinished(4, [9, 8, 9], "v1"),
-        lambda: hints.unfinished(5, [], "v1"),
+        lambda: outbox.called(1),
+        lambda: outbox.annotated(2, forced=False),
+        lambda: outbox.annotated(3, forced=True),
+        lambda: outbox.unfinished(4, [9, 8, 9], "v1"),
+        lambda: outbox.unfinished(5, [], "v1"),
     ):
         tell()
-        waiting(sink, hints)
+        waiting(sink, outbox)
     assert sink.told == [
         ("project", 1),
         ("event", 2, 1, False),
@@ -52,23 +52,23 @@ def test_each_kind_of_hint_reaches_the_sink(sink, hints):
     ]
 
 
-def test_a_thousand_events_while_the_sink_is_away_become_one_call(sink, hints):
+def test_a_thousand_events_while_the_sink_is_away_become_one_call(sink, outbox):
     sink.away.set()
     with ThreadPoolExecutor(8) as pool:
-        for future in [pool.submit(hints.annotated, 7, forced=number == 500) for number in range(1000)]:
+        for future in [pool.submit(outbox.annotated, 7, forced=number == 500) for number in range(1000)]:
             future.result()
-    assert hints.waiting == 1
+    assert outbox.waiting == 1
     sink.away.clear()
-    until(lambda: not hints.waiting, "the events are handed over")
+    until(lambda: not outbox.waiting, "the events are handed over")
     assert sink.told == [("event", 7, 1000, True)]
 
 
-def test_unfinished_tasks_are_told_once_for_each_version(sink, hints):
+def test_unfinished_tasks_are_told_once_for_each_version(sink, outbox):
     sink.away.set()
     for tasks, version in (([1, 2], "v1"), ([2, 3], "v1"), ([3], "v2")):
-        hints.unfinished(7, tasks, version)
+        outbox.unfinished(7, tasks, version)
     sink.away.clear()
-    until(lambda: not hints.waiting, "the tasks are handed over")
+    until(lambda: not outbox.waiting, "the tasks are handed over")
     assert sink.told == [("project", 7), ("finish", 7, [1, 2, 3], "v1"), ("finish", 7, [3], "v2")]
 
 
@@ -81,13 +81,13 @@ def test_what_was_taken_on_before_a_failure_is_not_told_again():
             super().finish(project_id, task_ids, version)
 
     sink = Halting()
-    hints = Hints(sink)
-    hints.annotated(7, forced=False)
-    hints.unfinished(7, [1], "v1")
-    hints.unfinished(7, [2], "v2")
-    hints.start()
-    until(lambda: not hints.waiting, "the hint is handed over in the end")
-    hints.close()
+    outbox = Outbox(sink)
+    outbox.annotated(7, forced=False)
+    outbox.unfinished(7, [1], "v1")
+    outbox.unfinished(7, [2], "v2")
+    outbox.start()
+    until(lambda: not outbox.waiting, "the hint is handed over in the end")
+    outbox.close()
     assert sink.told == [
         ("event", 7, 1, False),
         ("finish", 7, [1], "v1"),
@@ -107,19 +107,19 @@ def test_what_comes_during_an_attempt_that_fails_is_told_with_what_failed(sink):
             raise ConnectionError
         return sink
 
-    hints = Hints(connect)
-    hints.start()
-    hints.annotated(7, forced=True)
+    outbox = Outbox(connect)
+    outbox.start()
+    outbox.annotated(7, forced=True)
     gate.wait_until_reached()
-    hints.annotated(7, forced=False)
-    hints.unfinished(7, [1], "v1")
+    outbox.annotated(7, forced=False)
+    outbox.unfinished(7, [1], "v1")
     gate.open()
-    until(lambda: not hints.waiting, "all is handed over")
-    hints.close()
+    until(lambda: not outbox.waiting, "all is handed over")
+    outbox.close()
     assert sink.told == ["asked", ("event", 7, 2, True), ("finish", 7, [1], "v1")]
 
 
-def test_a_project_that_the_sink_chokes_on_does_not_hold_up_the_others(sink, hints):
+def test_a_project_that_the_sink_chokes_on_does_not_hold_up_the_others(sink, outbox):
     note_event = sink.note_event
 
     def choking(project_id, events, forced):
@@ -129,18 +129,18 @@ def test_a_project_that_the_sink_chokes_on_does_not_hold_up_the_others(sink, hin
 
     sink.note_event = choking
     for project in (1, 2, 3):
-        hints.annotated(project, forced=False)
+        outbox.annotated(project, forced=False)
     until(lambda: len(sink.told) == 2, "the others are handed over")
     assert {told[1] for told in sink.told} == {2, 3}
     sink.note_event = note_event
-    until(lambda: not hints.waiting, "the first, too")
+    until(lambda: not outbox.waiting, "the first, too")
 
 
-def test_an_outage_is_told_once_and_its_end_too(sink, hints, caplog):
+def test_an_outage_is_told_once_and_its_end_too(sink, outbox, caplog):
     sink.away.set()
-    with caplog.at_level(logging.INFO, "backend.hints"):
+    with caplog.at_level(logging.INFO, "backend.outbox"):
         for project in range(1, 5):
-            hints.annotated(project, forced=False)
+            outbox.annotated(project, forced=False)
         threading.Event().wait(0.1)  # several attempts
         sink.away.clear()
         until(lambda: "again" in caplog.text, "the end of the outage")
@@ -156,20 +156,20 @@ def test_the_sink_is_made_by_the_first_hint_and_in_the_outboxs_thread(sink):
         made_in.append(threading.current_thread().name)
         return sink()
 
-    hints = Hints(connect)
-    hints.start()
+    outbox = Outbox(connect)
+    outbox.start()
     assert made_in == []
     sink.away.set()
-    hints.annotated(1, forced=False)
+    outbox.annotated(1, forced=False)
     until(lambda: len(made_in) > 1, "it is tried again")
     sink.away.clear()
     until(lambda: sink.told, "the hint arrives")
     attempts = len(made_in)
-    hints.annotated(2, forced=False)
+    outbox.annotated(2, forced=False)
     until(lambda: len(sink.told) == 2, "another arrives")
     assert len(made_in) == attempts
     assert set(made_in) == {"hints"}
-    hints.close()
+    outbox.close()
 
 
 def test_a_hint_is_taken_while_the_sink_hangs():
@@ -180,17 +180,17 @@ def test_a_hint_is_taken_while_the_sink_hangs():
         gate()
         return sink
 
-    hints = Hints(connect)
-    hints.start()
-    hints.annotated(1, forced=False)
+    outbox = Outbox(connect)
+    outbox.start()
+    outbox.annotated(1, forced=False)
     gate.wait_until_reached()
-    hints.annotated(1, forced=True)
-    hints.annotated(2, forced=False)
-    assert hints.waiting == 3  # that in hand, and two
+    outbox.annotated(1, forced=True)
+    outbox.annotated(2, forced=False)
+    assert outbox.waiting == 3  # that in hand, and two
     gate.open()
-    until(lambda: not hints.waiting, "all are handed over")
+    until(lambda: not outbox.waiting, "all are handed over")
     assert sink.told == [("event", 1, 1, False), ("event", 1, 1, True), ("event", 2, 1, False)]
-    hints.close()
+    outbox.close()
 
 
 # Bounds
@@ -198,28 +198,28 @@ def test_a_hint_is_taken_while_the_sink_hangs():
 
 def test_projects_beyond_the_bound_are_dropped_with_one_line(sink, caplog, monkeypatch):
     monkeypatch.setattr(module, "MOST_PROJECTS", 3)
-    hints = Hints(sink)
+    outbox = Outbox(sink)
     for project in (1, 2, 3, 4, 5, 3):
-        hints.annotated(project, forced=False)
-    assert hints.waiting == 3
+        outbox.annotated(project, forced=False)
+    assert outbox.waiting == 3
     assert [record.getMessage() for record in caplog.records] == [
         "hints of 3 projects wait to be taken on: further ones are dropped until some are"
     ]
-    hints.start()
-    hints.close()
+    outbox.start()
+    outbox.close()
     assert sink.told == [("event", 1, 1, False), ("event", 2, 1, False), ("event", 3, 2, False)]
 
 
 def test_tasks_beyond_the_bound_are_dropped_and_room_is_made_by_handing_over(sink, monkeypatch):
     monkeypatch.setattr(module, "MOST_TASKS", 3)
-    hints = Hints(sink)
-    hints.unfinished(1, [1, 2], "v1")
-    hints.unfinished(2, [3, 4], "v1")
-    hints.unfinished(2, [3], "v1")
-    hints.start()
-    until(lambda: not hints.waiting, "the hints are handed over")
-    hints.unfinished(3, [5, 6, 7], "v1")
-    hints.close()
+    outbox = Outbox(sink)
+    outbox.unfinished(1, [1, 2], "v1")
+    outbox.unfinished(2, [3, 4], "v1")
+    outbox.unfinished(2, [3], "v1")
+    outbox.start()
+    until(lambda: not outbox.waiting, "the hints are handed over")
+    outbox.unfinished(3, [5, 6, 7], "v1")
+    outbox.close()
     assert [told for told in sink.told if told[0] == "finish"] == [
         ("finish", 1, [1, 2], "v1"),
         ("finish", 2, [3], "v1"),
@@ -232,33 +232,33 @@ def test_tasks_beyond_the_bound_are_dropped_and_room_is_made_by_handing_over(sin
 
 def test_at_the_end_what_is_left_is_tried_once_more(sink, caplog, monkeypatch):
     monkeypatch.setattr(module, "FIRST_PAUSE", 60.0)
-    hints = Hints(sink)
-    hints.start()
+    outbox = Outbox(sink)
+    outbox.start()
     sink.away.set()
     for project in (1, 2):
-        hints.annotated(project, forced=False)
+        outbox.annotated(project, forced=False)
     until(lambda: "ConnectionError" in caplog.text, "an attempt fails")
     sink.away.clear()
-    hints.close()
-    assert hints.waiting == 0
+    outbox.close()
+    assert outbox.waiting == 0
     assert {told[1] for told in sink.told} == {1, 2}
 
 
 def test_what_cannot_be_handed_over_at_the_end_is_named_and_not_waited_for(sink, caplog, monkeypatch):
     monkeypatch.setattr(module, "STOP_SECONDS", 0.05)
     gate = Gate()
-    hints = Hints(gate)  # hangs
-    hints.start()
-    hints.annotated(1, forced=False)
+    outbox = Outbox(gate)  # hangs
+    outbox.start()
+    outbox.annotated(1, forced=False)
     gate.wait_until_reached()
-    hints.annotated(2, forced=False)
-    hints.close()
+    outbox.annotated(2, forced=False)
+    outbox.close()
     assert "hints of 2 projects are lost" in caplog.text
     gate.open()
 
 
 def test_an_outbox_that_is_empty_ends_at_once(sink):
-    hints = Hints(sink)
-    hints.start()
-    hints.close()
-    assert not hints._thread.is_alive()
+    outbox = Outbox(sink)
+    outbox.start()
+    outbox.close()
+    assert not outbox._thread.is_alive()

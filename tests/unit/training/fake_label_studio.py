@@ -12,7 +12,7 @@ CONFIG = (
 )
 
 
-class FakeStudio:
+class FakeLabelStudio:
     """One project, 1. ``seen``: each request's method and path. ``trouble``: what to answer first instead."""
 
     def __init__(self) -> None:

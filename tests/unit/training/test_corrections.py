@@ -5,7 +5,7 @@ from ebseg.label_studio.label_config import Control, Label
 from ebseg.label_studio.regions import masks_to_regions
 from training.annotations.corrections import Correction, Live, compare, correction, summarise
 from training.annotations.entry import Entry
-from training.annotations.label_studio import NotInStudio
+from training.annotations.label_studio import NotInLabelStudio
 
 CONTROL = Control("brushlabels", "mask", "image", (Label("sky"), Label("car")))
 NONE = -1
@@ -50,7 +50,7 @@ class Predictions:
 
     def prediction(self, number: int):
         if not self._found:
-            raise NotInStudio("gone")
+            raise NotInLabelStudio("gone")
         return self._found
 
 

@@ -64,7 +64,7 @@ class _Waiting:
             self.unfinished.setdefault(version, set()).update(tasks)
 
 
-class Hints:
+class Outbox:
     """An outbox of hints, one entry for a project however often it is hinted at; for many threads.
 
     ``connect`` makes the sink once, in the outbox's thread with the first hint or for who asks about a job
