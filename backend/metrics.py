@@ -9,7 +9,7 @@ _REQUEST_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 20.0, 80.0, 100.0)
 _MODEL_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 
 
-class Outcome(StrEnum):
+class TaskOutcome(StrEnum):
     """What became of a task in /predict."""
 
     PREDICTED = "predicted"
@@ -56,11 +56,11 @@ class Metrics:
             "Projects with hints that the learning loop has not taken on yet",
             registry=self.registry,
         )
-        for outcome in Outcome:
+        for outcome in TaskOutcome:
             self.tasks.labels(outcome)  # a counter that is scraped before its first event starts at 0
         for swap in Swap:
             self.swaps.labels(swap)
 
-    def count(self, outcome: Outcome) -> int:
+    def count(self, outcome: TaskOutcome) -> int:
         """Tasks with this outcome since the start."""
         return int(self.registry.get_sample_value("ebseg_tasks_total", {"outcome": outcome}) or 0)

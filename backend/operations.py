@@ -3,7 +3,7 @@
 from flask import Blueprint, Response, jsonify, render_template
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from backend.metrics import Outcome
+from backend.metrics import TaskOutcome
 from backend.service import Service
 
 
@@ -43,7 +43,7 @@ def blueprint(service: Service) -> Blueprint:
             current=model.current(),
             follower=service.follower,
             outbox=service.outbox,
-            counts={outcome.value: service.metrics.count(outcome) for outcome in Outcome},
+            counts={outcome.value: service.metrics.count(outcome) for outcome in TaskOutcome},
             label_studio_url=service.settings.label_studio_url,
         )
 

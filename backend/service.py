@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.follower import AskChampion, ChampionFollower, registry_champion
-from backend.metrics import Metrics, Outcome
+from backend.metrics import Metrics, TaskOutcome
 from backend.model_holder import ModelHolder, ModelUnavailable, PinnedModel
 from backend.outbox import Outbox, Sink
 from backend.webhook_events import Event
@@ -61,7 +61,7 @@ class _Request:
 class _Answer:
     """What became of a task."""
 
-    outcome: Outcome
+    outcome: TaskOutcome
     regions: list[Region] = field(default_factory=list)
 
 
@@ -177,18 +177,20 @@ class Service:
         """Predict one task; whatever goes wrong with it stays with it."""
         name = describe(task, request.pipeline.labelling.data_key)
         try:
-            answer = _Answer(Outcome.PREDICTED, self._regions(photo.result(request.seconds_left), request))
+            answer = _Answer(
+                TaskOutcome.PREDICTED, self._regions(photo.result(request.seconds_left), request)
+            )
         except ModelUnavailable:
             raise
         except (_OutOfTime, TimeoutError):
             logger.warning("%s is left out: out of time", name)
-            answer = _Answer(Outcome.SKIPPED)
+            answer = _Answer(TaskOutcome.SKIPPED)
         except EBSegError as error:
             logger.warning("%s gets an empty prediction: %s", name, error)
-            answer = _Answer(Outcome.EMPTY)
+            answer = _Answer(TaskOutcome.EMPTY)
         except Exception:  # one task must not cost the others' finished masks; left out, it can be retried
             logger.exception("%s is left out: internal error", name)
-            answer = _Answer(Outcome.FAILED)
+            answer = _Answer(TaskOutcome.FAILED)
         self.metrics.tasks.labels(answer.outcome).inc()
         return answer
 
@@ -255,11 +257,13 @@ def _triggers(settings: Settings) -> Sink:
 
 def _result(answer: _Answer, version: str) -> dict[str, Any]:
     """Make what Label Studio stores for a task; it stores nothing for ``{}``."""
-    stored = answer.outcome in (Outcome.PREDICTED, Outcome.EMPTY)
+    stored = answer.outcome in (TaskOutcome.PREDICTED, TaskOutcome.EMPTY)
     return prediction(answer.regions, version) if stored else {}
 
 
 def _unfinished(tasks: Sequence[Any], answers: Sequence[_Answer]) -> list[int]:
     """List the ids of tasks that a request had no time for."""
-    left = [task for task, answer in zip(tasks, answers, strict=True) if answer.outcome is Outcome.SKIPPED]
+    left = [
+        task for task, answer in zip(tasks, answers, strict=True) if answer.outcome is TaskOutcome.SKIPPED
+    ]
     return [number for task in left if isinstance(task, dict) and (number := task_id(task)) is not None]

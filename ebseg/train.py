@@ -30,7 +30,7 @@ from ebseg.runs import log as run_log
 from ebseg.runs.folder import RunFolder
 from ebseg.runs.memory import peak_bytes
 from ebseg.runs.state import RunState
-from ebseg.runs.watch import Progress, StopTraining, Watcher
+from ebseg.runs.watch import StepReport, StopTraining, Watcher
 from ebseg.text_cache import TextEncoder
 from ebseg.vocabulary import Vocabulary
 
@@ -248,7 +248,7 @@ class _Run:
 
     def report(self, terms: dict[str, float], rate: float, norm: float) -> None:
         """Tell the log and the watchers what the step did."""
-        progress = Progress(
+        progress = StepReport(
             step=self.done,
             steps=self.config.steps,
             terms=self._over_processes(terms),

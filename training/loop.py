@@ -32,7 +32,7 @@ class Shown(Protocol):
         """Write ``meta``."""
 
 
-class Progress:
+class JobProgress:
     """How far a job is, shown in its ``meta``."""
 
     def __init__(self, job: Shown) -> None:
@@ -69,7 +69,7 @@ class Loop:
     settings: Settings
     connection: Redis
     job_id: str
-    progress: Progress
+    progress: JobProgress
     storage: Storage
     registry: Registry
     studio: Callable[[], LabelStudioClient]
@@ -77,7 +77,7 @@ class Loop:
     clock: Callable[[], float] = time.time
 
     @classmethod
-    def of(cls, settings: Settings, connection: Redis, job_id: str, progress: Progress) -> "Loop":
+    def of(cls, settings: Settings, connection: Redis, job_id: str, progress: JobProgress) -> "Loop":
         """Take what the settings name."""
         return cls(
             settings=settings,

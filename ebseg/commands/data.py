@@ -147,16 +147,16 @@ def _prepare(name: str, root: Path, split: "Split", workers: int) -> bool:
 
 def _convert(name: str, root: Path, split: "Split", workers: int) -> int:
     """Do what is still to be done, with a progress bar; count broken raw files."""
-    from ebseg.data.prepare import plan, run
+    from ebseg.data.prepare import convert_all, plan_conversion
 
-    work = plan(name, root, split)
+    work = plan_conversion(name, root, split)
     if not work.jobs:
         typer.echo(f"{name} {split}: already prepared")
         return 0
     broken = unlabelled = 0
     try:
         with _progress(f"preparing {name} {split}") as (advance, say):
-            for done, outcome in enumerate(run(work, workers), start=1):
+            for done, outcome in enumerate(convert_all(work, workers), start=1):
                 unlabelled += outcome.unlabelled
                 if outcome.error:
                     broken += 1

@@ -11,21 +11,20 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
 from ebseg.data import coco_rle
 from ebseg.data.folder import PHOTO_SUFFIXES
+from ebseg.data.samples import LabelMap
 from ebseg.errors import DataError
 from ebseg.files import whole, write_whole_json
 from ebseg.images import DEFAULT_MAX_PIXELS
 
-LabelMap = npt.NDArray[np.int16]
 """(H, W) int16: label indices, -1 where there is no label."""
 
-LabelMaps = dict[str, Callable[[], LabelMap]]
+LabelMapReaders = dict[str, Callable[[], LabelMap]]
 """Readers of label maps, by the photo's path without its ending: ``street/one`` for street/one.jpg."""
 
 _T = TypeVar("_T")
@@ -163,7 +162,7 @@ class PanopticWriter(CocoWriter):
         self._annotations.append({"image_id": image_id, "file_name": png, "segments_info": segments})
 
 
-def load_stuff(path: Path, labels: int) -> LabelMaps:
+def load_stuff(path: Path, labels: int) -> LabelMapReaders:
     """Open a COCO stuff file; each label map is decoded when it is asked for.
 
     ``labels``: how many labels there must be. Where masks overlap, the later one wins; pixels in none are -1.
@@ -192,7 +191,7 @@ def load_stuff(path: Path, labels: int) -> LabelMaps:
     return _by_key(path, found)
 
 
-def load_panoptic(path: Path, folder: Path, labels: int) -> LabelMaps:
+def load_panoptic(path: Path, folder: Path, labels: int) -> LabelMapReaders:
     """Open a COCO panoptic file; each PNG is read when it is asked for.
 
     ``folder``: where the PNGs are. ``labels``: how many labels there must be. All segments of a category
@@ -228,7 +227,7 @@ def read_categories(path: Path) -> tuple[str, ...]:
     return tuple(category.name for category in file.categories)
 
 
-def _load_results(path: Path, results: list[_Mask], labels: int) -> LabelMaps:
+def _load_results(path: Path, results: list[_Mask], labels: int) -> LabelMapReaders:
     masks: dict[str, list[tuple[int, _Mask]]] = {}
     for entry, mask in enumerate(results):
         name = mask.file_name or mask.image_id
@@ -353,8 +352,8 @@ def _key(file_name: str) -> str:
     return path.name if path.is_absolute() or ".." in path.parts else str(path)
 
 
-def _by_key(path: Path, readers: Iterable[tuple[str, Callable[[], LabelMap]]]) -> LabelMaps:
-    found: LabelMaps = {}
+def _by_key(path: Path, readers: Iterable[tuple[str, Callable[[], LabelMap]]]) -> LabelMapReaders:
+    found: LabelMapReaders = {}
     for key, read in readers:
         if key in found:
             raise DataError(f"{path}: two photos are called {key}; keep one of them")

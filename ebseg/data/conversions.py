@@ -19,7 +19,7 @@ from ebseg.data.coco_rle import decode
 from ebseg.errors import DataError
 
 Ids = npt.NDArray[np.int32]
-LabelMap = npt.NDArray[np.unsignedinteger]
+StoredLabelMap = npt.NDArray[np.unsignedinteger]
 
 SHORTER_SIDE = 512
 """Pixels of the shorter side that ADE20K-847's photos are made smaller to."""
@@ -127,7 +127,7 @@ def _grey(path: Path) -> Ids:
         return np.asarray(image).astype(np.int32)
 
 
-def to_label_map(name: str, ids: Ids) -> LabelMap:
+def to_label_map(name: str, ids: Ids) -> StoredLabelMap:
     """Turn raw ids into indices of a benchmark's classes and its ignore value, uint8 or uint16.
 
     Raises ValueError for ids that are neither a class nor unlabelled.
@@ -140,7 +140,7 @@ def to_label_map(name: str, ids: Ids) -> LabelMap:
         bad = ", ".join(map(str, np.unique(ids[indices == _BAD])[:5]))
         raise ValueError(f"value {bad} is none of {name}'s classes")
     wide = class_facts(name).ignore > np.iinfo(np.uint8).max
-    label_map: LabelMap = indices.astype(np.uint16 if wide else np.uint8)
+    label_map: StoredLabelMap = indices.astype(np.uint16 if wide else np.uint8)
     return label_map
 
 
@@ -159,7 +159,9 @@ def read_photo(path: Path) -> npt.NDArray[np.uint8]:
         return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
 
 
-def shrink(photo: npt.NDArray[np.uint8], label_map: LabelMap) -> tuple[npt.NDArray[np.uint8], LabelMap]:
+def shrink(
+    photo: npt.NDArray[np.uint8], label_map: StoredLabelMap
+) -> tuple[npt.NDArray[np.uint8], StoredLabelMap]:
     """Make a photo and its label map smaller, to a shorter side of ``SHORTER_SIDE``, where that is longer.
 
     Sizes are rounded as Python does, halves to even.

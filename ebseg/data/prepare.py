@@ -66,7 +66,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Conversion:
     """What came of a job. ``error``: what is wrong with its raw files; ``unlabelled``: it has no label."""
 
     job: Job
@@ -83,7 +83,7 @@ class Plan:
     label_maps: Path
 
 
-def plan(name: str, root: Path, split: Split) -> Plan:
+def plan_conversion(name: str, root: Path, split: Split) -> Plan:
     """Find what of a benchmark's split below ``root`` is still to be prepared.
 
     Raises ConfigError for an unknown name or split, and DataError where raw parts are missing, names what
@@ -114,7 +114,7 @@ def plan(name: str, root: Path, split: Split) -> Plan:
     return Plan(waiting, len(jobs) - len(waiting), label_maps)
 
 
-def run(plan: Plan, workers: int) -> Iterator[Outcome]:
+def convert_all(plan: Plan, workers: int) -> Iterator[Conversion]:
     """Do a plan's jobs in ``workers`` processes, in this one where that is 1; yield what came of each.
 
     A broken raw file is told of in its outcome, and the others are done. Raises DataError where a process is
@@ -126,7 +126,7 @@ def run(plan: Plan, workers: int) -> Iterator[Outcome]:
     unlabelled = _read_unlabelled(plan.label_maps)
     found = len(unlabelled)
     try:
-        for outcome in _outcomes(plan.jobs, workers):
+        for outcome in _conversions(plan.jobs, workers):
             if outcome.unlabelled:
                 unlabelled.add(outcome.job.label_map.name)
             yield outcome
@@ -150,7 +150,7 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def _outcomes(jobs: tuple[Job, ...], workers: int) -> Iterator[Outcome]:
+def _conversions(jobs: tuple[Job, ...], workers: int) -> Iterator[Conversion]:
     workers = min(workers, len(jobs))
     if workers <= 1:
         yield from map(convert, jobs)
@@ -172,7 +172,7 @@ def _start_worker() -> None:
     end_with_parent()
 
 
-def convert(job: Job) -> Outcome:
+def convert(job: Job) -> Conversion:
     """Convert a raw annotation and write the label map and, where the job says so, the photo."""
     photo, source = None, job.title
     try:
@@ -184,20 +184,20 @@ def convert(job: Job) -> Outcome:
                 raise ValueError(f"not of the same size as its label map {job.title}")
             photo, label_map = shrink(photo, label_map)
         elif job.raw_photo and not job.raw_photo.is_file():
-            return Outcome(job, f"{job.raw_photo} is missing")
+            return Conversion(job, f"{job.raw_photo} is missing")
     except FileNotFoundError as error:
-        return Outcome(job, f"{error.filename} is missing")
+        return Conversion(job, f"{error.filename} is missing")
     except Exception as error:  # damaged files make Pillow and SciPy raise almost anything
-        return Outcome(job, f"{source}: cannot be converted ({error}); get the file again")
+        return Conversion(job, f"{source}: cannot be converted ({error}); get the file again")
     if job.name == _LEFT_OUT and (label_map == class_facts(job.name).ignore).all():
-        return Outcome(job, unlabelled=True)
+        return Conversion(job, unlabelled=True)
     if job.photo and photo is not None:
         _write(job.photo, partial(Image.fromarray(photo).save, format="JPEG"))
     elif job.photo and job.raw_photo:
         _write(job.photo, partial(shutil.copyfile, job.raw_photo))
     kind = "TIFF" if label_map.dtype == np.uint16 else "PNG"
     _write(job.label_map, partial(Image.fromarray(label_map).save, format=kind))
-    return Outcome(job)
+    return Conversion(job)
 
 
 def _ids(job: Job) -> Ids:

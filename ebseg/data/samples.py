@@ -8,6 +8,9 @@ import numpy.typing as npt
 
 from ebseg.vocabulary import Vocabulary
 
+LabelMap = npt.NDArray[np.int16]
+"""(H, W): index into a vocabulary at each pixel, -1 where there is none."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -19,7 +22,7 @@ class Sample:
 
     name: str
     image: npt.NDArray[np.uint8]
-    label_map: npt.NDArray[np.int16]
+    label_map: LabelMap
 
 
 class Source(Protocol):

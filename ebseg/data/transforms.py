@@ -6,10 +6,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from ebseg.config import TrainConfig
+from ebseg.data.samples import LabelMap
 from ebseg.resize import shortest_edge_size
 
 Photo = npt.NDArray[np.uint8]
-LabelMap = npt.NDArray[np.int16]
 
 PADDING = 128
 """Grey of a photo's padding, 0..255."""

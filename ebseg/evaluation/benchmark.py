@@ -21,9 +21,9 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from ebseg.data.catalogue import class_facts
-from ebseg.data.samples import Source
+from ebseg.data.samples import LabelMap, Source
 from ebseg.errors import ConfigError, DataError
-from ebseg.evaluation.labellers import Labeller, LabelMap, T
+from ebseg.evaluation.labellers import Labeller, T
 from ebseg.evaluation.result import Evaluation
 from ebseg.evaluation.tally import Tally
 from ebseg.read_ahead import read_ahead

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 
 from ebseg.config import ModelConfig
-from ebseg.data.coco import LabelMaps, load_stuff
+from ebseg.data.coco import LabelMapReaders, load_stuff
 from ebseg.data.folder import FolderSource, read_values
-from ebseg.data.samples import Sample, Source
+from ebseg.data.samples import LabelMap, Sample, Source
 from ebseg.errors import DataError
 from ebseg.evaluation.tta import score_strips as augmented_score_strips
 from ebseg.evaluation.tta import view_sizes
@@ -25,7 +25,6 @@ from ebseg.predictor import Predictor, resize_shortest_edge
 from ebseg.scores import score_strips
 from ebseg.vocabulary import Vocabulary
 
-LabelMap = npt.NDArray[np.int16]
 T = TypeVar("T")
 
 SUFFIXES = (".png", ".tif", ".tiff")
@@ -167,7 +166,7 @@ class SavedLabeller:
             self._photos = source.photos
             stems = Counter(PurePath(name).stem for name in source.names)
             self._repeated = {stem for stem, count in stems.items() if count > 1}
-        self._readers: LabelMaps | None = None
+        self._readers: LabelMapReaders | None = None
         if path.suffix.lower() == ".json":
             self._readers = load_stuff(path, self._labels)
         elif not path.is_dir():

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-LabelMap = npt.NDArray[np.integer]
+Labels = npt.NDArray[np.integer]
 Shares = npt.NDArray[np.float64]
 """A number for each label (K,), 0..1; NaN for labels that no truth shows."""
 
@@ -49,7 +49,7 @@ class Pairs:
         return mean_percent(_shares(hit, true + predicted - hit, true))
 
 
-def count_pairs(predicted: LabelMap, truth: LabelMap, labels: int) -> Pairs:
+def count_pairs(predicted: Labels, truth: Labels, labels: int) -> Pairs:
     """Count a photo's pixels by true and predicted label, of ``labels`` there are.
 
     One pass with a bin for each pair that could occur is faster than sorting, or than leaving out ignored
@@ -73,7 +73,7 @@ class ConfusionMatrix:
         self.labels = labels
         self.counts = np.zeros((labels, labels + 1), dtype=np.int64)
 
-    def add(self, predicted: LabelMap, truth: LabelMap) -> None:
+    def add(self, predicted: Labels, truth: Labels) -> None:
         """Count a photo."""
         self.add_pairs(count_pairs(predicted, truth, self.labels))
 
@@ -129,7 +129,7 @@ class BoundaryCounts:
         self.intersection = np.zeros(labels, dtype=np.int64)
         self.union = np.zeros(labels, dtype=np.int64)
 
-    def add(self, predicted: LabelMap, truth: LabelMap) -> None:
+    def add(self, predicted: Labels, truth: Labels) -> None:
         """Count a photo."""
         width = max(1, round(BAND * math.hypot(*truth.shape)))
         named = np.where(truth < 0, -1, predicted)
@@ -142,12 +142,12 @@ class BoundaryCounts:
         """Boundary IoU of each label; NaN for labels of which neither truth nor prediction has a pixel."""
         return _shares(self.intersection, self.union, self.union)
 
-    def _areas(self, label_map: LabelMap, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    def _areas(self, label_map: Labels, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         labels = label_map[mask]
         return np.bincount(labels[labels >= 0], minlength=self.labels)
 
 
-def band(label_map: LabelMap, width: int) -> npt.NDArray[np.bool_]:
+def band(label_map: Labels, width: int) -> npt.NDArray[np.bool_]:
     """Find the pixels (H, W) within ``width`` pixels of another label or of the photo's edges.
 
     These are the boundary bands of all labels' masks, found at once: a label's are those that it has.

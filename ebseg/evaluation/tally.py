@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object, reduce
 
 from ebseg.errors import ConfigError
-from ebseg.evaluation.metrics import BoundaryCounts, ConfusionMatrix, LabelMap, count_pairs
+from ebseg.evaluation.metrics import BoundaryCounts, ConfusionMatrix, Labels, count_pairs
 from ebseg.files import whole
 
 EXTREMES = 10
@@ -58,7 +58,7 @@ class Tally:
         self.matrix = ConfusionMatrix(self.labels)
         self.boundary = BoundaryCounts(self.labels)
 
-    def add(self, index: int, name: str, predicted: LabelMap, truth: LabelMap) -> None:
+    def add(self, index: int, name: str, predicted: Labels, truth: Labels) -> None:
         """Count a photo."""
         pairs = count_pairs(predicted, truth, self.labels)
         self.matrix.add_pairs(pairs)

@@ -5,10 +5,10 @@ import math
 from pathlib import Path
 
 from ebseg.files import write_whole
-from ebseg.runs.watch import Progress
+from ebseg.runs.watch import StepReport
 
 
-def append(path: Path, progress: Progress) -> None:
+def append(path: Path, progress: StepReport) -> None:
     """Add a line: the last prediction's loss terms, gradient norm, seconds."""
     main = {name: round(value, 4) for name, value in progress.terms.items() if not name[-1].isdigit()}
     line = {

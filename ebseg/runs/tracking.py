@@ -28,7 +28,7 @@ from ebseg.predictor import Predictor, Segmentation, evaluation_mode
 from ebseg.render import overlay
 from ebseg.runs.folder import RunFolder
 from ebseg.runs.mlflow_store import connect, default_tracking_uri, disconnect, experiment_id, unusable
-from ebseg.runs.watch import Progress, Watcher
+from ebseg.runs.watch import StepReport, Watcher
 from ebseg.text_cache import TextCache
 from ebseg.vocabulary import Vocabulary
 
@@ -105,7 +105,7 @@ class MlflowRun(Watcher):
                 outbox.add_file(f"{place}/truth.png", _png(sample, truth))
         outbox.send()
 
-    def stepped(self, progress: Progress) -> None:
+    def stepped(self, progress: StepReport) -> None:
         """Add a point to each curve, every ``log_every`` steps and at the last."""
         self._photos += progress.photos
         self._seconds += progress.seconds
@@ -177,7 +177,7 @@ class MlflowRun(Watcher):
             return None
         return run_id
 
-    def _values(self, progress: Progress) -> dict[str, float]:
+    def _values(self, progress: StepReport) -> dict[str, float]:
         return {
             "loss": progress.loss,
             **{f"terms/{name}": value for name, value in progress.main.items()},

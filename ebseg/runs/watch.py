@@ -29,7 +29,7 @@ _MEMORY_OF_PACE = 0.95
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepReport:
     """What a step did.
 
     ``step``: steps done so far, of ``steps``. ``terms``: weighted loss terms; those of earlier predictions
@@ -73,7 +73,7 @@ class Watcher(Protocol):
     def started(self, net: "EBSeg", config: TrainConfig, sources: Sequence["Source"], step: int) -> None:
         """Begin. ``step``: steps already done, where the run goes on from a checkpoint."""
 
-    def stepped(self, progress: Progress) -> None:
+    def stepped(self, progress: StepReport) -> None:
         """Note a step."""
 
     def stored(self, net: "EBSeg", step: int) -> None:
@@ -118,7 +118,7 @@ class ProgressBar(Watcher):
         else:
             self._print(f"training EBSeg {net.config.name}: {step} of {config.steps} steps are done")
 
-    def stepped(self, progress: Progress) -> None:
+    def stepped(self, progress: StepReport) -> None:
         """Show a step."""
         self._pace.add(progress)
         if self._live is not None:
@@ -157,12 +157,12 @@ class _Pace:
     def __init__(self) -> None:
         self._steps = self._photos = self._seconds = 0.0
 
-    def add(self, progress: Progress) -> None:
+    def add(self, progress: StepReport) -> None:
         self._steps = self._steps * _MEMORY_OF_PACE + 1
         self._photos = self._photos * _MEMORY_OF_PACE + progress.photos
         self._seconds = self._seconds * _MEMORY_OF_PACE + progress.seconds
 
-    def told(self, progress: Progress) -> str:
+    def told(self, progress: StepReport) -> str:
         """Say the pace, the memory and the time left."""
         photos = self._photos / max(self._seconds, 1e-9)
         left = (progress.steps - progress.step) * self._seconds / self._steps
@@ -173,6 +173,6 @@ class _Pace:
         )
 
 
-def _terms(progress: Progress) -> str:
+def _terms(progress: StepReport) -> str:
     main = (f"{MAIN_TERMS[name]} {value:.3f}" for name, value in progress.main.items())
     return "  ".join([f"loss {progress.loss:.2f}", *main])

@@ -14,7 +14,7 @@ from ebseg.commands.coco import import_coco
 from ebseg.commands.predict import predict
 from ebseg.data import coco_rle
 from ebseg.data.coco import (
-    LabelMaps,
+    LabelMapReaders,
     PanopticWriter,
     StuffWriter,
     load_panoptic,
@@ -64,7 +64,7 @@ def write(folder: Path, label_maps: dict[str, LabelMap], labels: int) -> tuple[P
     return stuff.path, panoptic.path
 
 
-def read_both(folder: Path, labels: int) -> list[LabelMaps]:
+def read_both(folder: Path, labels: int) -> list[LabelMapReaders]:
     return [
         load_stuff(folder / "stuff.json", labels),
         load_panoptic(folder / "panoptic.json", folder / "panoptic", labels),

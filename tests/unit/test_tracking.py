@@ -18,7 +18,7 @@ from ebseg.data.samples import Sample
 from ebseg.errors import ConfigError
 from ebseg.runs.mlflow_store import ENVIRONMENT, default_tracking_uri
 from ebseg.runs.tracking import MlflowRun
-from ebseg.runs.watch import Progress
+from ebseg.runs.watch import StepReport
 from ebseg.vocabulary import Vocabulary
 
 CONFIG = TrainConfig(steps=6, batch=2, log_every=2)
@@ -52,7 +52,7 @@ def progress(step, **changed):
         step=step, steps=CONFIG.steps, terms=TERMS, learning_rate=1e-4, gradient_norm=1.5,
         photos=2, seconds=0.5, memory=2**30, broken=0,
     )  # fmt: skip
-    return Progress(**{**values, **changed})
+    return StepReport(**{**values, **changed})
 
 
 @pytest.fixture

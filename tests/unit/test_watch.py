@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from ebseg.config import TINY, TrainConfig
-from ebseg.runs.watch import Progress, ProgressBar
+from ebseg.runs.watch import ProgressBar, StepReport
 
 NET = SimpleNamespace(config=TINY)
 TERMS = {
@@ -24,7 +24,7 @@ def progress(step, **changed):
         step=step, steps=100, terms=TERMS, learning_rate=1e-4, gradient_norm=1.5,
         photos=4, seconds=2.0, memory=3 * 2**30, broken=0,
     )  # fmt: skip
-    return Progress(**{**values, **changed})
+    return StepReport(**{**values, **changed})
 
 
 def shown(*, terminal, run):

@@ -38,7 +38,7 @@ from ebseg.files import write_whole_json
 from ebseg.loading import checkpoint_path
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor, evaluation_mode
-from ebseg.runs.watch import Progress, StopTraining, Watcher
+from ebseg.runs.watch import StepReport, StopTraining, Watcher
 from ebseg.text_cache import TextCache
 from ebseg.train import make_accelerator, train
 from training.finetuning.folder import FinetuneFolder, TrainingFolder
@@ -98,7 +98,7 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FinetuneResult:
     """What came of a fine-tuning: ``chosen`` is the model in ``path``, ``base`` what it was before.
 
     ``seconds``: of this process; a run that was resumed took longer.
@@ -121,7 +121,7 @@ def finetune(
     general: General | None = None,
     watchers: Sequence[Watcher] = (),
     workers: int = 1,
-) -> Outcome:
+) -> FinetuneResult:
     """Fine-tune a model on a project's photos; go on where a run in ``out`` was stopped.
 
     ``base``: what ``ebseg.load`` takes. ``general``: without it nothing is rehearsed, forgetting cannot be
@@ -168,7 +168,7 @@ def finetune(
     chosen, tried = _choose(net, before, stopper.best_weights(before), measure, base_mix, config)
     if chosen is base_mix:  # nor does it know the project's labels then
         net.trained_on(known)
-    outcome = Outcome(
+    outcome = FinetuneResult(
         path=folder.model,
         base=base_mix,
         chosen=chosen,
@@ -178,7 +178,7 @@ def finetune(
     )
     if accelerator.is_main_process:
         _write(net, folder, outcome, config)
-    agreed: list[Outcome] = broadcast_object_list([outcome])
+    agreed: list[FinetuneResult] = broadcast_object_list([outcome])
     return agreed[0]
 
 
@@ -225,7 +225,7 @@ def _mixture(
     return [snapshot.train, general.train], [1 - config.rehearsal, config.rehearsal]
 
 
-def _write(net: EBSeg, folder: FinetuneFolder, outcome: Outcome, config: FinetuneConfig) -> None:
+def _write(net: EBSeg, folder: FinetuneFolder, outcome: FinetuneResult, config: FinetuneConfig) -> None:
     content = {**asdict(outcome), "path": str(outcome.path), "config": config.model_dump()}
     with _writing_to(folder.path):
         save_checkpoint(net, folder.model)
@@ -320,7 +320,7 @@ class _EarlyStopping:
             self._measure_at(net, step)
         self._end_if_done()
 
-    def stepped(self, progress: Progress) -> None:
+    def stepped(self, progress: StepReport) -> None:
         pass
 
     def stored(self, net: EBSeg, step: int) -> None:

@@ -13,7 +13,7 @@ from ebseg.config import TrainConfig
 from ebseg.data.samples import Source
 from ebseg.errors import EBSegError, Outage
 from ebseg.files import write_whole_json
-from ebseg.runs.watch import Progress, Watcher
+from ebseg.runs.watch import StepReport, Watcher
 
 if TYPE_CHECKING:  # PyTorch is slow to import: progress is told before that
     from ebseg.model import EBSeg
@@ -65,7 +65,7 @@ class ProgressFile(Watcher):
         self._told = {"step": step, "steps": config.steps}
         self.enter(Stage.TRAINING)
 
-    def stepped(self, progress: Progress) -> None:
+    def stepped(self, progress: StepReport) -> None:
         """Tell what a step did, unless the last one was told a moment ago."""
         self._recent.append((progress.photos, progress.seconds))
         photos, seconds = map(sum, zip(*self._recent, strict=True))

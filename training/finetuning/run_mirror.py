@@ -11,7 +11,7 @@ from ebseg.data.samples import Source
 from ebseg.files import write_whole, write_whole_bytes
 from ebseg.model import EBSeg
 from ebseg.runs.folder import step_of
-from ebseg.runs.watch import Progress, Watcher
+from ebseg.runs.watch import StepReport, Watcher
 from training.finetuning.folder import TrainingFolder
 from training.storage import Storage
 
@@ -65,7 +65,7 @@ class RunMirror(Watcher):
     def started(self, net: EBSeg, config: TrainConfig, sources: Sequence[Source], step: int) -> None:
         """Do nothing."""
 
-    def stepped(self, progress: Progress) -> None:
+    def stepped(self, progress: StepReport) -> None:
         """Do nothing."""
 
     def finished(self, path: Path) -> None:

@@ -10,7 +10,7 @@ from rq import Retry, get_current_job
 from rq.timeouts import JobTimeoutException
 
 from ebseg.errors import EBSegError, Outage, TrainingError
-from training.loop import Loop, Progress, Result
+from training.loop import JobProgress, Loop, Result
 from training.settings import load_settings
 
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def job(function: Callable[Concatenate[Loop, P], Result | Retry]) -> Callable[P,
         if current is None:
             raise TrainingError(f"{function.__name__} is a job: submit it to a queue")
         try:
-            loop = Loop.of(load_settings(), current.connection, current.id, Progress(current))
+            loop = Loop.of(load_settings(), current.connection, current.id, JobProgress(current))
             result = function(loop, *args, **kwargs)
         except Exception as error:
             ours = isinstance(error, EBSegError)

@@ -29,7 +29,7 @@ def train_folds(
     spec: dict[str, Any],
     job_id: str,
     report: Callable[[dict[str, Any], list[str]], None],
-    progress: measuring.Progress,
+    progress: measuring.PhotosDone,
 ) -> None:
     """Fine-tune once for each fold, and keep in the storage what these models predict for theirs.
 

@@ -21,7 +21,7 @@ from ebseg.vocabulary import Vocabulary
 from training.judging.gate import Measured
 from training.storage import Storage
 
-Progress = Callable[[int], None]
+PhotosDone = Callable[[int], None]
 """Called with the number of photos done."""
 
 
@@ -33,7 +33,7 @@ class Tasks(Source, Protocol):
         """The number of each photo's task."""
 
 
-def measure(model: Predictor, held_out: Tasks, storage: Storage, progress: Progress) -> Measured:
+def measure(model: Predictor, held_out: Tasks, storage: Storage, progress: PhotosDone) -> Measured:
     """Count the pixels of every task.
 
     A broken photo is a DataError: numbers that leave it out could not be compared.
@@ -59,7 +59,7 @@ def miou(
     source: Source,
     photos: range,
     storage: Storage,
-    progress: Progress,
+    progress: PhotosDone,
     *,
     without: Vocabulary | None = None,
 ) -> float:
@@ -83,7 +83,7 @@ def miou(
 
 
 def _photos(
-    source: Source, photos: range, progress: Progress
+    source: Source, photos: range, progress: PhotosDone
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int16]]]:
     for done, index in enumerate(photos, start=1):
         sample = source[index]

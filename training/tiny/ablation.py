@@ -31,7 +31,7 @@ from ebseg.files import locked, write_whole, write_whole_json
 from ebseg.loading import PACKAGED, checkpoint_path
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor
-from ebseg.runs.watch import Progress, Watcher
+from ebseg.runs.watch import StepReport, Watcher
 from ebseg.sam import STRIDES, SpatialEncoder
 from ebseg.train import train
 from ebseg.vocabulary import Vocabulary
@@ -128,7 +128,7 @@ class Stopwatch(Watcher):
     def started(self, net: EBSeg, config: TrainConfig, sources: Sequence[Source], step: int) -> None:
         """Count from what is stored."""
 
-    def stepped(self, progress: Progress) -> None:
+    def stepped(self, progress: StepReport) -> None:
         """Count a step."""
         self.seconds += progress.seconds
 

@@ -41,7 +41,7 @@ Truth = npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Observation:
     """What the network said of a photo, before balancing.
 
     `a` (1, Q, K + 1), `b`, `c` (1, Q, K + 1) class logits; `masks` (Q, h, w) probabilities; `truth`
@@ -86,7 +86,7 @@ def grid() -> tuple[BalanceConfig, ...]:
 
 
 @torch.inference_mode()
-def observe(net: EBSeg, image: Photo, truth: Truth, text: Tensor) -> Outcome:
+def observe(net: EBSeg, image: Photo, truth: Truth, text: Tensor) -> Observation:
     """Run the network on a photo (H, W, 3) with class embeddings `text` (K + 1, E), up to the balancing."""
     resized = resize_shortest_edge(image, net.config.test_size, net.config.test_max_size)
     height, width = resized.shape[:2]
@@ -94,7 +94,7 @@ def observe(net: EBSeg, image: Photo, truth: Truth, text: Tensor) -> Outcome:
     found = net.encode([pixels])
     a, b, c = net.class_logits(found, text)
     masks = found.masks[0, :, : -(-height // STRIDE), : -(-width // STRIDE)].sigmoid()
-    return Outcome(a, b, c, masks, _sampled(truth, (masks.shape[1], masks.shape[2])))
+    return Observation(a, b, c, masks, _sampled(truth, (masks.shape[1], masks.shape[2])))
 
 
 def _sampled(truth: Truth, size: tuple[int, int]) -> Truth:
@@ -111,20 +111,20 @@ def observe_all(
     net: EBSeg,
     photos: Iterable[tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]],
     vocabulary: Vocabulary,
-) -> list[Outcome]:
+) -> list[Observation]:
     """Run the network on every photo, with its truth in indices of `vocabulary`."""
     text = net.class_embeddings(vocabulary)
     return [observe(net, image, truth, text) for image, truth in photos]
 
 
-def class_probabilities(outcome: Outcome, seen: Sequence[bool], exponents: BalanceConfig) -> Tensor:
+def class_probabilities(outcome: Observation, seen: Sequence[bool], exponents: BalanceConfig) -> Tensor:
     """Balance what each mask may be: (Q, K), as `EBSeg.classify` gives it."""
     balanced = balance(outcome.a, outcome.b, outcome.c, torch.tensor(seen), exponents)
     return balanced.softmax(dim=-1)[0, :, : len(seen)]
 
 
 @torch.inference_mode()
-def measure(outcomes: Sequence[Outcome], seen: Sequence[bool], exponents: BalanceConfig) -> Result:
+def score(outcomes: Sequence[Observation], seen: Sequence[bool], exponents: BalanceConfig) -> Result:
     """Mean IoU with these exponents, at the masks' stride."""
     matrix = ConfusionMatrix(len(seen))
     for outcome in outcomes:
@@ -135,11 +135,11 @@ def measure(outcomes: Sequence[Outcome], seen: Sequence[bool], exponents: Balanc
 
 
 def choose(
-    outcomes: Sequence[Outcome], seen: Sequence[bool], candidates: Sequence[BalanceConfig] | None = None
+    outcomes: Sequence[Observation], seen: Sequence[bool], candidates: Sequence[BalanceConfig] | None = None
 ) -> Choice:
     """Take the candidates (by default the grid) with the largest harmonic mean of seen and unseen mIoU."""
     tried = grid() if candidates is None else candidates
-    measured = [(exponents, measure(outcomes, seen, exponents)) for exponents in tried]
+    measured = [(exponents, score(outcomes, seen, exponents)) for exponents in tried]
     measured.sort(key=lambda pair: -pair[1].harmonic)
     return Choice(best=measured[0][0], measured=tuple(measured))
 
@@ -172,7 +172,7 @@ def summary(net: EBSeg, scenes: int) -> dict[str, Any]:
         "within half a point": sum(
             result.harmonic >= choice.measured[0][1].harmonic - 0.5 for _, result in choice.measured
         ),
-        **{name: entry(exponents, measure(outcomes, seen, exponents)) for name, exponents in special.items()},
+        **{name: entry(exponents, score(outcomes, seen, exponents)) for name, exponents in special.items()},
     }
 
 

@@ -22,7 +22,7 @@ from ebseg.losses import Prediction, Totals, match, ssc_loss, targets_of
 from ebseg.model import EBSeg
 from ebseg.runs.folder import RunFolder
 from training.tiny.ablation import A_ALONE, ROWS, AblatedEBSeg
-from training.tiny.exponents import measure, observe_all
+from training.tiny.exponents import observe_all, score
 
 COMPARED = tuple(row for row in ROWS if row.name in ("adab", "ssc"))
 
@@ -72,7 +72,7 @@ def study(folder: Path, row: Any, scenes: int) -> dict[str, float]:
     vocabulary = benchmark_vocabulary()
     seen = net.seen(vocabulary)
     outcomes = observe_all(net, validation_scenes(scenes), vocabulary)
-    alone = measure(outcomes, seen, A_ALONE)
+    alone = score(outcomes, seen, A_ALONE)
     cosines = text_cosines(net)
     return {
         "seen by A": alone.seen,

@@ -16,7 +16,7 @@ import scipy.io
 from PIL import Image
 
 from ebseg.data.catalogue import find_benchmark, open_dataset
-from ebseg.data.prepare import UNLABELLED, Outcome, plan, run
+from ebseg.data.prepare import UNLABELLED, Conversion, convert_all, plan_conversion
 from ebseg.errors import ConfigError, DataError
 from tests.unit.data import raw_trees
 from tests.unit.data.raw_trees import TREES, Truth
@@ -39,11 +39,11 @@ OUTPUTS = {  # of the trees as they are written by default
 }
 
 
-def prepare(name: str, root: Path, workers: int = 1) -> list[Outcome]:
-    return list(run(plan(name, root, "val"), workers))
+def prepare(name: str, root: Path, workers: int = 1) -> list[Conversion]:
+    return list(convert_all(plan_conversion(name, root, "val"), workers))
 
 
-def errors(outcomes: list[Outcome]) -> list[str]:
+def errors(outcomes: list[Conversion]) -> list[str]:
     return [outcome.error for outcome in outcomes if outcome.error]
 
 
@@ -88,9 +88,9 @@ def test_a_second_run_has_nothing_to_do(tmp_path: Path, name: str) -> None:
     TREES[name](tmp_path)
     first = prepare(name, tmp_path)
     before = contents(tmp_path)
-    again = plan(name, tmp_path, "val")
+    again = plan_conversion(name, tmp_path, "val")
     assert not again.jobs and again.done == len(first)
-    assert not list(run(again, 1))
+    assert not list(convert_all(again, 1))
     assert contents(tmp_path) == before
 
 
@@ -113,10 +113,12 @@ def test_a_stopped_run_goes_on(tmp_path: Path, name: str) -> None:
 
 def test_stopping_in_the_middle_loses_nothing(tmp_path: Path) -> None:
     truth = raw_trees.coco_stuff(tmp_path)
-    outcomes = run(plan("coco-stuff-171", tmp_path, "val"), 1)
+    outcomes = convert_all(plan_conversion("coco-stuff-171", tmp_path, "val"), 1)
     assert len(list(islice(outcomes, 2))) == 2
     outcomes.close()  # type: ignore[attr-defined]
-    assert [job.label_map.stem for job in plan("coco-stuff-171", tmp_path, "val").jobs] == ["000000000632"]
+    assert [job.label_map.stem for job in plan_conversion("coco-stuff-171", tmp_path, "val").jobs] == [
+        "000000000632"
+    ]
     prepare("coco-stuff-171", tmp_path)
     check_truth("coco-stuff-171", tmp_path, truth)
 
@@ -172,7 +174,7 @@ def test_photos_of_context_are_copies(tmp_path: Path) -> None:
         assert copy.read_bytes() == original.read_bytes()
         assert not copy.samefile(original)
     copy.write_bytes(b"half")
-    assert len(plan("pascal-context-59", tmp_path, "val").jobs) == 1
+    assert len(plan_conversion("pascal-context-59", tmp_path, "val").jobs) == 1
 
 
 def test_photos_of_full_ade_are_shrunk_and_saved_as_pillow_does(tmp_path: Path) -> None:
@@ -243,7 +245,7 @@ def test_folders_of_context(tmp_path: Path, base: str, name: str, begun: str) ->
 
 def test_the_training_split(tmp_path: Path) -> None:
     raw_trees.detail(tmp_path)
-    assert not errors(list(run(plan("pascal-context-59", tmp_path, "train"), 1)))
+    assert not errors(list(convert_all(plan_conversion("pascal-context-59", tmp_path, "train"), 1)))
     source = open_dataset("pascal-context-59", tmp_path, "train")
     assert source.names == ("2008_000007.jpg",)
     expected = np.full((6, 6), -1)
@@ -323,7 +325,7 @@ def test_annotations_that_are_something_else_are_refused(tmp_path: Path, text: s
     raw_trees.detail(tmp_path)
     (tmp_path / "pcontext/trainval_merged.json").write_text(text)
     with pytest.raises(DataError, match=r"trainval_merged\.json: cannot be .*; get the file again$"):
-        plan("pascal-context-59", tmp_path, "val")
+        plan_conversion("pascal-context-59", tmp_path, "val")
 
 
 @pytest.mark.parametrize(
@@ -384,7 +386,7 @@ def test_missing_parts_are_named_with_their_places_and_origin(tmp_path: Path, na
         if found is not None:
             found.rename(f"{found}.away")
         with pytest.raises(DataError) as info:
-            plan(name, tmp_path, "val")
+            plan_conversion(name, tmp_path, "val")
         message = str(info.value)
         assert f"no {raw.name}: looked for" in message
         assert all(str(tmp_path / place.format(benchmark.val)) in message for place in raw.places)
@@ -411,12 +413,12 @@ def test_lists_cannot_lead_out_of_the_folder_of_results(tmp_path: Path, evil: st
     raw_trees.voc(tmp_path)
     (tmp_path / "VOC2012/val.txt").write_text(f"2007_000033\n{evil}\n")
     with pytest.raises(DataError, match=r"val\.txt: .* is not the plain name of a file"):
-        plan("voc-20", tmp_path, "val")
+        plan_conversion("voc-20", tmp_path, "val")
     raw_trees.detail(tmp_path)
     file = tmp_path / "pcontext/trainval_merged.json"
     file.write_text(file.read_text().replace("2008_000003.jpg", f"{evil}.jpg"))
     with pytest.raises(DataError, match="is not the plain name of a file"):
-        plan("pascal-context-59", tmp_path, "val")
+        plan_conversion("pascal-context-59", tmp_path, "val")
 
 
 def test_raw_files_are_not_overwritten_through_a_link(tmp_path: Path) -> None:
@@ -426,7 +428,7 @@ def test_raw_files_are_not_overwritten_through_a_link(tmp_path: Path) -> None:
     (base / "annotations/validation/ADE_val_00000002.png").write_bytes(b"half")
     before = contents(base)
     with pytest.raises(DataError, match="is a part of the raw files"):
-        plan("ade20k-150", tmp_path, "val")
+        plan_conversion("ade20k-150", tmp_path, "val")
     assert contents(base) == before
 
 
@@ -454,6 +456,6 @@ def test_photos_without_label_maps_are_passed_over_in_silence(
 
 def test_unknown_names_and_splits_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no data set named 'voc'"):
-        plan("voc", tmp_path, "val")
+        plan_conversion("voc", tmp_path, "val")
     with pytest.raises(ConfigError, match="no split named 'test'"):
-        plan("voc-20", tmp_path, "test")  # type: ignore[arg-type]
+        plan_conversion("voc-20", tmp_path, "test")  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import scipy.io
 from PIL import Image
 
 from ebseg import cli
-from ebseg.data.prepare import plan, run
+from ebseg.data.prepare import convert_all, plan_conversion
 from ebseg.errors import DataError
 from tests.unit.data import raw_trees
 from tests.unit.data.raw_trees import TREES
@@ -38,7 +38,7 @@ def test_photos_that_others_encoded_anew_are_left_alone(tmp_path: Path, name: st
             image.load()
         image.save(photo, quality=20)
     before = contents(folder)
-    assert not plan(name, tmp_path, "val").jobs
+    assert not plan_conversion(name, tmp_path, "val").jobs
     next((folder / "label").iterdir()).unlink()
     assert len(prepare(name, tmp_path)) == 1
     after = contents(folder)
@@ -52,7 +52,7 @@ def test_a_copy_of_a_photo_with_bytes_behind_its_end_is_finished(tmp_path: Path)
     with (tmp_path / "pcontext/JPEGImages/2008_000002.jpg").open("ab") as stream:
         stream.write(b"more")
     prepare("pascal-context-59", tmp_path)
-    assert not plan("pascal-context-59", tmp_path, "val").jobs
+    assert not plan_conversion("pascal-context-59", tmp_path, "val").jobs
 
 
 def test_a_truncated_photo_is_named_not_its_label_map(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_folders_that_cannot_be_made_are_named(tmp_path: Path, kind: str) -> Non
         (tmp_path / "gone").write_text("in the way")
     expected = rf"the folder {place}/validation cannot be made \(.*\): remove .* that is in its way"
     with pytest.raises(DataError, match=expected):
-        list(run(plan("ade20k-150", tmp_path, "val"), 1))
+        list(convert_all(plan_conversion("ade20k-150", tmp_path, "val"), 1))
 
 
 def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:
@@ -163,4 +163,4 @@ def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"val\.txt: cannot be read as a list of photos .*; get the file again"
     ):
-        plan("voc-20", tmp_path, "val")
+        plan_conversion("voc-20", tmp_path, "val")

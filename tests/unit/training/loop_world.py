@@ -37,7 +37,7 @@ from training.finetuning import parent
 from training.finetuning.folder import FinetuneFolder
 from training.jobs import labelling
 from training.judging import cross_validation, judge
-from training.loop import Loop, Progress
+from training.loop import JobProgress, Loop
 from training.queue.orders import Order
 from training.queue.projects import PROJECTS_KEY, Project
 from training.queue.queues import QueueName, find, queue, queues
@@ -173,7 +173,7 @@ class World:
 
     def loop(self, job_id: str = "job-1") -> Loop:
         return replace(
-            Loop.of(self.settings, self.connection, job_id, Progress(self.jobs)),
+            Loop.of(self.settings, self.connection, job_id, JobProgress(self.jobs)),
             studio=lambda: LabelStudioClient(self.settings, http=self.fake.http),
             photos=lambda: self.photos,
             clock=lambda: self.now,

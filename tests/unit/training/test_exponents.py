@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from ebseg.config import TINY, BalanceConfig
 from ebseg.data.drawn.synthetic import PHRASES, draw_scene
 from ebseg.vocabulary import Vocabulary
-from training.tiny.exponents import Choice, Outcome, choose, class_probabilities, grid, measure, observe
+from training.tiny.exponents import Choice, Observation, choose, class_probabilities, grid, observe, score
 
 A_ALONE = BalanceConfig(alpha=0, beta=0, gamma=0)
 C_FOR_UNSEEN = BalanceConfig(alpha=0, beta=1, gamma=0)
@@ -21,7 +21,7 @@ def two_halves():
     b = c = torch.tensor([[[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]])
     left = torch.zeros(4, 4)
     left[:, :2] = 1
-    return Outcome(a, b, c, torch.stack([left, 1 - left]), np.array([[0, 0, 1, 1]] * 4))
+    return Observation(a, b, c, torch.stack([left, 1 - left]), np.array([[0, 0, 1, 1]] * 4))
 
 
 def test_observing_ends_where_the_models_own_forward_pass_does(random_tiny):
@@ -49,9 +49,9 @@ def test_padding_is_cut_off(random_tiny):
 
 def test_iou_by_hand():
     outcomes, seen = [two_halves()], (True, False)
-    alone = measure(outcomes, seen, A_ALONE)
+    alone = score(outcomes, seen, A_ALONE)
     assert (alone.seen, alone.unseen, alone.harmonic) == (50, 0, 0)  # all is called label 0
-    balanced = measure(outcomes, seen, C_FOR_UNSEEN)
+    balanced = score(outcomes, seen, C_FOR_UNSEEN)
     assert (balanced.seen, balanced.unseen, balanced.harmonic) == (100, 100, 100)
 
 
@@ -62,7 +62,7 @@ def test_the_largest_harmonic_mean_is_chosen():
 
 
 def test_neighbours_differ_by_one_step_in_each():
-    some = measure([two_halves()], (True, False), A_ALONE)
+    some = score([two_halves()], (True, False), A_ALONE)
     exponents = [
         BalanceConfig(alpha=alpha, beta=beta, gamma=gamma)
         for alpha, beta, gamma in ((0.1, 0.5, 0.5), (0.2, 0.4, 0.6), (0.1, 0.5, 0.3), (0.3, 0.5, 0.5))

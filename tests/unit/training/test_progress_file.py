@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from ebseg.errors import DataError, MlflowUnavailable
-from ebseg.runs.watch import Progress
+from ebseg.runs.watch import StepReport
 from training.finetuning import progress_file
 from training.finetuning.progress_file import ProgressFile, Stage
 
@@ -13,7 +13,7 @@ TERMS = {"class_a": 1.0, "mask": 2.0, "mask_0": 4.0}
 
 
 def _step(step):
-    return Progress(
+    return StepReport(
         step=step, steps=10, terms=TERMS, learning_rate=1e-3, gradient_norm=1.0, photos=4, seconds=2.0,
         memory=2**30, broken=0,
     )  # fmt: skip
