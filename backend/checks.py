@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core import ApiError
+from rq import Worker
 
 from backend.service import load_model
 from ebseg.errors import EBSegError
 from ebseg.label_studio.fetch import TOKEN_REMEDY
+from training.queue.queues import connect
+from training.registry.registry import Registry
 from training.settings import Settings
 
 # Seconds for one answer of Label Studio.
@@ -122,10 +125,6 @@ def _model(settings: Settings) -> Finding:
 
 
 def _jobs(settings: Settings) -> Finding:
-    from rq import Worker  # it takes a while to import
-
-    from training.queue.queues import connect
-
     check = "jobs"
     try:
         connection = connect(settings)
@@ -138,8 +137,6 @@ def _jobs(settings: Settings) -> Finding:
 
 
 def _registry(settings: Settings) -> Finding:
-    from training.registry.registry import Registry
-
     check = "registry"
     registry = Registry(settings)
     try:

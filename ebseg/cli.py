@@ -1,50 +1,75 @@
 """The command ``ebseg``.
 
-The rooms above the library add commands of their own through the entry-point group ``ebseg.commands``: an
-entry point's name is the command's name, its object a ``typer.Typer`` (one command, or a group of them).
-A plugin is imported only when it is asked for or listed, so modules of commands keep PyTorch and other
-slow imports inside their functions.
+Each package has a table of its commands (``ebseg.commands.COMMANDS`` is the library's). The rooms above the
+library, and whoever else, add theirs through the entry-point group ``ebseg.commands``, whose objects are such
+tables; an entry point may also be one command's ``typer.Typer``. `ebseg --help` is written from the tables: a
+command's module is imported only when the command is asked for.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version
+from pkgutil import resolve_name
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from ebseg.commands.coco import import_coco
-from ebseg.commands.data import app as data_app
-from ebseg.commands.evaluate import evaluate
-from ebseg.commands.predict import predict
-from ebseg.commands.train import train
+from ebseg.commands import COMMANDS, Command
 from ebseg.errors import ConfigError, EBSegError
 
 PLUGIN_GROUP = "ebseg.commands"
 
 
 @cache
-def _plugins() -> dict[str, EntryPoint]:
-    return {plugin.name: plugin for plugin in sorted(entry_points(group=PLUGIN_GROUP))}
+def _plugins() -> list[EntryPoint]:
+    return sorted(entry_points(group=PLUGIN_GROUP))
+
+
+def _commands() -> dict[str, Command]:
+    """List all commands: the library's, which no other package replaces, then the others by their names."""
+    added: dict[str, Command] = {}
+    for plugin in _plugins():
+        added |= _table(plugin)
+    return COMMANDS | {name: added[name] for name in sorted(added) if name not in COMMANDS}
+
+
+def _table(plugin: EntryPoint) -> Mapping[str, Command]:
+    """Load a package's table; whatever is wrong with it, the other commands must work."""
+    try:
+        found = plugin.load()
+        if isinstance(found, typer.Typer):
+            help_ = get_command(found).help or ""
+            return {plugin.name: Command(plugin.value, help_.partition("\n")[0])}
+        return {name: Command(command.app, command.help) for name, command in found.items()}
+    except Exception as error:
+        return {plugin.name: Command(plugin.value, f"(not available: {_told(error)})")}
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 class _Commands(TyperGroup):
-    """The library's commands and the plugins'."""
+    """The commands of all tables."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *_plugins()]
+        return list(_commands())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        command = super().get_command(ctx, cmd_name)
-        if command is not None or cmd_name not in _plugins():
-            return command
+        command = _commands().get(cmd_name)
+        if command is None:
+            return None
         try:
-            return get_command(_plugins()[cmd_name].load())
-        except Exception as error:  # whatever is wrong with a plugin, the other commands must work
-            return get_command(_unavailable(f"{type(error).__name__}: {error}"))
+            return get_command(resolve_name(command.app))
+        except Exception as error:  # whatever is wrong with a command, the others must work
+            return get_command(_unavailable(_told(error)))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in _commands().items()])
 
 
 def _unavailable(reason: str) -> typer.Typer:
@@ -69,12 +94,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command(epilog='Example: ebseg predict street/ --labels "sky,road,car|automobile"')(predict)
-app.command(epilog="Example: ebseg train --variant base --data coco-stuff-171 --data-root datasets")(train)
-app.command(epilog="Example: ebseg evaluate runs/tiny/model.safetensors --json result.json")(evaluate)
-
-app.add_typer(data_app, name="data")
-app.command("import-coco", epilog="Example: ebseg import-coco predictions.json --out label-maps")(import_coco)
 
 
 def _print_version(wanted: bool) -> None:

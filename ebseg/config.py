@@ -211,6 +211,14 @@ TINY = ModelConfig(
 
 VARIANTS = {config.name: config for config in (TINY, BASE, LARGE)}
 
+
+def find_variant(name: str) -> ModelConfig:
+    """Find a variant by its name. Raises ConfigError for another name."""
+    if name not in VARIANTS:
+        raise ConfigError(f"no variant named {name!r}; known: {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
 RECIPES = {
     "base": TrainConfig(),
     "large": TrainConfig(learning_rate=8e-5),

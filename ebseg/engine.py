@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ebseg.ask import Ask
-from ebseg.predictor import EncodedPhoto, Predictor, Segmentation, as_array
+from ebseg.predictor import EncodedPhoto, Predictor, as_array
+from ebseg.segmentation import Segmentation
 
 CACHE_BYTES = 256 * 2**20
 """Of encoded photos: some 15 of EBSeg-B's, hundreds of the small model's."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from ebseg.errors import ImageError
-from ebseg.predictor import Segmentation
+from ebseg.segmentation import Segmentation
 
 OPACITY = 0.5
 """How much of a label's colour covers the photo."""

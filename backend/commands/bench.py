@@ -2,9 +2,7 @@
 
 import http.client
 import json
-import os
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -21,9 +19,9 @@ from PIL import Image
 from rich.progress import track
 
 from backend.processes import ServerProcess, free_port
-from ebseg.config import VARIANTS, ModelConfig
+from ebseg.children import environment, python
+from ebseg.config import find_variant
 from ebseg.data.drawn.synthetic import PHRASES, draw_scene
-from ebseg.errors import ConfigError
 from ebseg.vocabulary import Vocabulary
 
 CONCURRENT_PREDICTIONS = 4
@@ -36,8 +34,6 @@ LABELS = 8
 MODEL_SECONDS = 600.0
 PAUSE_SECONDS = 0.02
 """Between two short calls, so that the measurement itself takes little of the machine."""
-
-SERVE = [sys.executable, "-c", "from backend.commands.serve import app; app()"]
 
 _LABEL_TAGS = "".join(f'<Label value="{phrase}"/>' for phrase in PHRASES[:LABELS])
 _LABEL_CONFIG = (
@@ -103,7 +99,7 @@ def model(
 
     Example: ebseg bench model --variant base
     """
-    config = _variant(variant)
+    config = find_variant(variant)
     from ebseg.timing import time_model  # PyTorch is slow to import and `ebseg --help` does not need it
 
     times = time_model(config, Vocabulary.from_dataset("ade20k-150"), rounds)
@@ -126,7 +122,7 @@ def train(
 
     Example: ebseg bench train --variant base
     """
-    config = _variant(variant)
+    config = find_variant(variant)
     from ebseg.timing import time_training_step  # as above
 
     cost = time_training_step(config, Vocabulary.from_dataset("coco-stuff-171"), rounds)
@@ -137,12 +133,6 @@ def train(
         f"EBSeg {variant}: {cost.step:.2f} s a training step, segment-anything's encoder "
         f"{cost.encoder:.2f} s: {cost.ratio:.2f} times; {cost.peak_gib:.2f} GiB of memory"
     )
-
-
-def _variant(name: str) -> ModelConfig:
-    if name not in VARIANTS:
-        raise ConfigError(f"no variant named {name!r}; known: {', '.join(VARIANTS)}")
-    return VARIANTS[name]
 
 
 def measure(address: str, photos: list[str], seconds: float) -> tuple[list[Latency], int]:
@@ -212,18 +202,15 @@ def _served(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
     host = f"127.0.0.1:{media.server_port}"
     address = f"127.0.0.1:{free_port()}"
     process = ServerProcess("The service", f"http://{address}", folder / "service.log")
-    environment = {
-        "EBSEG_MODEL": model,
-        "EBSEG_HOST": "127.0.0.1",
-        "EBSEG_PORT": address.partition(":")[2],
-        "EBSEG_ALLOWED_HOSTS": host,
-        "EBSEG_HOME": str(folder / "home"),  # its jobs and its registry are nobody's
-    }
+    variables = environment(
+        EBSEG_MODEL=model,
+        EBSEG_HOST="127.0.0.1",
+        EBSEG_PORT=address.partition(":")[2],
+        EBSEG_ALLOWED_HOSTS=host,
+        EBSEG_HOME=str(folder / "home"),  # its jobs and its registry are nobody's
+    )
     try:
-        with process.running(
-            [sys.executable, "-c", "from backend.commands.serve import app; app()"],
-            {**os.environ, **environment},
-        ):
+        with process.running(python("-m", "ebseg", "serve"), variables):
             process.wait_until_ready("/ready", MODEL_SECONDS)
             yield address, [f"http://{host}/{number}.png" for number in range(SCENES)]
     finally:

@@ -14,6 +14,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.gthread import ThreadWorker
 
+from backend.app import create_app
 from ebseg.errors import ConfigError, EBSegError
 from training.settings import Settings, load_settings
 
@@ -103,8 +104,6 @@ class _Server(BaseApplication):
 
     def load(self) -> Any:
         # Called in the worker: the model's thread would not survive the fork.
-        from backend.app import create_app
-
         try:
             application = create_app(self._settings)
         except EBSegError as error:

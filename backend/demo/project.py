@@ -2,7 +2,6 @@
 
 import colorsys
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -16,6 +15,7 @@ from rich.progress import track
 
 from backend.demo.label_studio_server import LabelStudioError, LabelStudioServer, Project
 from backend.processes import ServerProcess, free_port
+from ebseg.children import environment, python
 from ebseg.commands.predict import read_labels
 from ebseg.data.drawn.synthetic import PHRASES, draw_scene
 from ebseg.errors import ConfigError, ImageError
@@ -46,7 +46,7 @@ LOOP = {
 }
 """Thresholds of the loop for somebody who has a few minutes; those in the environment win."""
 
-EBSEG = (sys.executable, "-c", "from ebseg.cli import main; main()")
+EBSEG = python("-m", "ebseg")
 """The command ``ebseg`` of this environment."""
 
 Labels = Sequence[Sequence[str]]
@@ -181,8 +181,8 @@ def serve_backend(
     """Run ``ebseg serve`` for a Label Studio until the model is loaded; end it afterwards."""
     port = free_port(BACKEND_PORT)
     process = ServerProcess("The EBSeg backend", f"http://127.0.0.1:{port}", folder / "backend.log")
-    environment = _environment(server, model, loop) | {"EBSEG_HOST": "127.0.0.1", "EBSEG_PORT": str(port)}
-    with process.running([*EBSEG, "serve"], environment):
+    variables = _environment(server, model, loop) | {"EBSEG_HOST": "127.0.0.1", "EBSEG_PORT": str(port)}
+    with process.running([*EBSEG, "serve"], variables):
         with console.status(f"Loading {model} (progress: {process.log}) ..."):
             process.wait_until_ready("/ready", MODEL_SECONDS)
         yield process
@@ -202,10 +202,9 @@ def start_worker(
 
 
 def _environment(server: LabelStudioServer, model: str, loop: Mapping[str, str]) -> dict[str, str]:
-    return {
-        **os.environ,
+    return environment(
         **loop,
-        "EBSEG_MODEL": model,
-        "LABEL_STUDIO_URL": server.url,
-        "LABEL_STUDIO_API_KEY": server.access_token,
-    }
+        EBSEG_MODEL=model,
+        LABEL_STUDIO_URL=server.url,
+        LABEL_STUDIO_API_KEY=server.access_token,
+    )

@@ -3,10 +3,19 @@
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.progress import track
 
+from ebseg.data.coco import load_panoptic, load_stuff, read_categories
+from ebseg.files import whole, write_whole_json
+from ebseg.render import indexed_png
+from ebseg.segmentation import Segmentation
 
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command("import-coco", epilog="Example: ebseg import-coco predictions.json --out label-maps")
 def import_coco(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="COCO stuff or COCO panoptic JSON.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the label maps.")],
@@ -21,13 +30,6 @@ def import_coco(
     subfolder kept, and labels.json, the list of labels, into the folder given by --out. Where masks overlap,
     the later one wins.
     """
-    import numpy as np  # these bring PyTorch, which is slow to import
-
-    from ebseg.data.coco import load_panoptic, load_stuff, read_categories
-    from ebseg.files import whole, write_whole_json
-    from ebseg.predictor import Segmentation
-    from ebseg.render import indexed_png
-
     labels = read_categories(file)
     label_maps = load_panoptic(file, panoptic, len(labels)) if panoptic else load_stuff(file, len(labels))
     out.mkdir(parents=True, exist_ok=True)

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ebseg.commands import INTERRUPTED
+from ebseg.data.catalogue import BENCHMARKS, Split, class_facts, find_benchmark
+from ebseg.data.checks import Check
+from ebseg.data.checks import check as look_at
+from ebseg.data.prepare import convert_all, plan_conversion
 from ebseg.errors import DataError
-
-if TYPE_CHECKING:
-    from ebseg.data.catalogue import Split
-    from ebseg.data.checks import Check
 
 FAULTS_SHOWN = 10
 """Faulty files that are named one by one."""
@@ -42,8 +42,6 @@ def list_benchmarks(root: _Root = _DEFAULT_ROOT, as_json: _Json = False) -> None
 
     "raw": unpacked and ready for `ebseg data prepare`; "prepared": label maps are there.
     """
-    from ebseg.data.catalogue import BENCHMARKS, class_facts
-
     rows = [
         {
             "name": row.name,
@@ -98,8 +96,6 @@ def check(
 
     The exit status is 1 where anything is wrong, and where the number of photos is not the official one.
     """
-    from ebseg.data.catalogue import BENCHMARKS
-
     wanted = [
         (benchmark, part)
         for benchmark in ([row.name for row in BENCHMARKS] if name == "all" else [name])
@@ -118,20 +114,16 @@ def check(
         raise typer.Exit(1)
 
 
-def _splits(split: Literal["train", "val", "all"]) -> "list[Split]":
+def _splits(split: Literal["train", "val", "all"]) -> list[Split]:
     return ["val", "train"] if split == "all" else [split]
 
 
-def _is_prepared(name: str, root: Path, split: "Split") -> bool:
-    from ebseg.data.catalogue import find_benchmark
-
+def _is_prepared(name: str, root: Path, split: Split) -> bool:
     return find_benchmark(name).state(root, split) == "prepared"
 
 
-def _prepare(name: str, root: Path, split: "Split", workers: int) -> bool:
+def _prepare(name: str, root: Path, split: Split, workers: int) -> bool:
     """Prepare one split and check it; tell whether no file is wrong."""
-    from ebseg.data.catalogue import find_benchmark
-
     benchmark = find_benchmark(name)
     broken = 0
     if benchmark.missing(root, split) and benchmark.state(root, split) == "prepared":
@@ -145,10 +137,8 @@ def _prepare(name: str, root: Path, split: "Split", workers: int) -> bool:
     return not broken and not result.faults
 
 
-def _convert(name: str, root: Path, split: "Split", workers: int) -> int:
+def _convert(name: str, root: Path, split: Split, workers: int) -> int:
     """Do what is still to be done, with a progress bar; count broken raw files."""
-    from ebseg.data.prepare import convert_all, plan_conversion
-
     work = plan_conversion(name, root, split)
     if not work.jobs:
         typer.echo(f"{name} {split}: already prepared")
@@ -177,14 +167,12 @@ def _convert(name: str, root: Path, split: "Split", workers: int) -> int:
     return broken
 
 
-def _check(name: str, root: Path, split: "Split", full: bool, workers: int) -> "Check":
-    from ebseg.data.checks import check
-
+def _check(name: str, root: Path, split: Split, full: bool, workers: int) -> Check:
     with _progress(f"checking {name} {split}") as (advance, _):
-        return check(name, root, split, full=full, workers=workers, progress=advance)
+        return look_at(name, root, split, full=full, workers=workers, progress=advance)
 
 
-def _report(found: "Check") -> None:
+def _report(found: Check) -> None:
     verdict = "WRONG" if found.faults else "INCOMPLETE" if found.miscount else "fine"
     official = "" if found.official is None else f" of {found.official:,}"
     values = "no label" if found.smallest is None else f"values {found.smallest} to {found.largest}"

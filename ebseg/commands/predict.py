@@ -13,11 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+import ebseg
+from ebseg.data.coco import CocoWriter, PanopticWriter, StuffWriter
 from ebseg.errors import ConfigError, ImageError, VocabularyError
+from ebseg.images import read_image
+from ebseg.render import indexed_png, overlay
 from ebseg.vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    from ebseg.data.coco import CocoWriter
+if TYPE_CHECKING:  # it brings PyTorch, which is slow to import
     from ebseg.predictor import Predictor
 
 PHOTO_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -53,6 +56,10 @@ class _Job:
         return self.stem.with_name(f"{self.stem.name}.json")
 
 
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command(epilog='Example: ebseg predict street/ --labels "sky,road,car|automobile"')
 def predict(
     photos: Annotated[
         list[Path],
@@ -92,7 +99,7 @@ def predict(
     jobs = plan(photos, out)
     writers = _coco_writers(vocabulary, jobs, out / COCO_FOLDER) if coco else []
     with _bad_usage("--model", ConfigError):
-        predictor = _load(model)
+        predictor = ebseg.load(model)
     records = list(_run(predictor, vocabulary, jobs, threshold, writers))
     for writer in writers:
         writer.close()
@@ -177,16 +184,8 @@ def _bad_usage(option: str, error: type[Exception]) -> Iterator[None]:
         raise typer.BadParameter(str(caught), param_hint=option) from caught
 
 
-def _load(model: str) -> "Predictor":
-    from ebseg import load
-
-    return load(model)
-
-
-def _coco_writers(vocabulary: Vocabulary, jobs: Sequence[_Job], folder: Path) -> "list[CocoWriter]":
+def _coco_writers(vocabulary: Vocabulary, jobs: Sequence[_Job], folder: Path) -> list[CocoWriter]:
     """Open the COCO files. Raises BadParameter where a photo's own results would fall among them."""
-    from ebseg.data.coco import PanopticWriter, StuffWriter
-
     for job in jobs:
         if folder in job.stem.parents:
             raise typer.BadParameter(
@@ -203,7 +202,7 @@ def _run(
     vocabulary: Vocabulary,
     jobs: Sequence[_Job],
     threshold: float | None,
-    writers: "Sequence[CocoWriter]",
+    writers: Sequence[CocoWriter],
 ) -> Iterator[dict[str, Any]]:
     """Label the photos one by one, with a progress bar on standard error; yield a record of each."""
     console = Console(stderr=True)
@@ -225,12 +224,9 @@ def _label(
     vocabulary: Vocabulary,
     job: _Job,
     threshold: float | None,
-    writers: "Sequence[CocoWriter]",
+    writers: Sequence[CocoWriter],
 ) -> dict[str, Any]:
     """Label one photo, write its three files and its part of COCO's, give what NAME.json holds."""
-    from ebseg.images import read_image
-    from ebseg.render import indexed_png, overlay
-
     photo = read_image(job.photo)
     segmentation = predictor.predict(photo, vocabulary, threshold)
     job.stem.parent.mkdir(parents=True, exist_ok=True)

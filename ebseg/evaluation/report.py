@@ -20,9 +20,9 @@ from PIL import Image, ImageDraw
 
 from ebseg.errors import ConfigError
 from ebseg.files import write_whole
-from ebseg.predictor import Segmentation
 from ebseg.render import overlay
 from ebseg.runs.mlflow_store import connect, default_tracking_uri, disconnect, experiment_id, unusable
+from ebseg.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

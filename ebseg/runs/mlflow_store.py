@@ -6,6 +6,7 @@ MLflow is imported when a store is opened: its import takes a second.
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,7 +27,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-"""Set before MLflow is imported, each unless it is set already."""
+"""Set before MLflow is imported, each unless it is set already: it takes them from nowhere else."""
 
 TRANSFER_SECONDS = 3600
 """For a server to take or give a model's file, which it may fetch from a store of its own first."""
@@ -109,18 +110,45 @@ def without_secrets(text: str, uri: str) -> str:
     return text.replace(secret[1], "") if secret else text
 
 
+class _Patience:
+    """How many transfers go on in this process, and the time that requests get when there are none."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._transfers = 0
+        self._usual: str | None = None
+
+    def begin(self) -> None:
+        with self._lock:
+            if self._transfers == 0:
+                self._usual = os.environ.get(_TIMEOUT)
+                os.environ[_TIMEOUT] = str(TRANSFER_SECONDS)
+            self._transfers += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._transfers -= 1
+            if self._transfers == 0:
+                os.environ.pop(_TIMEOUT)
+                if self._usual is not None:
+                    os.environ[_TIMEOUT] = self._usual
+
+
+_patience = _Patience()
+
+
 @contextmanager
 def patient() -> Iterator[None]:
-    """Give a server the time that it needs for a large file; other requests must be answered at once."""
-    usual = os.environ.get(_TIMEOUT)
-    os.environ[_TIMEOUT] = str(TRANSFER_SECONDS)
+    """Give a server the time that it needs for a large file; other requests must be answered at once.
+
+    MLflow has this from the environment alone, which its transfers read in threads of their own: so it holds
+    for the whole process, and as long as any of its transfers goes on.
+    """
+    _patience.begin()
     try:
         yield
     finally:
-        if usual is None:
-            del os.environ[_TIMEOUT]
-        else:
-            os.environ[_TIMEOUT] = usual
+        _patience.end()
 
 
 def _is_no_error(record: logging.LogRecord) -> bool:

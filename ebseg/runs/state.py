@@ -3,7 +3,10 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,30 @@ _log = logging.getLogger(__name__)
 
 _FREE = {"checkpoint_every", "keep_checkpoints", "log_every", "max_broken", "accumulation"}
 """Settings that a resumed run may change: none of them changes its weights."""
+
+
+@contextmanager
+def _undivided() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of the block.
+
+    What their handlers raise inside of ``torch.save`` comes out as "unexpected pos", as if the disk were
+    full, or has PyTorch's writer abort the process.
+    """
+    if threading.current_thread() is not threading.main_thread():  # there, handlers raise nothing
+        yield
+        return
+    came: list[int] = []
+    usual = {
+        number: signal.signal(number, lambda number, _frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        for held in came:
+            signal.raise_signal(held)
 
 
 class RunState:
@@ -44,6 +71,7 @@ class RunState:
             "starting weights": _digest(net),
         }
 
+    @_undivided()
     def store(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint, atomically, and drop the oldest ones.
 

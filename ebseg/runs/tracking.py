@@ -24,11 +24,12 @@ from ebseg.config import TrainConfig
 from ebseg.data.samples import Sample, Source
 from ebseg.errors import MlflowUnavailable
 from ebseg.model import EBSeg
-from ebseg.predictor import Predictor, Segmentation, evaluation_mode
+from ebseg.predictor import Predictor, evaluation_mode
 from ebseg.render import overlay
 from ebseg.runs.folder import RunFolder
 from ebseg.runs.mlflow_store import connect, default_tracking_uri, disconnect, experiment_id, unusable
 from ebseg.runs.watch import StepReport, Watcher
+from ebseg.segmentation import Segmentation
 from ebseg.text_cache import TextCache
 from ebseg.vocabulary import Vocabulary
 
@@ -58,10 +59,11 @@ class MlflowRun(Watcher):
     ``experiment``: what MLflow shows. ``validation``: a few photos whose labels are drawn at each checkpoint,
     beside their truth; ``vocabulary``: what their numbers mean, by default that of the first source.
 
-    The store is the one that ``MLFLOW_TRACKING_URI`` names, else ``default_tracking_uri`` of the folder's
-    parent, which runs beside each other so share. A store that cannot be used ends the run at its start
-    (MlflowUnavailable); later it is one warning: the run goes on, and what is missing follows when the store
-    is back. A resumed run keeps the points that MLflow has, also of steps that are done again.
+    The store is ``tracking_uri``, else the one that ``MLFLOW_TRACKING_URI`` names, else
+    ``default_tracking_uri`` of the folder's parent, which runs beside each other so share. A store that
+    cannot be used ends the run at its start (MlflowUnavailable); later it is one warning: the run goes on,
+    and what is missing follows when the store is back. A resumed run keeps the points that MLflow has, also
+    of steps that are done again.
     """
 
     def __init__(
@@ -72,10 +74,12 @@ class MlflowRun(Watcher):
         experiment: str = "ebseg",
         validation: Sequence[Sample] = (),
         vocabulary: Vocabulary | None = None,
+        tracking_uri: str | None = None,
     ) -> None:
         self._folder, self._name, self._experiment = RunFolder(folder), name, experiment
         self._validation = dict(zip(_picture_folders([s.name for s in validation]), validation, strict=True))
         self._vocabulary = vocabulary
+        self._tracking_uri = tracking_uri
         self._texts = TextCache(None)
         self._outbox: _Outbox | None = None
         self._log_every = 1
@@ -86,7 +90,8 @@ class MlflowRun(Watcher):
         """Open the run and describe it. Raises MlflowUnavailable where the store cannot be used."""
         self._vocabulary = self._vocabulary or sources[0].vocabulary
         self._log_every = config.log_every
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(self._folder.path.parent)
+        stated = self._tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        uri = stated or default_tracking_uri(self._folder.path.parent)
         try:
             self._outbox = outbox = self._open(uri, step)
             outbox.describe(_parameters(net, config, sources), _tags(net, sources))

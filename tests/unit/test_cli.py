@@ -1,17 +1,28 @@
+import ast
 import json
 import os
+import re
 import subprocess
-import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
 import typer
 from PIL import Image
+from typer.main import get_command
 
+from backend.commands import COMMANDS as backend_commands
 from ebseg import cli
+from ebseg.children import python
+from ebseg.commands import COMMANDS, Command
 from ebseg.errors import TrainingError
+from training.commands import COMMANDS as training_commands
+
+ROOMS = ("ebseg", "training", "backend")
+MOST_INNER_IMPORTS = 25
+"""Of our own modules, inside functions: each says why it is there."""
 
 plugin = typer.Typer()
 
@@ -37,17 +48,25 @@ def fail() -> None:
     raise TrainingError("the loss is\nnot finite")
 
 
+TABLE = {
+    "models": Command(f"{__name__}:group", "Look after models."),
+    "moved": Command("ebseg.no_such_module:app", "Do what cannot be done."),
+    "predict": Command(f"{__name__}:group", "Stand in the way of the library's own."),
+}
+
+SCRAWL = {"scrawl": "no command"}
+
+
 @pytest.fixture(autouse=True)
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = {
-        name: EntryPoint(name, value, "ebseg.commands")
-        for name, value in {
-            "broken": "ebseg.no_such_module:app",
-            "greet": f"{__name__}:plugin",
-            "models": f"{__name__}:group",
-        }.items()
+        "broken": "ebseg.no_such_module:COMMANDS",
+        "greet": f"{__name__}:plugin",  # one command
+        "scrawl": f"{__name__}:SCRAWL",
+        "table": f"{__name__}:TABLE",
     }
-    monkeypatch.setattr(cli, "_plugins", lambda: installed)
+    points = [EntryPoint(name, value, "ebseg.commands") for name, value in installed.items()]
+    monkeypatch.setattr(cli, "_plugins", lambda: points)
 
 
 @pytest.fixture
@@ -216,16 +235,91 @@ def test_plugins_add_commands(run: Runner, arguments: list[str], expected: tuple
     assert run(*arguments) == expected
 
 
-def test_a_broken_plugin_fails_alone(run: Runner) -> None:
+def test_help_lists_all_tables(run: Runner) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    assert "Greet somebody." in out
-    assert "Label every pixel" in out
-    assert "not available" in out
-    status, out, err = run("broken", "--anything", "else")
+    listed = dict(re.findall(r"^  ([a-z-]+) +(.*)$", out.partition("Commands:")[2], re.MULTILINE))
+    assert list(listed) == [*COMMANDS, "broken", "greet", "models", "moved", "scrawl"]
+    assert listed["predict"] == COMMANDS["predict"].help
+    assert listed["greet"] == "Greet somebody."
+    assert listed["models"] == "Look after models."
+
+
+@pytest.mark.parametrize("name", ["broken", "moved"])
+def test_a_broken_plugin_fails_alone(run: Runner, name: str) -> None:
+    status, out, err = run(name, "--anything", "else")
     assert (status, out) == (1, "")
     assert "no_such_module" in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["broken", "scrawl"])
+def test_a_table_that_is_none_is_listed_as_such(run: Runner, name: str) -> None:
+    _, out, _ = run("--help")
+    assert re.search(rf"^  {name} +\(not available: ", out, re.MULTILINE)
+
+
+def test_unknown_command_is_bad_usage(run: Runner) -> None:
+    status, _, err = run("predct")
+    assert status == 2
+    assert "No such command 'predct'" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [*COMMANDS.items(), *training_commands.items(), *backend_commands.items()]
+)
+def test_tables_say_what_the_commands_do(name: str, command: Command) -> None:
+    help_ = get_command(resolve_name(command.app)).help
+    assert help_ is not None
+    assert command.help == help_.partition("\n")[0]
+
+
+def test_help_imports_nothing_that_takes_long() -> None:
+    code = "import sys\nsys.argv[1:] = ['--help']\nfrom ebseg.cli import main\nmain()"
+    slow = {"flask", "gunicorn", "httpx", "mlflow", "numpy", "pydantic", "redis", "rq", "torch"}
+    assert slow & _imported(code) == set()
+
+
+def test_help_and_bad_usage_of_a_command_need_no_pytorch() -> None:
+    tables = (COMMANDS, training_commands, backend_commands)
+    apps = [command.app for table in tables for command in table.values()]
+    code = f"from pkgutil import resolve_name\nfor app in {apps}: resolve_name(app)"
+    assert {"mlflow", "open_clip", "torch"} & _imported(code) == set()
+
+
+def _imported(code: str) -> set[str]:
+    """Run a program in a process of its own; give the modules that it imports."""
+    whole = f"import atexit, sys\natexit.register(lambda: print('\\n' + ' '.join(sys.modules)))\n{code}"
+    done = subprocess.run(python("-c", whole), capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_few_functions_import_modules_of_ours() -> None:
+    root = Path(cli.__file__).parent.parent
+    found = [
+        f"{path.relative_to(root)}:{line}"
+        for room in ROOMS
+        for path in sorted((root / room).rglob("*.py"))
+        for line in _inner_imports(path)
+    ]
+    assert len(found) <= MOST_INNER_IMPORTS, "\n".join(found)
+
+
+def _inner_imports(path: Path) -> list[int]:
+    """List the lines inside functions that import modules of ours."""
+    functions = (
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    return sorted({node.lineno for function in functions for node in ast.walk(function) if _is_ours(node)})
+
+
+def _is_ours(node: ast.AST) -> bool:
+    names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+    if isinstance(node, ast.ImportFrom):
+        names = [node.module or ""]
+    return any(name.partition(".")[0] in ROOMS for name in names)
 
 
 def test_help_has_an_example(run: Runner) -> None:
@@ -238,8 +332,3 @@ def test_version(run: Runner) -> None:
     status, out, _ = run("--version")
     assert status == 0
     assert out.startswith("ebseg 0.")
-
-
-def test_help_imports_no_torch() -> None:
-    code = "import sys\nimport ebseg.cli, ebseg.commands.predict\nsys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,5 @@
 import resource
+import signal
 import subprocess
 
 import pytest
@@ -80,6 +81,32 @@ def test_a_write_that_fails_keeps_the_checkpoint_before(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001.pt"]
     assert state.newest()["value"] == 1
+
+
+def test_ctrl_c_waits_for_the_checkpoint_at_hand(tmp_path, monkeypatch):
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: save(content, _Interrupted(file)))
+    state = _state(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        state.store(1, {"value": torch.tensor(1)})
+    assert state.newest()["value"] == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class _Interrupted:
+    """A file in whose second write Ctrl-C is pressed."""
+
+    def __init__(self, file):
+        self.file, self.writes = file, 0
+
+    def write(self, content):
+        self.writes += 1
+        if self.writes == 2:
+            signal.raise_signal(signal.SIGINT)
+        return self.file.write(content)
+
+    def flush(self):
+        self.file.flush()
 
 
 @pytest.fixture

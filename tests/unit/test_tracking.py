@@ -16,7 +16,7 @@ import ebseg.runs.tracking
 from ebseg.config import TrainConfig
 from ebseg.data.samples import Sample
 from ebseg.errors import ConfigError
-from ebseg.runs.mlflow_store import ENVIRONMENT, default_tracking_uri
+from ebseg.runs.mlflow_store import ENVIRONMENT, TRANSFER_SECONDS, default_tracking_uri, patient
 from ebseg.runs.tracking import MlflowRun
 from ebseg.runs.watch import StepReport
 from ebseg.vocabulary import Vocabulary
@@ -225,6 +225,17 @@ def test_a_store_that_cannot_be_used_is_refused_at_the_start(root, random_tiny, 
     with pytest.raises(ConfigError, match="is not writable"):
         run.started(random_tiny, CONFIG, [Photos()], 0)
     run.failed(ValueError())  # a run that never started may be told of its failure
+
+
+def test_requests_have_their_usual_time_when_the_last_transfer_is_done(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    first, second = patient(), patient()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == str(TRANSFER_SECONDS)
+    second.__exit__(None, None, None)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
 
 
 def test_each_photo_has_a_folder_of_its_own():

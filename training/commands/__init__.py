@@ -1,1 +1,24 @@
-"""The commands that the learning loop adds to ``ebseg``."""
+"""The commands that the learning loop adds to ``ebseg``, and the table by which it finds them."""
+
+from ebseg.commands import Command
+
+COMMANDS = {
+    "finetune": Command(
+        "training.commands.finetune:app",
+        "Fine-tune a model on labelled photos, without losing what it could do before.",
+    ),
+    "jobs": Command("training.commands.jobs:app", "Look at the learning loop's jobs."),
+    "label": Command(
+        "training.commands.label:app",
+        "Have workers predict every unlabelled task of a project with the champion.",
+    ),
+    "models": Command("training.commands.models:app", "Look at the model's versions; go back."),
+    "scheduler": Command(
+        "training.commands.worker:scheduler_app",
+        "Keep the schedule without working: start what is due, and plan the next look at all projects.",
+    ),
+    "worker": Command(
+        "training.commands.worker:worker_app",
+        "Do the learning loop's jobs: read annotations, fine-tune, judge, push predictions.",
+    ),
+}

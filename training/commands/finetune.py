@@ -1,19 +1,12 @@
 """``ebseg finetune``: what the retrain jobs do, on a folder of one's own."""
 
-import json
-import os
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ebseg.commands import LARGEST_SEED
-from ebseg.config import checked
-from ebseg.errors import ConfigError, DataError
-
-HELD_OUT = 0.2
-"""Share of the photos that early stopping and the choice of weights look at."""
+from training.commands.finetune_request import Request
 
 app = typer.Typer(add_completion=False)
 
@@ -46,53 +39,21 @@ def finetune(
 
     Several processes: accelerate launch --num_processes 4 -m ebseg finetune ...
     """
-    from ebseg.data.folder import FolderSource  # PyTorch is slow to import
-    from ebseg.data.open import open_data
-    from ebseg.data.subset import hold_out, sample_of
-    from ebseg.runs.watch import ProgressBar
-    from training.finetuning.finetune import FinetuneConfig, Snapshot
-    from training.finetuning.finetune import finetune as run
-    from training.finetuning.general_data import general_data
-
-    source = open_data(str(data), "train", root=data_root, seed=seed)
-    if not isinstance(source, FolderSource):
-        raise ConfigError(f"{data} is no folder of photos: give a .toml file that describes one")
-    given: dict[str, Any] = {
+    settings = {
         "rehearsal": rehearsal, "keep": keep, "steps": steps, "learning_rate": learning_rate, "seed": seed,
         "unlabelled": "background" if background else "ignored",
     }  # fmt: skip
-    config = checked(FinetuneConfig, {name: value for name, value in given.items() if value is not None})
-    train, held_out = hold_out(sample_of(source, photos or len(source)), HELD_OUT)
-    kept = general_data(general, model, data_root, seed)
-    speaks = os.environ.get("RANK", "0") == "0"
-    if kept is None and speaks:
-        typer.echo("no --general data: what the model could do before is neither kept nor measured", err=True)
-    outcome = run(model, Snapshot(train, held_out), config, out, general=kept, watchers=[ProgressBar()])
-    if not speaks:
-        return
-    if as_json:
-        typer.echo(json.dumps({**asdict(outcome), "path": str(outcome.path)}))
-        return
-    typer.echo(f"wrote {outcome.path} after {outcome.steps} steps and {outcome.seconds:.0f} s")
-    typer.echo(f"{len(train)} photos, {len(held_out)} held out; mIoU there, and on other labels:")
-    for name, mix in (("before", outcome.base), *((f"{m.share:.0%} new", m) for m in outcome.tried)):
-        other = "" if mix.general is None else f"{mix.general:6.1f}"
-        typer.echo(f"  {name:8} {mix.project:6.1f} {other}{'  <- chosen' if mix == outcome.chosen else ''}")
-    _validate(data, data_root, seed, {"before": model, "after": str(outcome.path)})
+    request = Request(
+        model=model,
+        data=data,
+        out=out,
+        photos=photos,
+        general=general,
+        root=data_root,
+        seed=seed,
+        settings={name: value for name, value in settings.items() if value is not None},
+        as_json=as_json,
+    )
+    from training.commands.finetune_work import run  # PyTorch is slow to import
 
-
-def _validate(data: Path, root: Path, seed: int, models: dict[str, str]) -> None:
-    """Print the models' mIoU on the validation split, where the data has one."""
-    import ebseg
-    from ebseg.data.open import open_data
-    from ebseg.evaluation.in_memory import evaluate
-
-    try:
-        source = open_data(str(data), "val", root=root, seed=seed)
-    except DataError:
-        return
-    for name, model in models.items():
-        samples = (source[index] for index in range(len(source)))
-        photos = ((sample.image, sample.label_map) for sample in samples)
-        found = evaluate(ebseg.load(model), photos, source.vocabulary)
-        typer.echo(f"{name}: mIoU {found.miou:.1f} on {found.photos} photos of {source.name}")
+    run(request)

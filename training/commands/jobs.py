@@ -3,16 +3,21 @@
 import json
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from redis import Redis
+from rich.console import Console
+from rich.table import Column, Table
+from rq.command import send_stop_job_command
+from rq.exceptions import NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.registry import ScheduledJobRegistry
+from rq.serializers import JSONSerializer
 
 from ebseg.errors import ConfigError
+from training.queue.queues import ACTIVE, connect, find, queues
 from training.settings import load_settings
-
-if TYPE_CHECKING:
-    from redis import Redis
-    from rq.job import Job
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at the learning loop's jobs.")
 
@@ -24,9 +29,6 @@ def list_jobs(
     count: Annotated[int, typer.Option(min=1, help="Jobs to show, the newest.")] = 30, as_json: AsJson = False
 ) -> None:
     """List jobs: id, state, how far it is or what came of it."""
-    from rich.console import Console
-    from rich.table import Column, Table
-
     jobs = sorted(_all_jobs(_connection()), key=_since, reverse=True)[:count]
     if as_json:
         typer.echo(json.dumps([_told(job) for job in jobs], indent=2))
@@ -66,12 +68,6 @@ def show(job: Annotated[str, typer.Argument(help="A job's id.")], as_json: AsJso
 @app.command(epilog="Example: ebseg jobs cancel train-1-0a1b2c3d4e5f-1")
 def cancel(job: Annotated[str, typer.Argument(help="A job's id.")]) -> None:
     """Take a job out of its queue, or stop it where it runs. A training that is started again goes on."""
-    from rq.command import send_stop_job_command
-    from rq.job import JobStatus
-    from rq.serializers import JSONSerializer
-
-    from training.queue.queues import ACTIVE
-
     connection = _connection()
     found = _job(connection, job)
     state = found.get_status(refresh=False)
@@ -85,27 +81,18 @@ def cancel(job: Annotated[str, typer.Argument(help="A job's id.")]) -> None:
         raise ConfigError(f"{found.id} is {_state(found)}: nothing is left to cancel")
 
 
-def _connection() -> "Redis":
-    from training.queue.queues import connect
-
+def _connection() -> Redis:
     return connect(load_settings())
 
 
-def _job(connection: "Redis", job_id: str) -> "Job":
-    from training.queue.queues import find
-
+def _job(connection: Redis, job_id: str) -> Job:
     found = find(connection, job_id)
     if found is None:
         raise ConfigError(f"no job {job_id!r}: `ebseg jobs list` shows those of the last weeks")
     return found
 
 
-def _all_jobs(connection: "Redis") -> "list[Job]":
-    from rq.job import Job
-    from rq.serializers import JSONSerializer
-
-    from training.queue.queues import queues
-
+def _all_jobs(connection: Redis) -> list[Job]:
     ids: list[str] = []
     for queue in queues(connection):
         ids += queue.get_job_ids()
@@ -123,10 +110,8 @@ def _all_jobs(connection: "Redis") -> "list[Job]":
     return [job for job in found if job is not None]
 
 
-def _told(job: "Job") -> dict[str, Any]:
+def _told(job: Job) -> dict[str, Any]:
     """Say all that people ask about a job."""
-    from training.queue.queues import ACTIVE
-
     result = job.return_value(refresh=True) if _state(job) == "finished" else None
     outcome = result.get("outcome", "") if isinstance(result, dict) else ""
     reason = _reason(job)
@@ -146,20 +131,17 @@ def _told(job: "Job") -> dict[str, Any]:
     }
 
 
-def _state(job: "Job") -> str:
+def _state(job: Job) -> str:
     return str(job.get_status(refresh=False).value)
 
 
-def _since(job: "Job") -> datetime:
+def _since(job: Job) -> datetime:
     moment = job.ended_at or job.started_at or job.enqueued_at or job.created_at
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _due(job: "Job") -> str:
+def _due(job: Job) -> str:
     """Say when a scheduled job is started: a debounced reading, a job to be tried again, a sweep."""
-    from rq.exceptions import NoSuchJobError
-    from rq.registry import ScheduledJobRegistry
-
     if _state(job) == "scheduled":
         with suppress(NoSuchJobError):  # its time has come meanwhile
             registry = ScheduledJobRegistry(job.origin, connection=job.connection)
@@ -171,7 +153,7 @@ def _written(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def _reason(job: "Job") -> str:
+def _reason(job: Job) -> str:
     """Say why a job failed, or failed before it was tried again."""
     if _state(job) in ("finished", "canceled"):
         return ""

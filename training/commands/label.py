@@ -5,8 +5,12 @@ import time
 from typing import Annotated
 
 import typer
+from rich.progress import Progress
 
 from ebseg.errors import TrainingError
+from training.queue.plans import submit_plan
+from training.queue.queues import ACTIVE, connect, find
+from training.registry.registry import Registry
 from training.settings import load_settings
 
 LOOK_SECONDS = 1.0
@@ -27,12 +31,6 @@ def label(
 
     Example: ebseg label 12
     """
-    from rich.progress import Progress
-
-    from training.queue.plans import submit_plan
-    from training.queue.queues import ACTIVE, connect, find
-    from training.registry.registry import Registry
-
     settings = load_settings()
     connection = connect(settings)
     version = Registry(settings).ensure_base(project).name

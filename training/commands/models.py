@@ -3,16 +3,19 @@
 import json
 import shlex
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from ebseg.errors import ConfigError
 from ebseg.runs.mlflow_store import without_secrets
+from training.queue.plans import refresh
+from training.queue.queues import connect
+from training.registry.registry import Registry, Version
 from training.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from training.registry.registry import Registry, Version
 
 LIVE = {
     "corrections": "{:.0f} corrections",
@@ -32,9 +35,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("list", epilog="Example: ebseg models list --json")
 def list_models(as_json: AsJson = False) -> None:
     """List the versions, with what the gate and people's corrections say of them."""
-    from rich.console import Console
-    from rich.table import Column, Table
-
     versions = _registry().versions()
     if as_json:
         typer.echo(json.dumps([_told(version) for version in versions], indent=2))
@@ -100,11 +100,8 @@ def rollback(reason: Reason = "by hand", as_json: AsJson = False) -> None:
     _print_change(champion, returned, as_json=as_json)
 
 
-def _refresh(version: "Version") -> None:
+def _refresh(version: Version) -> None:
     """Have workers push the version's predictions and the projects show its scores."""
-    from training.queue.plans import refresh
-    from training.queue.queues import connect
-
     settings = load_settings()
     try:
         refresh(connect(settings), settings, version.name)
@@ -112,15 +109,13 @@ def _refresh(version: "Version") -> None:
         typer.echo(f"ebseg: the predictions in Label Studio stay as they are: {error}", err=True)
 
 
-def _registry() -> "Registry":
-    from training.registry.registry import Registry
-
+def _registry() -> Registry:
     settings = load_settings()
     settings.make_home()
     return Registry(settings)
 
 
-def _row(version: "Version") -> tuple[str, ...]:
+def _row(version: Version) -> tuple[str, ...]:
     tags = version.tags
     return (
         str(version.number),
@@ -134,7 +129,7 @@ def _row(version: "Version") -> tuple[str, ...]:
     )
 
 
-def _told(version: "Version") -> dict[str, Any]:
+def _told(version: Version) -> dict[str, Any]:
     return {**asdict(version), "tags": dict(version.tags)}
 
 
@@ -142,7 +137,7 @@ def _rounded(number: str | None, sign: str = "", times: int = 1) -> str:
     return "" if number is None else format(float(number) * times, f"{sign}.1f")
 
 
-def _print_change(before: "Version | None", after: "Version", *, as_json: bool) -> None:
+def _print_change(before: Version | None, after: Version, *, as_json: bool) -> None:
     if as_json:
         number = None if before is None else before.number
         typer.echo(json.dumps({"from": number, "to": after.number, "name": after.name}))
@@ -152,10 +147,6 @@ def _print_change(before: "Version | None", after: "Version", *, as_json: bool) 
 
 
 def _print_decision(decision: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     compared = decision.get("compared_with")
     other = "the champion" if compared is None else f"version {compared}"
     typer.echo(f"{decision['verdict']}, compared with {other}:")
@@ -188,7 +179,7 @@ def _number(value: float | None, sign: str = "") -> str:
     return "-" if value is None else format(value, f"{sign}.1f")
 
 
-def _where_to_look(settings: Settings, version: "Version") -> str:
+def _where_to_look(settings: Settings, version: Version) -> str:
     """Tell how to see a version on MLflow's page."""
     uri = without_secrets(settings.tracking_uri, settings.tracking_uri)
     page = f"#/models/{settings.registered_model}/versions/{version.number}"

@@ -7,16 +7,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import redis
 import typer
 
 from ebseg.config import VARIANTS
 from ebseg.errors import ConfigError
+from training.queue.queues import QueueName, connect
+from training.queue.queues import queue as open_queue
+from training.queue.schedule import keep_time, plan_next
+from training.queue.worker import LoopWorker
 from training.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from training.queue.queues import QueueName
 
 RECONNECT_SECONDS = 3.0
 """Between tries to reach a Redis that went away."""
@@ -41,8 +43,6 @@ def worker(
 
     Example: ebseg worker --queue ebseg-train
     """
-    from training.queue.queues import QueueName
-
     known = {line.value for line in QueueName}
     if unknown := sorted(set(queue or ()) - known):
         raise typer.BadParameter(f"no queue {unknown[0]!r}; there are {', '.join(sorted(known))}")
@@ -51,21 +51,23 @@ def worker(
     _require_known_model(settings.base_model)
     served = [line for line in QueueName if not queue or line.value in queue]
     with _schedule(settings):
+        # Every job is a fork of this process, and jobs need PyTorch: imported here, once, it takes 3 s of CPU
+        # and half a gigabyte that the forks share; else each job, be it a short reading of annotations, would
+        # take both. It is safe before a fork as long as nothing here runs it: only that starts its threads.
+        # After the options and the settings, whose faults are told at once.
+        import ebseg.loading  # noqa: F401
+        import training.jobs  # noqa: F401
+
         while _work(settings, served, burst=burst):
             time.sleep(RECONNECT_SECONDS)
 
 
-def _work(settings: Settings, lines: "list[QueueName]", *, burst: bool) -> bool:
+def _work(settings: Settings, lines: list[QueueName], *, burst: bool) -> bool:
     """Work until told to stop, or until Redis goes away; tell whether to try again."""
-    import redis
-
-    from training.queue.queues import connect, queue
-    from training.queue.worker import LoopWorker
-
     loop: LoopWorker | None = None
     try:
         connection = connect(settings)
-        served = [queue(connection, line) for line in lines]
+        served = [open_queue(connection, line) for line in lines]
         loop = LoopWorker(served, connection)
         loop.work(burst=burst)
     except (redis.ConnectionError, redis.TimeoutError, ConfigError) as error:
@@ -83,9 +85,6 @@ def _work(settings: Settings, lines: "list[QueueName]", *, burst: bool) -> bool:
 @contextmanager
 def _schedule(settings: Settings) -> Iterator[threading.Thread]:
     """Keep the schedule in a thread."""
-    from training.queue.queues import connect
-    from training.queue.schedule import keep_time, plan_next
-
     plan_next(connect(settings), settings)  # what is wrong with the settings is said at once
     stop = threading.Event()
     clock = threading.Thread(target=keep_time, args=(settings, stop), name="schedule", daemon=True)
@@ -134,6 +133,6 @@ def _require_known_model(model: str) -> None:
     """
     if "/" in model or ":" in model or model in {f"ebseg-{variant}" for variant in VARIANTS}:
         return
-    from ebseg.loading import checkpoint_path  # imports PyTorch, which the worker itself does without
+    from ebseg.loading import checkpoint_path  # PyTorch is slow to import, and most settings need no look
 
     checkpoint_path(model)

@@ -1,7 +1,5 @@
 """From what a job asks for to a fine-tuning: opens its annotations, its general data and its watchers."""
 
-import os
-
 from ebseg.config import checked
 from ebseg.data.samples import Source
 from ebseg.runs.tracking import MlflowRun
@@ -47,10 +45,15 @@ def _watchers(spec: RunSpec, storage: Storage, validation: Source) -> list[Watch
         mirror.restore()
         watchers.append(mirror)
     if spec.mlflow is not None:
-        os.environ["MLFLOW_TRACKING_URI"] = spec.mlflow.tracking_uri
         pictures = [validation[index] for index in range(min(PICTURES, len(validation)))]
-        names = {"name": spec.mlflow.run_name, "experiment": spec.mlflow.experiment}
         watchers.append(
-            MlflowRun(folder.training.path, **names, validation=pictures, vocabulary=validation.vocabulary)
+            MlflowRun(
+                folder.training.path,
+                name=spec.mlflow.run_name,
+                experiment=spec.mlflow.experiment,
+                tracking_uri=spec.mlflow.tracking_uri,
+                validation=pictures,
+                vocabulary=validation.vocabulary,
+            )
         )
     return watchers

@@ -7,13 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ebseg.children import environment, python
 from ebseg.errors import Outage, TrainingError
 from ebseg.files import write_whole_json
 from training.finetuning.folder import RUNS, FinetuneFolder
@@ -126,7 +126,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, JOB_VARIABLE: str(os.getpid())},
+            env=environment(**{JOB_VARIABLE: str(os.getpid())}),
             start_new_session=True,
         )
     try:
@@ -156,13 +156,13 @@ class Interrupted(TrainingError, Outage):
 
 def _launcher(processes: int) -> list[str]:
     if processes == 1:
-        return [sys.executable]
+        return python()
     import torch  # needed for this alone, and slow: what else a job does in this process needs none of it
 
     if not torch.cuda.is_available():  # accelerate launch would start one process on a CPU
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launch = python("-m", "torch.distributed.run", "--standalone")
         return [*launch, "--nproc-per-node", str(processes)]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    launch = python("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1")
     settled = ["--mixed_precision", "no", "--dynamo_backend", "no"]  # the recipe says the precision
     return [*launch, "--num_processes", str(processes), *settled]
 
