@@ -1,118 +1,173 @@
-"""What ``ebseg doctor`` checks. Nothing is changed in Label Studio."""
+"""What ``ebseg doctor`` checks: the way of a photo from Label Studio to its prediction, link by link.
+
+Nothing is changed in Label Studio but the state of a project's models, which it finds out by calling them
+when they are looked at.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import httpx
-from label_studio_sdk import LabelStudio
-from label_studio_sdk.core import ApiError
-from rq import Worker
+import jwt
 
+from backend.findings import Finding
+from backend.loop_checks import check_disk, check_jobs, check_memory, check_registry, loop_projects
+from backend.project_checks import check_projects
 from backend.service import load_model
-from ebseg.errors import EBSegError
-from ebseg.label_studio.fetch import TOKEN_REMEDY
-from training.queue.queues import connect
-from training.registry.registry import Registry
+from ebseg.errors import EBSegError, FetchError
+from ebseg.label_studio.server import TOKEN_REMEDY
+from training.annotations.inspection import NoAddress, Objection, StudioInspection, Unresolved, require_health
+from training.annotations.photos import photo_fetcher
 from training.settings import Settings
 
-# Seconds for one answer of Label Studio.
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 30.0
+"""For one answer of Label Studio, which itself waits 4 s for each model of a project."""
+
+SERVICE_SECONDS = 10.0
+
+EXPIRES_SOON = timedelta(days=14)
 
 ADDRESS_REMEDY = (
     "start Label Studio with ML_BLOCK_LOCAL_IP=false and USE_DEFAULT_BANNED_SUBNETS=false (or, instead of "
     "both, SSRF_PROTECTION_ENABLED=false); else it refuses backends on loopback and private addresses"
 )
 
-
 NAME_REMEDY = (
     "use a host name with a dot or an IP address: for one without, such as http://backend:9090, Label Studio "
     "1.23 silently makes no webhook, and the learning loop hears of annotations by its schedule only"
 )
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; ``remedy`` is empty where nothing is wrong."""
-
-    check: str
-    detail: str
-    remedy: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.remedy
+UNRESOLVED_REMEDY = (
+    "Label Studio does not find that name: give --backend-url the address by which its machine, or its "
+    "container, reaches this service, an IP address for example"
+)
 
 
-def examine(settings: Settings, backend_url: str) -> list[Finding]:
-    """Run every check whose precondition holds. ``backend_url``: the backend as Label Studio reaches it."""
-    findings = [_label_studio(settings)]
-    if findings[0].ok:
+def examine(settings: Settings, backend_url: str | None = None) -> list[Finding]:
+    """Run every check whose precondition holds.
+
+    ``backend_url``: the service as Label Studio reaches it; None: where the settings have it listen.
+    """
+    service, answer = _service(settings, backend_url or _listens_at(settings))
+    findings = [service]
+    label_studio = _label_studio(settings)
+    findings.append(label_studio)
+    if label_studio.ok:
         findings.append(_token(settings))
         if findings[-1].ok:
-            findings += [_backend_address(settings, backend_url), _webhook_address(settings, backend_url)]
-    findings.append(_model(settings))
-    return [*findings, _jobs(settings), _registry(settings)] if settings.learn else findings
+            findings += _in_label_studio(settings, backend_url, str(answer.get("hostname", "")))
+    if "model_version" not in answer:  # else it is loaded already, and there may be no room for a second
+        findings.append(_model(settings))
+    if settings.learn:
+        findings += [check_jobs(settings), check_registry(settings)]
+    return [*findings, check_disk(settings), check_memory()]
+
+
+def _listens_at(settings: Settings) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    return f"http://{host}:{settings.port}"
+
+
+def _service(settings: Settings, url: str) -> tuple[Finding, dict[str, object]]:
+    """Ask this service, where Label Studio would, whether it can predict; give its answer too."""
+    check = "service"
+    user, password = settings.basic_auth_user, settings.basic_auth_password
+    auth = (user, password.get_secret_value()) if user is not None and password is not None else None
+    try:
+        response = httpx.get(f"{url.rstrip('/')}/ready", auth=auth, timeout=SERVICE_SECONDS, trust_env=False)
+        answer = response.json() if response.status_code != httpx.codes.UNAUTHORIZED else {}
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return Finding(
+            check,
+            f"nothing answers at {url} ({error})",
+            "start it (ebseg serve), run this beside it (docker compose exec backend ebseg doctor), or give "
+            "--backend-url its address as Label Studio reaches it",
+        ), {}
+    except ValueError:
+        answer = None
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        remedy = "set EBSEG_BASIC_AUTH_USER and EBSEG_BASIC_AUTH_PASSWORD here as they are for the service"
+        return Finding(check, f"asks for another password at {url}", remedy), {}
+    if not isinstance(answer, dict) or answer.get("status") not in ("ready", "loading", "failed"):
+        remedy = "give --backend-url the address of ebseg serve"
+        return Finding(check, f"what answers at {url} ({response.status_code}) is not ebseg", remedy), {}
+    if answer["status"] == "failed":
+        return Finding(check, f"answers at {url} without a model", str(answer.get("error"))), answer
+    if answer["status"] == "loading":
+        return Finding(check, f"answers at {url}, and loads its model"), answer
+    return Finding(check, f"answers at {url}, version {answer.get('model_version')}"), answer
 
 
 def _label_studio(settings: Settings) -> Finding:
-    check, url = "Label Studio", settings.label_studio_url
+    check = "Label Studio"
     try:
-        response = httpx.get(f"{url.rstrip('/')}/health", timeout=TIMEOUT_SECONDS)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        require_health(settings, SERVICE_SECONDS)
+    except FetchError as error:
         remedy = "start it, or set LABEL_STUDIO_URL to its address (inside a container, localhost is itself)"
-        return Finding(check, f"does not answer at {url} ({error})", remedy)
-    if response.status_code != httpx.codes.OK:
-        return Finding(
-            check, f"{url}/health answers {response.status_code}", "set LABEL_STUDIO_URL to its address"
-        )
-    return Finding(check, f"answers at {url}")
+        return Finding(check, str(error), remedy)
+    return Finding(check, f"answers at {settings.label_studio_url}")
 
 
 def _token(settings: Settings) -> Finding:
     check = "access token"
     if settings.label_studio_api_key is None:
         return Finding(check, "LABEL_STUDIO_API_KEY is not set: uploaded photos cannot be read", TOKEN_REMEDY)
+    kind, expiry = _kind_of(settings.label_studio_api_key.get_secret_value())
+    until = f", until {expiry:%Y-%m-%d}" if expiry else ""
+    if expiry and expiry < datetime.now(UTC):
+        return Finding(check, f"it is {kind} that has expired ({expiry:%Y-%m-%d %H:%M} UTC)", TOKEN_REMEDY)
+    if kind == _SHORT_LIVED:
+        return Finding(check, f"it is {kind}, good for minutes", TOKEN_REMEDY)
     try:
-        user = _client(settings).users.whoami()
-    except ApiError as error:
-        return Finding(check, f"Label Studio refuses it ({error.status_code})", TOKEN_REMEDY)
-    except (httpx.HTTPError, ValueError) as error:
-        return Finding(check, f"it could not be checked ({error})", TOKEN_REMEDY)
-    return Finding(check, f"is that of {user.email}")
+        user = _studio(settings).user()
+    except EBSegError as error:
+        return Finding(check, f"it is {kind}{until}, which cannot be used", str(error))
+    if expiry and expiry < datetime.now(UTC) + EXPIRES_SOON:
+        until += "; make a new one in time"
+    return Finding(check, f"{kind} of {user}{until}")
 
 
-def _backend_address(settings: Settings, backend_url: str) -> Finding:
-    """Ask Label Studio to add the backend to no project: it checks the address first, and adds nothing."""
-    return _probe(
-        "backend address",
-        backend_url,
-        lambda: _client(settings).ml.create(url=backend_url, project=0),
-    )
+_SHORT_LIVED = "a short-lived access token"
 
 
-def _webhook_address(settings: Settings, backend_url: str) -> Finding:
-    """Ask for a webhook with an unknown action: the address is checked first, and nothing is made."""
-    url = f"{backend_url.rstrip('/')}/webhook"
-    return _probe(
-        "webhook address", url, lambda: _client(settings).webhooks.create(url=url, actions=["NO_SUCH_ACTION"])
-    )
-
-
-def _probe(check: str, url: str, ask: Callable[[], object]) -> Finding:
-    """Call Label Studio with something it must refuse; how it refuses tells what it thinks of the address."""
+def _kind_of(key: str) -> tuple[str, datetime | None]:
+    """Tell the kind of a token and until when it is good; a legacy one has no end."""
     try:
-        ask()
-    except ApiError as error:
-        if error.status_code == httpx.codes.BAD_REQUEST:
-            faults = error.body.get("validation_errors") if isinstance(error.body, dict) else None
-            if "url" in (faults or {}):
-                return Finding(check, f"Label Studio takes {url} for no address", NAME_REMEDY)
-            return Finding(check, f"Label Studio may call {url}")
-        reason = error.body.get("detail") if isinstance(error.body, dict) else error.body
-        return Finding(check, f"Label Studio refuses {url} ({error.status_code}: {reason})", ADDRESS_REMEDY)
-    except httpx.HTTPError as error:
-        return Finding(check, f"it could not be checked ({error})", "run this again")
+        claims = jwt.decode(key, options={"verify_signature": False})
+        expiry = datetime.fromtimestamp(float(claims["exp"]), UTC) if "exp" in claims else None
+    except (jwt.InvalidTokenError, ArithmeticError, OSError, TypeError, ValueError):
+        return "a legacy token", None
+    return (_SHORT_LIVED if claims.get("token_type") == "access" else "a personal access token"), expiry
+
+
+def _in_label_studio(settings: Settings, backend_url: str | None, hostname: str) -> list[Finding]:
+    """Look at the projects, and at what Label Studio thinks of the addresses that it is to call."""
+    studio = _studio(settings)
+    try:
+        photos = photo_fetcher(settings, hostname)
+        projects, connected = check_projects(studio, photos, settings, loop_projects(settings))
+    except EBSegError as error:
+        return [Finding("projects", "cannot be looked at", str(error))]
+    addresses = [backend_url] if backend_url else connected or [_listens_at(settings)]
+    findings = []
+    for url in dict.fromkeys(address.rstrip("/") for address in addresses):
+        findings.append(_address("backend address", url, studio.require_backend_address))
+        if settings.learn:
+            findings.append(_address("webhook address", f"{url}/webhook", studio.require_webhook_address))
+    return [*findings, *projects]
+
+
+def _address(check: str, url: str, require: Callable[[str], None]) -> Finding:
+    try:
+        require(url)
+    except Unresolved as error:
+        return Finding(check, f"Label Studio cannot call {url} ({error})", UNRESOLVED_REMEDY)
+    except NoAddress as error:
+        return Finding(check, f"Label Studio cannot call {url}: {error}", NAME_REMEDY)
+    except Objection as error:
+        return Finding(check, f"Label Studio refuses {url} ({error})", ADDRESS_REMEDY)
+    except EBSegError as error:
+        return Finding(check, "it could not be checked", str(error))
     return Finding(check, f"Label Studio may call {url}")
 
 
@@ -124,39 +179,7 @@ def _model(settings: Settings) -> Finding:
     return Finding("model", f"{settings.model} loads, version {model.version}")
 
 
-def _jobs(settings: Settings) -> Finding:
-    check = "jobs"
-    try:
-        connection = connect(settings)
-    except EBSegError as error:
-        return Finding(check, "Redis cannot be used", str(error))
-    workers = Worker.count(connection)
-    if not workers:
-        return Finding(check, "Redis answers; nothing is learnt until a worker runs (ebseg worker)")
-    return Finding(check, f"Redis answers, workers: {workers}")
-
-
-def _registry(settings: Settings) -> Finding:
-    check = "registry"
-    registry = Registry(settings)
-    try:
-        champion = registry.champion()
-    except EBSegError as error:
-        return Finding(check, "MLflow cannot be used", str(error))
-    if champion is None:
-        return Finding(check, "no version yet; the first reading of annotations registers the model")
-    if not registry.descends(champion):
-        origin = champion.tags.get("model")
-        return Finding(
-            check, f"the champion comes from {origin}; {settings.model} is served, and learns next"
-        )
-    return Finding(check, f"version {champion.number} is champion ({champion.name})")
-
-
-def _client(settings: Settings) -> LabelStudio:
-    key = settings.label_studio_api_key
-    return LabelStudio(
-        base_url=settings.label_studio_url.rstrip("/"),
-        api_key=key.get_secret_value() if key else None,
-        timeout=TIMEOUT_SECONDS,
-    )
+def _studio(settings: Settings) -> StudioInspection:
+    """Connect to Label Studio, with no patience."""
+    http = httpx.Client(timeout=TIMEOUT_SECONDS)
+    return StudioInspection(settings.model_copy(update={"patience": 0.0}), http=http)

@@ -40,7 +40,7 @@ class EBSegBackend(LabelStudioMLBase):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.service()
+        self.service().note_hostname(getattr(self, "hostname", None))  # only 1.0.9 tells it
 
     @classmethod
     def service(cls) -> Service:

@@ -20,6 +20,7 @@ class SetupRequest(BaseModel):
 
     label_config: str | None = Field(default=None, alias="schema")
     project: Any = None
+    hostname: Any = None
 
 
 class PredictParams(BaseModel):
@@ -51,6 +52,7 @@ def blueprint(service: Service) -> Blueprint:
     def setup() -> Response:
         """Give the model's version, at once; an error status for what would make /predict fail."""
         body = SetupRequest.model_validate_json(request.get_data())
+        service.note_hostname(body.hostname)
         model = service.model.current()
         if model.failure:
             return error_response(503, model.failure)

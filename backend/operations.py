@@ -22,7 +22,8 @@ def blueprint(service: Service) -> Blueprint:
         """Answer 200 once the model can predict, else 503 with the reason."""
         current = model.current()
         if current.ready:
-            return jsonify(status="ready", model_version=current.version), 200
+            told = {"hostname": service.hostname} if service.hostname else {}
+            return jsonify(status="ready", model_version=current.version, **told), 200
         if current.failure:
             return jsonify(status="failed", error=current.failure), 503
         return jsonify(status="loading"), 503

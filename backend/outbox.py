@@ -38,6 +38,9 @@ class Sink(Protocol):
     def note_project(self, project_id: int) -> None:
         """Note that a project has called."""
 
+    def note_hostname(self, hostname: str) -> None:
+        """Note what Label Studio calls itself."""
+
     def finish(self, project_id: int, task_ids: list[int], version: str) -> None:
         """Have tasks predicted, with the model of that version, that a request had no time for."""
 
@@ -51,6 +54,7 @@ class _Waiting:
 
     events: int = 0
     forced: bool = False
+    hostname: str = ""
     unfinished: dict[str, set[int]] = field(default_factory=dict)
 
     @property
@@ -60,6 +64,7 @@ class _Waiting:
     def add(self, other: "_Waiting") -> None:
         self.events += other.events
         self.forced |= other.forced
+        self.hostname = other.hostname or self.hostname
         for version, tasks in other.unfinished.items():
             self.unfinished.setdefault(version, set()).update(tasks)
 
@@ -90,9 +95,9 @@ class Outbox:
         self._thread.start()
         atexit.register(self.close)
 
-    def called(self, project_id: int) -> None:
-        """Take the hint that a project uses this service."""
-        self._add(project_id, _Waiting())
+    def called(self, project_id: int, hostname: str = "") -> None:
+        """Take the hint that a project uses this service; ``hostname``: what Label Studio calls itself."""
+        self._add(project_id, _Waiting(hostname=hostname))
 
     def annotated(self, project_id: int, *, forced: bool) -> None:
         """Take the hint that annotations of a project changed; ``forced``: train whatever there is."""
@@ -191,6 +196,9 @@ class Outbox:
             hint.events, hint.forced = 0, False
         else:
             sink.note_project(project_id)
+        if hint.hostname:
+            sink.note_hostname(hint.hostname)
+            hint.hostname = ""
         for version in list(hint.unfinished):
             sink.finish(project_id, sorted(hint.unfinished[version]), version)
             del hint.unfinished[version]

@@ -100,10 +100,19 @@ class Service:
         if self.follower:
             self.follower.stop()
 
+    @property
+    def hostname(self) -> str:
+        """What Label Studio calls itself; empty where it has not said so."""
+        return self._photos.hostname
+
+    def note_hostname(self, hostname: object) -> None:
+        """Take what Label Studio calls itself: photos at that address are its own, for the workers too."""
+        self._photos.note_hostname(hostname)
+
     def note_project(self, project: int | None) -> None:
         """Take the hint that a project uses this service."""
         if self.outbox and project is not None:
-            self.outbox.called(project)
+            self.outbox.called(project, self.hostname)
 
     def note_event(self, event: Event) -> bool:
         """Take an event as a hint; tell whether it is one, and hints are taken here."""

@@ -5,11 +5,18 @@ class EBSegError(Exception):
     """Base of every error this project raises on purpose; the command line prints it as one line."""
 
 
-class Outage(EBSegError):
-    """What a task stands on is away, or ended it: the same task may well succeed later."""
+class Curable(EBSegError):
+    """No photo, task or annotation is at fault: it passes, or somebody can put it right.
+
+    What was asked for may well succeed later, so nothing is stored as if it were the answer.
+    """
 
 
-class ConfigError(EBSegError):
+class Outage(Curable):
+    """What a task stands on is away, or ended it: it passes by itself, so the same task is tried again."""
+
+
+class ConfigError(Curable):
     """A setting, a variant or a model name is unknown or inconsistent."""
 
 
@@ -38,11 +45,27 @@ class LabelConfigError(EBSegError):
 
 
 class FetchError(EBSegError):
-    """A photo or a Label Studio answer could not be fetched: address, token, size, time."""
+    """A photo or a Label Studio answer could not be fetched; one of the five below says whose fault it is."""
+
+
+class NoPhoto(FetchError):
+    """The task's own fault: no address, one that cannot be one, nothing there (404), or too large a file."""
+
+
+class Refused(FetchError, Curable):
+    """A server, or a rule of ours, does not give what it may have: access, address or settings are wrong."""
+
+
+class TokenRefused(Refused):
+    """Label Studio does not take the token that is set: expired, revoked, or of a kind that is off."""
 
 
 class Unreachable(FetchError, Outage):
     """Label Studio itself does not answer, or says that it cannot now."""
+
+
+class HostUnavailable(FetchError, Outage):
+    """Another server of photos does not answer, or says that it cannot now."""
 
 
 class TrainingError(EBSegError):

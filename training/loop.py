@@ -12,6 +12,7 @@ from redis import Redis, RedisError
 from ebseg.label_studio.fetch import ImageFetcher
 from training.annotations.label_studio import LabelStudioClient
 from training.annotations.photos import photo_fetcher
+from training.queue.projects import hostname
 from training.registry.registry import Registry
 from training.settings import Settings
 from training.storage import Storage
@@ -87,5 +88,5 @@ class Loop:
             storage=Storage(settings.storage_url, settings.home / "cache"),
             registry=Registry(settings),
             studio=partial(LabelStudioClient, settings),
-            photos=partial(photo_fetcher, settings),
+            photos=lambda: photo_fetcher(settings, hostname(connection)),
         )

@@ -4,15 +4,26 @@ import base64
 import threading
 import time
 from collections.abc import Collection
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from dataclasses import replace
 
 import httpx
 from label_studio_sdk.core.api_error import ApiError
 from label_studio_sdk.core.client_wrapper import SyncClientWrapper
 from pydantic import SecretStr
 
-from ebseg.errors import FetchError, Unreachable
-from ebseg.label_studio.transport import GuardedTransport
+from ebseg.errors import FetchError, HostUnavailable, NoPhoto, Refused, TokenRefused, Unreachable
+from ebseg.label_studio.server import (
+    DEFAULT_PORTS,
+    TOKEN_REMEDY,
+    Server,
+    host_and_port,
+    is_media,
+    parse,
+    read_hostname,
+    server_address,
+    shown,
+)
+from ebseg.label_studio.transport import AddressNotAllowed, GuardedTransport
 
 DEFAULT_TIMEOUT_S = 20.0
 """Seconds for one photo, redirects included; Label Studio waits 100 s for a whole /predict call."""
@@ -21,24 +32,25 @@ DEFAULT_MAX_BYTES = 100_000_000
 
 MAX_REDIRECTS = 5
 
-_CLOUD = ("s3", "gs", "azure-blob")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-TOKEN_REMEDY = (
-    "create a personal access token in Label Studio (Account & Settings, Personal Access Token) and set "
-    "LABEL_STUDIO_API_KEY to it"
-)
-"""What to do without a token, or with one that is refused."""
+BUSY = (408, 425, 429)
+"""Statuses, and all from 500 on, by which a server, or a proxy before it, says that it cannot answer now."""
 
-BUSY = (429, 500, 502, 503, 504)
-"""Statuses by which a server, or a proxy before it, says that it cannot answer now, or may mean that."""
+_GONE = (404, 410)
+_HEADERS = {
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",
+    "User-Agent": "ebseg",
+}  # photos are packed as they are
+_CLOUD = ("s3", "gs", "azure-blob")
 
 
 class ImageFetcher:
     """Fetches photos; safe to share between threads.
 
-    ``label_studio_url``: the server's address, path prefix included. ``api_key``: a personal access
-    token, exchanged for short-lived ones as needed, or a legacy token. It is sent to that server only.
-    ``allowed_hosts``: "host:port", or "host" for ports 80 and 443, of further servers that may have a
+    ``label_studio_url``: the server's address, path prefix included, as this process reaches it.
+    ``hostname``: what the server calls itself, see ``note_hostname``. ``api_key``: a personal access token,
+    exchanged for short-lived ones as needed, or a legacy token. It is sent to that server only, for photos
+    only. ``allowed_hosts``: "host:port", or "host" for ports 80 and 443, of further servers that may have a
     private address. ``timeout_s``: seconds for one photo (exchanging the token has as long again).
     ``max_bytes``: size of the largest file.
     """
@@ -47,214 +59,251 @@ class ImageFetcher:
         self,
         *,
         label_studio_url: str | None = None,
+        hostname: str = "",
         api_key: SecretStr | None = None,
         allowed_hosts: Collection[str] = (),
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:
-        self._server = server_address(label_studio_url) if label_studio_url else None
+        self._server = Server(server_address(label_studio_url)) if label_studio_url else None
+        self.note_hostname(hostname)
         self._api_key = api_key
         self._timeout_s = timeout_s
-        self._max_bytes = max_bytes
         allowed = {pair for host in allowed_hosts for pair in _host_ports(host)}
-        if self._server is not None:
-            allowed.add(_origin(self._server)[1:])
-        self._client = httpx.Client(
-            transport=GuardedTransport(allowed, timeout_s),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # one host's never reach another
-            trust_env=False,
-        )
+        self._elsewhere = GuardedTransport(allowed, timeout_s, max_bytes)
+        own = {host_and_port(self._server.url)} if self._server else set()
+        self._label_studio = GuardedTransport(own, timeout_s, max_bytes)
+        self._exchange = httpx.Client(transport=self._label_studio, trust_env=False)
+        self._exchange.event_hooks = {"response": [self._require_no_redirect]}
         self._lock = threading.Lock()
         self._tokens: SyncClientWrapper | None = None
 
     def __repr__(self) -> str:
-        return f"ImageFetcher(label_studio_url={str(self._server or '')!r}, api_key={self._api_key!r})"
+        return f"ImageFetcher(label_studio_url={self._shown!r}, api_key={self._api_key!r})"
+
+    @property
+    def _shown(self) -> str:
+        return shown(self._server.url) if self._server else ""
+
+    @property
+    def hostname(self) -> str:
+        """What Label Studio calls itself; empty where it has not said so."""
+        return self._server.hostname if self._server else ""
+
+    def note_hostname(self, hostname: object) -> None:
+        """Take what Label Studio calls itself to its backends: photos at that address are its own.
+
+        They are fetched by ``label_studio_url`` all the same, so whoever makes up another name gains nothing.
+        """
+        told = read_hostname(hostname)
+        if self._server and told:
+            self._server = replace(self._server, hostname=told)
 
     def fetch(self, url: str, *, task_id: int | None = None) -> bytes:
         """Fetch a photo's file.
 
         ``url``: a path on Label Studio ("/data/..."), an http(s) address, or an object in a cloud storage
         (s3://, gs://, azure-blob://), which Label Studio signs for the task ``task_id``.
-        Raises FetchError, naming the address without its query, which may hold secrets, and Unreachable where
-        it is Label Studio that does not answer.
+        Raises NoPhoto where the task is at fault, Refused where a setting or an access is, TokenRefused where
+        it is the token, Unreachable where Label Studio does not answer and HostUnavailable where another
+        server does not. All name the address without its query, which may hold secrets.
         """
-        target = self._target(url, task_id)
         deadline = time.monotonic() + self._timeout_s
-        trusted = True  # until a hop leaves Label Studio: a stranger's redirect must not spend the token
-        for _ in range(MAX_REDIRECTS + 1):
-            trusted = trusted and self._is_server(target)
-            redirect, body = self._get(target, trusted, deadline)
-            if redirect is None:
-                return body
-            target = redirect
-        raise FetchError(f"{_shown(target)}: more than {MAX_REDIRECTS} redirects; use the final address")
+        target, own = first = self._target(url, task_id)
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                answer = self._get(target, own, deadline)
+                if isinstance(answer, bytes):
+                    return answer
+                target, own = answer
+        except FetchError as error:
+            if target == first[0]:
+                raise
+            raise type(error)(f"{shown(first[0])} redirects to {error}") from error
+        raise Refused(
+            f"{shown(first[0])}: more than {MAX_REDIRECTS} redirects, the last to {shown(target)}; "
+            "use the final address"
+        )
 
-    def _target(self, url: str, task_id: int | None) -> httpx.URL:
-        """Return the address to ask first."""
+    def _target(self, url: object, task_id: int | None) -> tuple[httpx.URL, bool]:
+        """Give the address to ask first, and whether it is Label Studio's own."""
         if not isinstance(url, str) or not url.strip():
-            raise FetchError(f"the task has no photo's address, but {url!r}; check its data")
+            raise NoPhoto(f"the task has no photo's address, but {url!r}; check its data")
         url = url.strip()
-        scheme = url.partition(":")[0].lower()
-        if url.startswith("/") and not url.startswith("//"):
-            prefix = self._needed_server(url).path
-            path = url if prefix == "/" or url.startswith(prefix) else prefix + url[1:]
-            return _parse(f"{_base(self._needed_server(url))}{path}")
+        scheme = url.partition("://")[0].lower() if "://" in url else ""
         if scheme in _CLOUD:
             server = self._needed_server(url)
             if task_id is None:
-                raise FetchError(f"{url}: Label Studio signs cloud storage by task, but the task has no id")
+                raise NoPhoto(f"{url}: Label Studio signs cloud storage by task, but the task has no id")
             signed = base64.urlsafe_b64encode(url.encode(errors="replace")).decode()
-            return _parse(f"{server}tasks/{task_id}/presign/").copy_set_param("fileuri", signed)
-        if scheme in _DEFAULT_PORTS:
-            return _parse(url)
-        raise FetchError(
-            f"{url[:80]}: cannot be fetched; use an upload, http(s)://, or a cloud storage "
-            f"({', '.join(f'{name}://' for name in _CLOUD)}) connected to Label Studio"
-        )
+            return parse(f"{server.url}tasks/{task_id}/presign/").copy_set_param("fileuri", signed), True
+        is_path = url.startswith("/") and not url.startswith("//")
+        if not is_path and scheme not in DEFAULT_PORTS:
+            raise NoPhoto(
+                f"{url[:80]}: cannot be fetched; use an upload, http(s)://, or a cloud storage "
+                f"({', '.join(f'{name}://' for name in _CLOUD)}) connected to Label Studio"
+            )
+        found = self._needed_server(url).own(url) if is_path or self._server else None
+        return (parse(url), False) if found is None else (found, True)
 
-    def _needed_server(self, url: str) -> httpx.URL:
+    def _needed_server(self, url: str) -> Server:
         if self._server is None:
-            raise FetchError(f"{url}: is kept by Label Studio; set LABEL_STUDIO_URL to its address")
+            raise Refused(f"{url[:80]}: is kept by Label Studio; set LABEL_STUDIO_URL to its address")
         return self._server
 
-    def _is_server(self, url: httpx.URL) -> bool:
-        return self._server is not None and _origin(url) == _origin(self._server)
-
-    def _get(self, url: httpx.URL, trusted: bool, deadline: float) -> tuple[httpx.URL | None, bytes]:
-        """One hop: where it redirects to, or the body."""
-        kind = Unreachable if trusted else FetchError
+    def _get(self, url: httpx.URL, own: bool, deadline: float) -> bytes | tuple[httpx.URL, bool]:
+        """One hop: the body, or where it redirects to and whether that is still Label Studio."""
+        away = Unreachable if own else HostUnavailable
         try:
-            authorization = self._authorization() if trusted else None
-            response = self._send(url, authorization, deadline)
-            if response.status_code == 401 and authorization and authorization.startswith("Bearer"):
-                # the access token was revoked, or our clock is behind the server's: exchange once more
-                response.close()
-                response = self._send(url, self._authorization(renew=True), deadline)
+            response = self._ask(url, own, deadline)
             try:
-                return self._answer(response, url, trusted)
+                if response.has_redirect_location:
+                    return self._redirect(response, url, own)
+                self._require_success(response.status_code, url, own)
+                return _body(response, url)
             finally:
                 response.close()
         except httpx.TimeoutException as error:
-            raise kind(f"{_shown(url)}: no complete answer within {self._timeout_s:g} s") from error
+            raise away(f"{shown(url)}: no complete answer within {self._timeout_s:g} s") from error
         except httpx.ConnectError as error:
-            hint = f"; is Label Studio running at {self._server}?" if trusted else ""
-            raise kind(f"{_shown(url)}: cannot connect ({error}){hint}") from error
+            hint = f"; is Label Studio running at {self._shown}?" if own else ""
+            raise away(f"{shown(url)}: cannot connect ({error}){hint}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise kind(f"{_shown(url)}: no usable answer ({error}); try again") from error
+            raise away(f"{shown(url)}: no usable answer ({error}); try again") from error
+        except AddressNotAllowed as error:
+            if own or not is_media(url.path):
+                raise
+            raise Refused(
+                f"{error}. If that is Label Studio itself, set its own variable LABEL_STUDIO_HOST to the "
+                "address that people see: it tells its backends"
+            ) from error
 
-    def _send(self, url: httpx.URL, authorization: str | None, deadline: float) -> httpx.Response:
-        headers = {"Authorization": authorization} if authorization else {}
-        request = self._client.build_request("GET", url, headers=headers, extensions={"deadline": deadline})
-        return self._client.send(request, auth=None, stream=True, follow_redirects=False)
+    def _ask(self, url: httpx.URL, own: bool, deadline: float) -> httpx.Response:
+        if not own:
+            return _send(self._elsewhere, url, None, deadline)
+        authorization = self._authorization()
+        response = _send(self._label_studio, url, authorization, deadline)
+        if response.status_code == 401 and authorization and authorization.startswith("Bearer"):
+            # the access token was revoked, or our clock is behind the server's: exchange once more
+            response.close()
+            response = _send(self._label_studio, url, self._authorization(renew=True), deadline)
+        return response
 
-    def _answer(
-        self, response: httpx.Response, url: httpx.URL, trusted: bool
-    ) -> tuple[httpx.URL | None, bytes]:
-        if response.has_redirect_location:
-            target = _parse(response.headers["Location"], base=url)
-            if target.scheme not in _DEFAULT_PORTS:
-                raise FetchError(f"{_shown(url)}: redirects to {target.scheme}://, which is not followed")
-            if trusted and self._is_server(target) and "/user/login" in target.path:
-                raise FetchError(self._refusal(response.status_code, url, trusted))
-            return target, b""
-        if response.status_code in (401, 403):
-            raise FetchError(self._refusal(response.status_code, url, trusted))
-        if response.status_code == 404:
-            cloud = trusted and url.path.endswith("/presign/")
+    def _redirect(self, response: httpx.Response, url: httpx.URL, own: bool) -> tuple[httpx.URL, bool]:
+        """Follow a redirect. A stranger's is one to a stranger: it must not spend the token."""
+        target = _location(response, url)
+        if not own or self._server is None:
+            return target, False
+        if "/user/login" in target.path:
+            raise self._refusal(response.status_code, url)
+        if moved := self._server.moved(url, target):
+            raise Refused(moved)
+        try:
+            found = self._server.own(str(target))
+        except FetchError as error:
+            raise type(error)(f"{shown(url)} redirects to {error}") from error
+        return (target, False) if found is None else (found, True)
+
+    def _require_success(self, status: int, url: httpx.URL, own: bool) -> None:
+        if status == 200:
+            return
+        if status in BUSY or status >= 500:
+            # 1.23 looks an upload up in its database, and fails where that does not have it any more
+            hint = "; was the photo deleted?" if own and status == 500 and "/data/upload/" in url.path else ""
+            kind = Unreachable if own else HostUnavailable
+            raise kind(f"{shown(url)}: answered {status}, not a photo{hint}")
+        if own and status in (401, 403):
+            raise self._refusal(status, url)
+        if own and status in _GONE:
+            cloud = url.path.endswith("/presign/")
             hint = "is its storage connected to the project?" if cloud else "was the photo deleted or moved?"
-            raise FetchError(f"{_shown(url)}: not found (404); {hint}")
-        if response.status_code != 200:
-            kind = Unreachable if trusted and response.status_code in BUSY else FetchError
-            raise kind(f"{_shown(url)}: answered {response.status_code}, not a photo")
-        return None, self._body(response, url)
-
-    def _body(self, response: httpx.Response, url: httpx.URL) -> bytes:
-        body = bytearray()
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > self._max_bytes:
-                raise FetchError(
-                    f"{_shown(url)}: larger than the limit of {self._max_bytes / 1e6:g} MB; "
-                    "make it smaller or raise the limit"
-                )
-        return bytes(body)
-
-    def _refusal(self, status: int, url: httpx.URL, trusted: bool) -> str:
-        if not trusted:
-            return (
-                f"{_shown(url)}: access denied ({status}); only public photos and Label Studio's are served"
+            raise Refused(f"{shown(url)}: not found ({status}) on Label Studio; {hint}")
+        if status in _GONE:
+            raise NoPhoto(f"{shown(url)}: not found ({status}); was the photo deleted or moved?")
+        if status in (401, 403):
+            raise Refused(
+                f"{shown(url)}: access denied ({status}); only public photos and Label Studio's are served"
             )
+        raise Refused(f"{shown(url)}: answered {status}, not a photo")
+
+    def _refusal(self, status: int, url: httpx.URL) -> Refused:
         if self._api_key is None:
-            return f"{_shown(url)}: Label Studio needs a token ({status}); {TOKEN_REMEDY}"
+            return Refused(f"{shown(url)}: Label Studio needs a token ({status}); {TOKEN_REMEDY}")
         if status == 403:
-            return (
-                f"{_shown(url)}: Label Studio denies access (403); may the token's user see this project? "
+            return Refused(
+                f"{shown(url)}: Label Studio denies access (403); may the token's user see this project? "
                 "For local files, are they served (LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED)?"
             )
-        return (
-            f"{_shown(url)}: Label Studio refused the token ({status}); it is expired or revoked, or a "
+        return TokenRefused(
+            f"{shown(url)}: Label Studio refused the token ({status}); it is expired or revoked, or a "
             f"legacy token, which new servers refuse; {TOKEN_REMEDY}"
         )
 
     def _authorization(self, *, renew: bool = False) -> str | None:
         """Make the Authorization header for Label Studio; the SDK exchanges and keeps the access token."""
-        if self._api_key is None:
+        if self._api_key is None or self._server is None:
             return None
         try:
             with self._lock:
                 if self._tokens is None or renew:
                     self._tokens = SyncClientWrapper(
-                        base_url=str(self._server),
+                        base_url=str(self._server.url),
                         api_key=self._api_key.get_secret_value(),
-                        httpx_client=self._client,
+                        httpx_client=self._exchange,
                     )
                 tokens = self._tokens
             return tokens.get_headers()["Authorization"]
-        except (ApiError, ValueError) as error:
+        except NoPhoto as error:
+            raise Refused(f"{self._shown}: the answer to the exchange of tokens: {error}") from error
+        except (ApiError, ArithmeticError, TypeError, ValueError) as error:  # what is no token, or no answer
             detail = error.body if isinstance(error, ApiError) else "no readable answer"
-            known = isinstance(error, ApiError) and error.status_code not in BUSY
-            kind = FetchError if known else Unreachable
-            raise kind(f"{self._server}: the token was not accepted ({detail}); {TOKEN_REMEDY}") from error
+            status = (error.status_code or 0) if isinstance(error, ApiError) else 0
+            kind = TokenRefused if 400 <= status < 500 and status not in BUSY else Unreachable
+            raise kind(f"{self._shown}: the token was not accepted ({detail}); {TOKEN_REMEDY}") from error
+
+    def _require_no_redirect(self, response: httpx.Response) -> None:
+        if self._server:
+            self._server.require_no_redirect(response)
 
 
-def server_address(url: str) -> httpx.URL:
-    """Read Label Studio's address; its path ends in a slash. Raises FetchError for one that cannot be."""
-    server = _parse(url.strip())
-    if server.scheme not in _DEFAULT_PORTS:
-        raise FetchError(f"LABEL_STUDIO_URL is {url!r}; it must look like http://localhost:8080")
-    return _parse(f"{_base(server)}{server.path.rstrip('/')}/")
+def _send(
+    transport: GuardedTransport, url: httpx.URL, authorization: str | None, deadline: float
+) -> httpx.Response:
+    """Ask for a photo, without what a client adds: cookies, and a look at where a redirect goes."""
+    headers = dict(_HEADERS, Authorization=authorization) if authorization else _HEADERS
+    request = httpx.Request("GET", url, headers=headers, extensions={"deadline": deadline})
+    return transport.handle_request(request)
 
 
-def _parse(url: str, base: httpx.URL | None = None) -> httpx.URL:
+def _location(response: httpx.Response, url: httpx.URL) -> httpx.URL:
     try:
-        parsed = base.join(url) if base else httpx.URL(url)
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise FetchError(f"{url[:80]!r} is not a valid address ({error}); check the task's data") from error
-    if parsed.scheme in _DEFAULT_PORTS and not parsed.host:
-        raise FetchError(f"{url[:80]!r} is not a valid address (no host); check the task's data")
-    return parsed
+        target = parse(response.headers["Location"], base=url)
+    except NoPhoto as error:
+        raise NoPhoto(f"{shown(url)} redirects to {error}") from error
+    if target.scheme not in DEFAULT_PORTS:
+        raise Refused(f"{shown(url)}: redirects to {target.scheme}://, which is not followed")
+    return target
 
 
-def _base(url: httpx.URL) -> str:
-    return f"{url.scheme}://{url.netloc.decode()}"
-
-
-def _origin(url: httpx.URL) -> tuple[str, str, int]:
-    return url.scheme, _ascii_host(url), url.port or _DEFAULT_PORTS.get(url.scheme, 0)
-
-
-def _ascii_host(url: httpx.URL) -> str:
-    """Return the host as it is looked up: international names in their ASCII form."""
-    return url.raw_host.decode("ascii").lower()
+def _body(response: httpx.Response, url: httpx.URL) -> bytes:
+    try:
+        body = response.read()
+    except NoPhoto as error:
+        raise NoPhoto(f"{shown(url)}: {error}") from error
+    if body[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise Refused(
+            f"{shown(url)}: answered with a web page, not a photo; does one have to log in there, or is a "
+            "proxy in between?"
+        )
+    return body
 
 
 def _host_ports(host: str) -> list[tuple[str, int]]:
-    url = _parse(f"//{host.strip()}")
+    try:
+        url = parse(f"//{host.strip()}")
+    except NoPhoto:
+        url = httpx.URL()
     if not url.host or url.path not in ("", "/"):
-        raise FetchError(f"allowed host {host!r} must be a host or host:port")
-    return [(_ascii_host(url), port) for port in ([url.port] if url.port else _DEFAULT_PORTS.values())]
-
-
-def _shown(url: httpx.URL) -> str:
-    """Write an address for messages, without password and query, which may hold secrets."""
-    return f"{url.scheme}://{url.host}{f':{url.port}' if url.port else ''}{url.path}"
+        raise Refused(f"EBSEG_ALLOWED_HOSTS: {host!r} must be a host or host:port")
+    ports = [url.port] if url.port else DEFAULT_PORTS.values()
+    return [(host_and_port(url)[0], port) for port in ports]

@@ -1,4 +1,4 @@
-"""An httpx transport for addresses that strangers chose: no private networks, and a deadline.
+"""An httpx transport for addresses that strangers chose: no private networks, a deadline, a bounded answer.
 
 Photos' addresses come from tasks, so anybody who can make a task could point the service at its own
 network. The check happens where the connection is made: a name is resolved once, every address it has
@@ -17,21 +17,29 @@ from functools import cached_property
 import httpcore
 import httpx
 
-from ebseg.errors import FetchError
+from ebseg.errors import NoPhoto, Refused
+from ebseg.label_studio.encoding import decoded
+
+
+class AddressNotAllowed(Refused):
+    """An address is private, and nobody has allowed it."""
 
 
 class GuardedTransport(httpx.BaseTransport):
     """Connects to public addresses and to ``allowed`` (host, port) pairs, each request within its time.
 
     A request's time is over at ``extensions["deadline"]`` (of ``time.monotonic()``), by default
-    ``timeout_s`` after its start, however slowly the answer drips; resolving the name is bounded by
-    the system's resolver only. Connections are not reused, so one made for one host never serves another.
-    Raises FetchError for an address that is not allowed.
+    ``timeout_s`` after its start, however slowly the answer drips and however much it unpacks to; resolving
+    the name is bounded by the system's resolver only. Connections are not reused, so one made for one host
+    never serves another. Answers are unpacked here, up to ``max_bytes``.
+    Raises AddressNotAllowed for a private address, and NoPhoto for an answer that is too large or cannot be
+    unpacked.
     """
 
-    def __init__(self, allowed: Collection[tuple[str, int]], timeout_s: float) -> None:
+    def __init__(self, allowed: Collection[tuple[str, int]], timeout_s: float, max_bytes: int) -> None:
         self._allowed = frozenset(allowed)
         self._timeout_s = timeout_s
+        self._max_bytes = max_bytes
 
     @cached_property
     def _ssl_context(self) -> ssl.SSLContext:
@@ -59,19 +67,41 @@ class GuardedTransport(httpx.BaseTransport):
                     extensions=request.extensions,
                 )
             )
-        return httpx.Response(response.status, headers=response.headers, stream=_Body(response, pool))
+        headers = httpx.Headers(response.headers)
+        encoding = headers.pop("Content-Encoding", "")
+        body = _Body(response, pool, encoding, deadline, self._max_bytes)
+        return httpx.Response(response.status, headers=headers, stream=body)
 
 
 class _Body(httpx.SyncByteStream):
-    """An answer's body; closing it closes the connection."""
+    """An answer's body, unpacked; closing it closes the connection."""
 
-    def __init__(self, response: httpcore.Response, pool: httpcore.ConnectionPool) -> None:
+    def __init__(
+        self,
+        response: httpcore.Response,
+        pool: httpcore.ConnectionPool,
+        encoding: str,
+        deadline: float,
+        max_bytes: int,
+    ) -> None:
         self._response = response
         self._pool = pool
+        self._encoding = encoding
+        self._deadline = deadline
+        self._max_bytes = max_bytes
 
     def __iter__(self) -> Iterator[bytes]:
+        length = 0
         with _httpx_errors():
-            yield from self._response.iter_stream()
+            for piece in decoded(self._encoding, self._response.iter_stream()):
+                _left(self._deadline)
+                length += len(piece)
+                if length > self._max_bytes:
+                    raise NoPhoto(
+                        f"larger than the limit of {self._max_bytes / 1e6:g} MB; make it smaller or raise "
+                        "EBSEG_MAX_BYTES"
+                    )
+                yield piece
 
     def close(self) -> None:
         self._response.close()
@@ -98,9 +128,9 @@ class _GuardedBackend(httpcore.NetworkBackend):
         if (host.lower(), port) not in self._allowed:
             refused = [address for address in addresses if not is_public(address)]
             if refused:
-                raise FetchError(
+                raise AddressNotAllowed(
                     f"{host}:{port} is at {refused[0]}, not a public address; if photos live there, add "
-                    f'"{host}:{port}" to the allowed hosts'
+                    f'"{host}:{port}" to EBSEG_ALLOWED_HOSTS'
                 )
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for tried, address in enumerate(addresses):
@@ -160,7 +190,7 @@ def is_public(address: str) -> bool:
 def _resolve(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
         raise httpcore.ConnectError(f"the name {host} cannot be resolved ({error})") from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 

@@ -13,8 +13,8 @@ import httpx
 from label_studio_sdk.core.api_error import ApiError
 from label_studio_sdk.core.request_options import RequestOptions
 
-from ebseg.errors import EBSegError, FetchError, Outage
-from ebseg.label_studio.fetch import TOKEN_REMEDY, server_address
+from ebseg.errors import EBSegError, Outage, Refused, TokenRefused
+from ebseg.label_studio.server import TOKEN_REMEDY, Server, server_address, shown
 from training.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ PAGE_SIZE = 100
 
 _TRY_AGAIN = (408, 429)  # and everything from 500 on
 _NOT_IT = "what answers there is not Label Studio"  # a proxy's page, say
-_OPTIONS = RequestOptions(max_retries=0)  # the SDK's own tries would send a prediction twice
+OPTIONS = RequestOptions(max_retries=0)  # the SDK's own tries would send a prediction twice
 
 T = TypeVar("T")
 
@@ -46,12 +46,16 @@ class NotInLabelStudio(EBSegError):
 
 @dataclass(frozen=True)
 class LabelStudioProject:
-    """A project. ``model_version``: the one whose scores the Data Manager shows."""
+    """A project.
+
+    ``model_version``: the one whose scores the Data Manager shows. ``predictions``: how many there are.
+    """
 
     id: int
     title: str
     label_config: str
     model_version: str | None
+    predictions: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,32 +87,38 @@ class LabelStudioClient:
 
     A call that meets a lost connection, a time-out, 429 or 5xx is tried again with growing pauses until
     ``settings.patience`` seconds have passed since its start; then it raises StudioUnavailable. All calls
-    raise NotInStudio for what is not there, and FetchError where the token or the request is refused.
-    ``http``: another client than its own.
+    raise NotInStudio for what is not there, TokenRefused where the token is refused, and Refused where the
+    request is, or where the server has moved. ``http``: another client than its own.
 
-    Raises FetchError for an address that cannot be one, and where no token is set.
+    Raises Refused for an address that cannot be one, and where no token is set.
     """
 
     def __init__(self, settings: Settings, *, http: httpx.Client | None = None) -> None:
         if settings.label_studio_api_key is None:
-            raise FetchError(f"LABEL_STUDIO_API_KEY is not set; {TOKEN_REMEDY}")
+            raise Refused(f"LABEL_STUDIO_API_KEY is not set; {TOKEN_REMEDY}")
         # Where the path does not end in a slash, the SDK drops its last part to exchange the token.
-        self._url = str(server_address(settings.label_studio_url))
+        server = server_address(settings.label_studio_url)
+        self._url, self._shown = str(server), shown(server)
         self._key = settings.label_studio_api_key
         self._patience = settings.patience
         if http is None:
-            http = httpx.Client(timeout=TIMEOUT, follow_redirects=True)
+            http = httpx.Client(timeout=TIMEOUT)
             weakref.finalize(self, http.close)
+        http.event_hooks = {"response": [Server(server).require_no_redirect]}
         self._http = http
         self._sdk: LabelStudio | None = None
 
     def project(self, project_id: int) -> LabelStudioProject:
         """Read a project's settings."""
         found = self._call(
-            f"project {project_id}", lambda sdk: sdk.projects.get(project_id, request_options=_OPTIONS)
+            f"project {project_id}", lambda sdk: sdk.projects.get(project_id, request_options=OPTIONS)
         )
         return LabelStudioProject(
-            project_id, found.title or "", found.label_config or "", found.model_version
+            project_id,
+            found.title or "",
+            found.label_config or "",
+            found.model_version,
+            found.total_predictions_number or 0,
         )
 
     def annotated(self, project_id: int) -> Iterator[LabelStudioTask]:
@@ -135,7 +145,7 @@ class LabelStudioClient:
         """List a task's annotations without the cancelled ones."""
         found = self._call(
             f"the annotations of task {task_id}",
-            lambda sdk: sdk.annotations.list(task_id, request_options=_OPTIONS),
+            lambda sdk: sdk.annotations.list(task_id, request_options=OPTIONS),
         )
         return [
             LabelStudioAnnotation(
@@ -153,7 +163,7 @@ class LabelStudioClient:
         """Read a prediction: its ``result`` and its ``model_version``."""
         found = self._call(
             f"prediction {prediction_id}",
-            lambda sdk: sdk.predictions.get(prediction_id, request_options=_OPTIONS),
+            lambda sdk: sdk.predictions.get(prediction_id, request_options=OPTIONS),
         )
         return {"result": found.result or [], "model_version": found.model_version}
 
@@ -179,7 +189,7 @@ class LabelStudioClient:
                 result=answer["result"],
                 score=answer["score"],
                 model_version=answer["model_version"],
-                request_options=_OPTIONS,
+                request_options=OPTIONS,
             )
 
         self._call(f"task {task_id} (to predict)", push)
@@ -192,9 +202,9 @@ class LabelStudioClient:
 
         def update(sdk: "LabelStudio") -> bool:
             try:
-                sdk.projects.update(project_id, model_version=version, request_options=_OPTIONS)
+                sdk.projects.update(project_id, model_version=version, request_options=OPTIONS)
             except ApiError as error:
-                if error.status_code == httpx.codes.BAD_REQUEST and "model_version" in _faults(error):
+                if error.status_code == httpx.codes.BAD_REQUEST and "model_version" in faults(error):
                     return False
                 raise
             return True
@@ -242,8 +252,8 @@ class LabelStudioClient:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise LabelStudioUnavailable(
-                    f"Label Studio at {self._url} does not give {what}: {reason}, for {self._patience:g} s; "
-                    "is it running, and is LABEL_STUDIO_URL its address?"
+                    f"Label Studio at {self._shown} does not give {what}: {reason}, for {self._patience:g} s;"
+                    " is it running, and is LABEL_STUDIO_URL its address?"
                 ) from failure
             time.sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -260,23 +270,21 @@ class LabelStudioClient:
 
     def _refusal(self, what: str, error: ApiError) -> EBSegError:
         """Say why a call is hopeless, without an ApiError's own text, which holds the answer's cookies."""
-        status, faults = error.status_code, _faults(error)
-        if status == httpx.codes.NOT_FOUND or (status == httpx.codes.BAD_REQUEST and "task" in faults):
-            return NotInLabelStudio(f"Label Studio at {self._url} does not have {what}: was it deleted?")
+        status, wrong = error.status_code, faults(error)
+        if status == httpx.codes.NOT_FOUND or (status == httpx.codes.BAD_REQUEST and "task" in wrong):
+            return NotInLabelStudio(f"Label Studio at {self._shown} does not have {what}: was it deleted?")
         if status == httpx.codes.UNAUTHORIZED:
-            return FetchError(
-                f"{self._url}: Label Studio refused the token (401); it is expired or revoked, or a legacy "
+            return TokenRefused(
+                f"{self._shown}: Label Studio refused the token (401); it is expired or revoked, or a legacy "
                 f"token, which new servers refuse; {TOKEN_REMEDY}"
             )
         if status == httpx.codes.FORBIDDEN:
-            return FetchError(
-                f"{self._url}: Label Studio denies access to {what} (403); may the token's user see this "
+            return Refused(
+                f"{self._shown}: Label Studio denies access to {what} (403); may the token's user see this "
                 f"project? If not, {TOKEN_REMEDY}"
             )
         detail = error.body.get("detail") if isinstance(error.body, dict) else "no answer of Label Studio's"
-        return FetchError(
-            f"{self._url}: the request for {what} is refused ({status}: {detail} {faults or ''})"
-        )
+        return Refused(f"{self._shown}: the request for {what} is refused ({status}: {detail} {wrong or ''})")
 
 
 def _filter(field: str, operator: str, value: int) -> dict[str, Any]:
@@ -293,19 +301,19 @@ def _page(project_id: int, query: str, sdk: "LabelStudio") -> Any:
         page_size=PAGE_SIZE,
         query=query,
         resolve_uri=False,
-        request_options=_OPTIONS,
+        request_options=OPTIONS,
     )
 
 
 def _versions(sdk: "LabelStudio", task_id: int) -> list[tuple[int, str]]:
-    found = sdk.predictions.list(task=task_id, request_options=_OPTIONS)
+    found = sdk.predictions.list(task=task_id, request_options=OPTIONS)
     return [(prediction.id, prediction.model_version or "") for prediction in found]
 
 
-def _faults(error: ApiError) -> dict[str, Any]:
+def faults(error: ApiError) -> dict[str, Any]:
     """Give what Label Studio says is wrong with each field of a request."""
-    faults = error.body.get("validation_errors") if isinstance(error.body, dict) else None
-    return faults if isinstance(faults, dict) else {}
+    found = error.body.get("validation_errors") if isinstance(error.body, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _time(value: Any) -> str:

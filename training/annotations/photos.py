@@ -11,10 +11,14 @@ PAUSES = (0.0, 1.0, 3.0, 9.0)
 """Seconds before a photo is asked for again: a server may be busy, but some photos are gone for good."""
 
 
-def photo_fetcher(settings: Settings) -> ImageFetcher:
-    """Build the fetcher of photos. Raises FetchError for an address in the settings that cannot be one."""
+def photo_fetcher(settings: Settings, hostname: str = "") -> ImageFetcher:
+    """Build the fetcher of photos; ``hostname``: what Label Studio calls itself, where that is known.
+
+    Raises Refused for an address in the settings that cannot be one.
+    """
     return ImageFetcher(
         label_studio_url=settings.label_studio_url,
+        hostname=hostname,
         api_key=settings.label_studio_api_key,
         allowed_hosts=settings.allowed_hosts,
         timeout_s=settings.fetch_timeout,

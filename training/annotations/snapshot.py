@@ -311,18 +311,28 @@ def is_held_out(photo: str, share: float) -> bool:
 
 def _held_out(storage: Storage, manifest: Manifest, share: float) -> dict[str, bool]:
     """Tell for each photo whether it is held out: as ever, or by its hash where it is new."""
-    key = f"{folder(manifest.project)}/held_out.json"
+    held_out = decided(storage, manifest.project)
+    new = {entry.photo for entry in manifest.entries} - held_out.keys()
+    if new:
+        held_out |= {photo: is_held_out(photo, share) for photo in new}
+        content = json.dumps(held_out, sort_keys=True, indent=1).encode()
+        storage.write(_decided_key(manifest.project), content)
+    return held_out
+
+
+def decided(storage: Storage, project_id: int) -> dict[str, bool]:
+    """Read for each photo that was seen, by its hash, whether it is held out. Raises DataError if damaged."""
+    key = _decided_key(project_id)
     try:
-        decided = TypeAdapter(dict[str, bool]).validate_json(storage.read(key))
+        return TypeAdapter(dict[str, bool]).validate_json(storage.read(key))
     except FileNotFoundError:
-        decided = {}
+        return {}
     except ValidationError as error:
         raise DataError(
             f"{key} in {storage} is damaged: restore it; without it nobody knows which photos may judge the "
             "models that were trained"
         ) from error
-    new = {entry.photo for entry in manifest.entries} - decided.keys()
-    if new:
-        decided |= {photo: is_held_out(photo, share) for photo in new}
-        storage.write(key, json.dumps(decided, sort_keys=True, indent=1).encode())
-    return decided
+
+
+def _decided_key(project_id: int) -> str:
+    return f"{folder(project_id)}/held_out.json"

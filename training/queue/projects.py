@@ -19,6 +19,9 @@ PROJECTS_KEY = "ebseg:projects"
 MODEL_KEY = "ebseg:model"
 """The model that the service was told to serve."""
 
+HOSTNAME_KEY = "ebseg:hostname"
+"""What Label Studio calls itself to its backends."""
+
 _NEXT_ROUND = """
 if (redis.call('HGET', KEYS[1], 'round') or '0') == ARGV[1] then
     redis.call('HINCRBY', KEYS[1], 'round', 1)
@@ -135,6 +138,17 @@ def known_projects(connection: Redis, settings: Settings) -> list[int]:
 def forget_project(connection: Redis, number: int) -> None:
     """Drop a project that Label Studio does not have any more."""
     connection.srem(PROJECTS_KEY, number)
+
+
+def tell_the_hostname(connection: Redis, hostname: str) -> None:
+    """Note what Label Studio calls itself, for the workers: tasks' photos carry that address."""
+    connection.set(HOSTNAME_KEY, hostname)
+
+
+def hostname(connection: Redis) -> str:
+    """Give what Label Studio calls itself, as it last told the service; empty where it never did."""
+    told = connection.get(HOSTNAME_KEY)
+    return "" if told is None else text(told)
 
 
 def tell_the_model(connection: Redis, settings: Settings) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from training.queue.plans import submit_chunks
-from training.queue.projects import PROJECTS_KEY, Project, tell_the_model
+from training.queue.projects import PROJECTS_KEY, Project, tell_the_hostname, tell_the_model
 from training.queue.queues import connect, find
 from training.settings import Settings
 
@@ -22,6 +22,10 @@ class Triggers:
     def note_project(self, project_id: int) -> None:
         """Remember a project that has called, for the schedule; no more than so many."""
         self._is_known(project_id)
+
+    def note_hostname(self, hostname: str) -> None:
+        """Remember what Label Studio calls itself, for the workers: tasks' photos carry that address."""
+        tell_the_hostname(self._connection, hostname)
 
     def _is_known(self, project_id: int) -> bool:
         if self._connection.scard(PROJECTS_KEY) < MOST_PROJECTS:

@@ -62,7 +62,7 @@ def test_it_serves_predictions_until_it_is_told_to_stop(label_studio, checkpoint
     with serving(environment(label_studio, EBSEG_MODEL=str(checkpoint))) as (process, url):
         with httpx.Client(base_url=url, timeout=SECONDS) as client:
             assert client.get("/health").json() == {"status": "UP"}
-            tasks = [task(1, upload(0)), task(2, "/none")]
+            tasks = [task(1, upload(0)), task(2, "/data/none")]
             answer = client.post("/predict", json={"tasks": tasks, "label_config": label_config()})
             first, empty = answer.json()["results"]
             refused = client.post("/setup", json={"schema": "<View/>"})
@@ -85,12 +85,12 @@ def test_what_is_begun_is_finished_when_it_is_told_to_stop(label_studio, checkpo
         photo(handler)
 
     photo = label_studio.routes[upload(0)]
-    label_studio.routes["/slow"] = slow
+    label_studio.routes["/data/slow"] = slow
     answers: list[httpx.Response] = []
     with serving(environment(label_studio, EBSEG_MODEL=str(checkpoint))) as (process, url):
         wait_for(lambda: httpx.get(f"{url}/ready", timeout=SECONDS).status_code == 200)
         body = {
-            "tasks": [task(n, upload(0)) for n in (1, 2)] + [task(3, "/slow")],
+            "tasks": [task(n, upload(0)) for n in (1, 2)] + [task(3, "/data/slow")],
             "label_config": label_config(),
         }
         call = threading.Thread(

@@ -15,6 +15,7 @@ from training.queue.embedded_redis import embedded_redis, stop_embedded_redis
 from training.queue.projects import (
     PROJECTS_KEY,
     Project,
+    hostname,
     known_projects,
     require_the_services_model,
 )
@@ -120,6 +121,14 @@ def test_a_worker_that_would_teach_another_model_is_told(settings):
     with pytest.raises(ConfigError, match="the service serves ebseg-base"):
         require_the_services_model(connection, settings)
     require_the_services_model(connection, settings.model_copy(update={"model": "ebseg-base"}))
+
+
+def test_what_label_studio_calls_itself_is_remembered_for_the_workers(settings):
+    connection = connect(settings)
+    assert hostname(connection) == ""
+    for told in ("http://old", "http://labels.example.com/ls"):
+        Triggers(settings).note_hostname(told)
+    assert hostname(connection) == "http://labels.example.com/ls"
 
 
 def test_strangers_cannot_fill_the_memory(settings):

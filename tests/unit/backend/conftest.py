@@ -127,6 +127,9 @@ class Sink:
     def note_project(self, project_id: int) -> None:
         self._tell("project", project_id)
 
+    def note_hostname(self, hostname: str) -> None:
+        self._tell("hostname", hostname)
+
     def finish(self, project_id: int, task_ids: list[int], version: str) -> None:
         self._tell("finish", project_id, task_ids, version)
 

@@ -117,6 +117,30 @@ def test_a_project_that_calls_is_told(learning, sink):
     assert told(client, sink) == [("project", 5), ("project", 1)]
 
 
+def test_what_label_studio_calls_itself_is_told_to_the_workers(learning, sink):
+    client = learning()
+    body = {"project": "5.1700000000", "schema": label_config(), "hostname": "http://labels.example.com/ls/"}
+    client.post("/setup", json=body)
+    assert told(client, sink) == [("project", 5), ("hostname", "http://labels.example.com/ls")]
+
+
+@pytest.mark.parametrize("hostname", [None, 7, {}, "labels.example.com", "http://", "x" * 5000])
+def test_an_odd_name_is_nothing_to_be_told(learning, sink, hostname):
+    client = learning()
+    body = {"project": "5.1700000000", "schema": label_config(), "hostname": hostname}
+    assert client.post("/setup", json=body).json == {"model_version": "scripted"}
+    assert told(client, sink) == [("project", 5)]
+
+
+def test_photos_at_the_name_that_setup_told_come_from_label_studio(learning):
+    client = learning(learn=False)
+    tasks = [task(1, "http://labels.example.com/ls" + upload(0)), task(2, "/ls" + upload(0))]
+    assert not results(predict(client, tasks[:1]))[0].get("result")
+    client.post("/setup", json={"hostname": "http://labels.example.com/ls"})
+    assert all(answer["result"] for answer in results(predict(client, tasks)))
+    assert client.get("/ready").json["hostname"] == "http://labels.example.com/ls"
+
+
 def test_a_call_that_names_no_project_is_answered_and_not_told(learning, sink):
     client = learning()
     for project in (None, "", "x", {"id": []}, 0):
@@ -132,10 +156,16 @@ def test_a_call_that_names_no_project_is_answered_and_not_told(learning, sink):
 
 def test_tasks_left_out_for_want_of_time_are_told_and_no_others(learning, sink, label_studio):
     gate = Gate()
-    label_studio.routes["/slow"] = lambda handler: gate()
+    label_studio.routes["/data/slow"] = lambda handler: gate()
     client = learning(predict_budget=1.0)
     nameless = {"data": {"image": upload(0)}}
-    tasks = [task(11, upload(0)), task(12, "/none"), task(13, "/slow"), task(14, upload(0)), nameless]
+    tasks = [
+        task(11, upload(0)),
+        task(12, "/data/none"),
+        task(13, "/data/slow"),
+        task(14, upload(0)),
+        nameless,
+    ]
     first, empty, *others = results(predict(client, tasks))
     gate.open()
     assert first["result"] and empty["result"] == [] and others == [{}, {}, {}]

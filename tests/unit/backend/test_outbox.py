@@ -40,6 +40,7 @@ def test_each_kind_of_hint_reaches_the_sink(sink, outbox):
         lambda: outbox.annotated(3, forced=True),
         lambda: outbox.unfinished(4, [9, 8, 9], "v1"),
         lambda: outbox.unfinished(5, [], "v1"),
+        lambda: outbox.called(6, "http://labels"),
     ):
         tell()
         waiting(sink, outbox)
@@ -49,6 +50,8 @@ def test_each_kind_of_hint_reaches_the_sink(sink, outbox):
         ("event", 3, 1, True),
         ("project", 4),
         ("finish", 4, [8, 9], "v1"),
+        ("project", 6),
+        ("hostname", "http://labels"),
     ]
 
 

@@ -161,10 +161,10 @@ BAD_TASKS = {
     "unknown scheme": (task(9, "ftp://host/a.png"), None, "cannot be fetched"),
     "private address": (task(9, "http://127.0.0.1:9/a.png"), None, "not a public address"),
     "no address at all": (task(9, "http://[::bad/a.png"), None, "not a valid address"),
-    "not an image": (task(9, "/bad"), b"<html>Log in</html>", "not an image"),
-    "empty file": (task(9, "/bad"), b"", "the file is empty"),
-    "truncated": (task(9, "/bad"), truncated(), "damaged or truncated"),
-    "100 megapixels": (task(9, "/bad"), hundred_megapixels(), "100.0 megapixels"),
+    "not an image": (task(9, "/data/bad"), b"no image at all", "not an image"),
+    "empty file": (task(9, "/data/bad"), b"", "the file is empty"),
+    "truncated": (task(9, "/data/bad"), truncated(), "damaged or truncated"),
+    "100 megapixels": (task(9, "/data/bad"), hundred_megapixels(), "100.0 megapixels"),
 }
 
 
@@ -173,7 +173,7 @@ def test_a_bad_task_gets_an_empty_prediction_and_a_reason_in_the_log(
     client, label_studio, caplog, bad, content, reason
 ):
     if content is not None:
-        label_studio.routes["/bad"] = reply(content)
+        label_studio.routes["/data/bad"] = reply(content)
     with caplog.at_level(logging.WARNING, "backend"):
         first, empty, last = results(predict(client, [task(1, upload(0)), bad, task(2, upload(1))]))
     assert empty == {"result": [], "score": 0.0, "model_version": "tiny-untrained"}
@@ -252,8 +252,8 @@ FILES = {
 
 @pytest.mark.parametrize(("content", "size"), FILES.values(), ids=FILES)
 def test_unusual_files_are_predicted_as_a_browser_shows_them(client, label_studio, content, size):
-    label_studio.routes["/photo"] = reply(content)
-    [answer] = results(predict(client, [task(1, "/photo")]))
+    label_studio.routes["/data/photo"] = reply(content)
+    [answer] = results(predict(client, [task(1, "/data/photo")]))
     region = answer["result"][0]
     assert (region["original_width"], region["original_height"]) == size
 

@@ -139,10 +139,10 @@ def test_what_is_not_finished_in_time_is_left_out_and_the_rest_kept(make_client)
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_photo_that_never_arrives_is_left_out_in_time(make_client, label_studio, count):
     gate = Gate()
-    label_studio.routes["/slow"] = lambda handler: gate()
+    label_studio.routes["/data/slow"] = lambda handler: gate()
     client = make_client(ScriptedModel, predict_budget=0.3)
     begun = time.monotonic()
-    assert results(predict(client, [task(number, "/slow") for number in range(count)])) == [{}] * count
+    assert results(predict(client, [task(number, "/data/slow") for number in range(count)])) == [{}] * count
     assert time.monotonic() - begun < 2
     gate.open()
 
@@ -232,9 +232,11 @@ def test_more_predictions_than_threads_for_them_are_refused_at_once(make_client)
 
 def test_only_a_few_photos_are_fetched_ahead_of_the_model(make_client, label_studio, scenes):
     gate = Gate()
-    label_studio.routes["/photo"] = reply(png(scenes[0]))
+    label_studio.routes["/data/photo"] = reply(png(scenes[0]))
     client = make_client(lambda: ScriptedModel(gate))
-    with in_background(lambda: predict(client, [task(number, "/photo") for number in range(30)])) as answer:
+    with in_background(
+        lambda: predict(client, [task(number, "/data/photo") for number in range(30)])
+    ) as answer:
         gate.wait_until_reached()
         end = time.monotonic() + 20
         while len(label_studio.seen) < FETCH_AHEAD and time.monotonic() < end:
@@ -250,14 +252,14 @@ def test_only_a_few_photos_are_fetched_ahead_of_the_model(make_client, label_stu
 
 
 def test_a_photo_that_breaks_the_model_is_left_out_alone(make_client, label_studio, caplog):
-    label_studio.routes["/wide"] = reply(png(np.zeros((10, 99, 3), np.uint8)))
+    label_studio.routes["/data/wide"] = reply(png(np.zeros((10, 99, 3), np.uint8)))
 
     def meanwhile(image) -> None:
         if image.shape[1] == 99:
             raise RuntimeError("CUDA out of memory")
 
     client = make_client(lambda: ScriptedModel(meanwhile))
-    response = predict(client, [task(1, upload(0)), task(2, "/wide"), task(3, upload(1))])
+    response = predict(client, [task(1, upload(0)), task(2, "/data/wide"), task(3, upload(1))])
     first, broken, last = results(response)
     assert first["result"] and last["result"]
     assert broken == {}
@@ -275,8 +277,8 @@ def test_scores_that_are_not_numbers_spoil_one_task_only(make_client, label_stud
                 found.scores[:] = np.nan
             return found
 
-    label_studio.routes["/black"] = reply(png(np.zeros((60, 80, 3), np.uint8)))
-    spoilt, good = results(predict(make_client(Damaged), [task(1, "/black"), task(2, upload(0))]))
+    label_studio.routes["/data/black"] = reply(png(np.zeros((60, 80, 3), np.uint8)))
+    spoilt, good = results(predict(make_client(Damaged), [task(1, "/data/black"), task(2, upload(0))]))
     assert spoilt == {"result": [], "score": 0.0, "model_version": "scripted"}
     assert good["result"]
     assert "not finite" in caplog.text

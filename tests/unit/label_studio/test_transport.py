@@ -96,32 +96,32 @@ def test_public_addresses(address, public):
 def test_private_hosts_are_refused_however_they_are_written(start_server, host):
     server = start_server()
     with pytest.raises(FetchError, match="not a public address|not a valid address|cannot be resolved"):
-        ImageFetcher().fetch(f"http://{host}:{server.server_port}/a.jpg")
+        ImageFetcher().fetch(f"http://{host}:{server.server_port}/data/a.jpg")
     assert server.seen == []
 
 
 def test_label_studios_host_does_not_open_its_other_ports(label_studio, elsewhere):
     with pytest.raises(FetchError, match="not a public address"):
-        ImageFetcher(label_studio_url=label_studio.url).fetch(f"{elsewhere.url}/a.jpg")
+        ImageFetcher(label_studio_url=label_studio.url).fetch(f"{elsewhere.url}/data/a.jpg")
     assert elsewhere.seen == []
 
 
 @pytest.mark.parametrize(("allowed", "served"), [("127.0.0.1:{port}", True), ("127.0.0.1", False)])
 def test_allowed_hosts_name_their_port(elsewhere, allowed, served):
-    elsewhere.routes["/a.jpg"] = reply(PHOTO)
+    elsewhere.routes["/data/a.jpg"] = reply(PHOTO)
     photos = ImageFetcher(allowed_hosts=[allowed.format(port=elsewhere.server_port)])
     if served:
-        assert photos.fetch(f"{elsewhere.url}/a.jpg") == PHOTO
+        assert photos.fetch(f"{elsewhere.url}/data/a.jpg") == PHOTO
     else:
-        with pytest.raises(FetchError, match=f'add "{elsewhere.host}" to the allowed hosts'):
-            photos.fetch(f"{elsewhere.url}/a.jpg")
+        with pytest.raises(FetchError, match=f'add "{elsewhere.host}" to EBSEG_ALLOWED_HOSTS'):
+            photos.fetch(f"{elsewhere.url}/data/a.jpg")
 
 
 def test_localhost_is_reached_by_whichever_address_answers(label_studio):
     """The name has an IPv6 and an IPv4 address on most machines; the server listens on IPv4 only."""
-    label_studio.routes["/a.jpg"] = reply(PHOTO)
+    label_studio.routes["/data/a.jpg"] = reply(PHOTO)
     photos = ImageFetcher(label_studio_url=f"http://LocalHost:{label_studio.server_port}")
-    assert photos.fetch("/a.jpg") == PHOTO
+    assert photos.fetch("/data/a.jpg") == PHOTO
 
 
 class Resolver:
@@ -139,29 +139,29 @@ class Resolver:
 
 
 def test_a_name_is_resolved_once_and_the_connection_goes_to_what_was_checked(elsewhere, monkeypatch):
-    elsewhere.routes["/a.jpg"] = reply(PHOTO)
+    elsewhere.routes["/data/a.jpg"] = reply(PHOTO)
     resolver = Resolver(photos_test=[["127.0.0.1"]])  # a second lookup would fail
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     host = f"photos.test:{elsewhere.server_port}"
-    assert ImageFetcher(allowed_hosts=[host]).fetch(f"http://{host}/a.jpg") == PHOTO
+    assert ImageFetcher(allowed_hosts=[host]).fetch(f"http://{host}/data/a.jpg") == PHOTO
     assert elsewhere.seen[0][1]["host"] == host
     assert resolver.answers["photos.test"] == []
 
 
 def test_international_names_can_be_allowed(elsewhere, monkeypatch):
-    elsewhere.routes["/a.jpg"] = reply(PHOTO)
+    elsewhere.routes["/data/a.jpg"] = reply(PHOTO)
     resolver = Resolver()
     resolver.answers["xn--straenfotos-y6a.test"] = [["127.0.0.1"]]
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     host = f"Straßenfotos.test:{elsewhere.server_port}"
-    assert ImageFetcher(allowed_hosts=[host]).fetch(f"http://{host}/a.jpg") == PHOTO
+    assert ImageFetcher(allowed_hosts=[host]).fetch(f"http://{host}/data/a.jpg") == PHOTO
 
 
 @pytest.mark.parametrize("found", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["8.8.8.8", "::1"]])
 def test_a_name_with_any_private_address_is_refused(elsewhere, monkeypatch, found):
     monkeypatch.setattr(socket, "getaddrinfo", Resolver(rebind_test=[found]))
     with pytest.raises(FetchError, match="rebind.test:.* is at (127.0.0.1|::1), not a public address"):
-        ImageFetcher().fetch(f"http://rebind.test:{elsewhere.server_port}/a.jpg")
+        ImageFetcher().fetch(f"http://rebind.test:{elsewhere.server_port}/data/a.jpg")
     assert elsewhere.seen == []
 
 
@@ -182,11 +182,11 @@ def test_https_is_verified_by_name(start_server, authority, certified, message):
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(certified).configure_cert(tls)
     server = start_server(tls)
-    server.routes["/a.jpg"] = reply(PHOTO)
+    server.routes["/data/a.jpg"] = reply(PHOTO)
     photos = ImageFetcher(label_studio_url=f"https://localhost:{server.server_port}")
     if message is None:
-        assert photos.fetch("/a.jpg") == PHOTO
+        assert photos.fetch("/data/a.jpg") == PHOTO
     else:
         with pytest.raises(FetchError, match=message):
-            photos.fetch("/a.jpg")
+            photos.fetch("/data/a.jpg")
         assert server.seen == []

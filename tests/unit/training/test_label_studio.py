@@ -6,7 +6,7 @@ import httpx
 import jwt
 import pytest
 
-from ebseg.errors import FetchError
+from ebseg.errors import Refused, TokenRefused
 from tests.unit.training.fake_label_studio import FakeLabelStudio
 from training.annotations import label_studio as module
 from training.annotations.label_studio import LabelStudioClient, LabelStudioUnavailable, NotInLabelStudio
@@ -245,24 +245,48 @@ def test_each_page_has_patience_of_its_own(fake, studio, clock, monkeypatch):
 
 
 REFUSALS = [
-    (401, "refused the token.*create a personal access token"),
-    (403, r"denies access to project 1 \(403\).*create a personal access token"),
-    (400, "is refused"),
-    (405, "is refused"),
+    (401, TokenRefused, "refused the token.*create a personal access token"),
+    (403, Refused, r"denies access to project 1 \(403\).*create a personal access token"),
+    (400, Refused, "is refused"),
+    (405, Refused, "is refused"),
 ]
 
 
-@pytest.mark.parametrize(("status", "message"), REFUSALS)
-def test_a_refusal_is_told_at_once_and_without_what_is_secret(fake, studio, clock, status, message):
+@pytest.mark.parametrize(("status", "kind", "message"), REFUSALS)
+def test_a_refusal_is_told_at_once_and_without_what_is_secret(fake, studio, clock, status, kind, message):
     def refuse(request: httpx.Request) -> httpx.Response:
         headers = {"Set-Cookie": "sessionid=SECRET"}
         return httpx.Response(status, json={"detail": "No."}, headers=headers)
 
     fake.trouble = [refuse] * 3
-    with pytest.raises(FetchError, match=message) as caught:
+    with pytest.raises(Refused, match=message) as caught:
         studio.project(1)
+    assert type(caught.value) is kind
     assert clock.pauses == []
     assert "SECRET" not in str(caught.value) and "key" not in str(caught.value).lower().split()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_server_that_has_moved_says_where_it_is(fake, studio, clock, status):
+    """httpx would follow with a GET and without the token: a 401 or a 405 that says nothing."""
+
+    def moved(request: httpx.Request) -> httpx.Response:
+        there = str(request.url.copy_with(scheme="https", host="labels.example.com"))
+        return httpx.Response(status, headers={"Location": there})
+
+    fake.trouble = [moved] * 2
+    with pytest.raises(
+        Refused, match="redirects to https://labels.example.com/: set LABEL_STUDIO_URL to that"
+    ):
+        studio.project(1)
+    with pytest.raises(Refused, match="redirects to https://labels.example.com/: set"):
+        studio.push_prediction(1, ANSWER)
+    fake.trouble = [lambda request: httpx.Response(302, headers={"Location": "https://sso.test/login"})]
+    with pytest.raises(
+        Refused, match="redirects to https://sso.test/login, which is no call of Label Studio's"
+    ):
+        studio.project(1)
+    assert clock.pauses == []
 
 
 def test_what_is_no_label_studio_is_told(fake, studio):
@@ -277,12 +301,12 @@ def test_what_is_no_label_studio_is_told(fake, studio):
 
 
 def test_without_a_token_the_remedy_is_told(fake):
-    with pytest.raises(FetchError, match="LABEL_STUDIO_API_KEY is not set; create a personal access token"):
+    with pytest.raises(Refused, match="LABEL_STUDIO_API_KEY is not set; create a personal access token"):
         connect(fake, label_studio_api_key=None)
 
 
 def test_an_address_that_is_none_is_told(fake):
-    with pytest.raises(FetchError, match="it must look like http://localhost:8080"):
+    with pytest.raises(Refused, match="it must look like http://localhost:8080"):
         connect(fake, label_studio_url="localhost:8080")
 
 
