@@ -12,6 +12,9 @@ from backend.service import Service
 from backend.webhook_events import Action, Event, read_event, read_project
 from ebseg.label_studio.tasks import read_label_config
 
+MOST_TASKS = 10_000
+"""Tasks of a request; each costs a moment even if it is none. Label Studio sends what was selected."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -65,6 +68,12 @@ def blueprint(service: Service) -> Blueprint:
     def predict() -> Response:
         """Give a prediction for each task."""
         body = PredictRequest.model_validate_json(request.get_data())
+        if len(body.tasks) > MOST_TASKS:
+            return error_response(
+                400,
+                f"{len(body.tasks)} tasks in one request are more than {MOST_TASKS}; select fewer tasks, or "
+                "have workers predict the whole project (ebseg label)",
+            )
         context = body.params.context if body.params else None
         results = service.predict(body.tasks, body.label_config, context, read_project(body.project))
         # Task by task: encoding hundreds of masks in one call would hold up every other thread for seconds.

@@ -18,7 +18,7 @@ from backend.metrics import Metrics, TaskOutcome
 from backend.model_holder import ModelHolder, ModelUnavailable, PinnedModel
 from backend.outbox import Outbox, Sink
 from backend.webhook_events import Event
-from ebseg.errors import EBSegError
+from ebseg.errors import AnnotationError, EBSegError
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.label_studio.regions import Region, prediction
@@ -134,7 +134,8 @@ class Service:
         photo gets an empty prediction, and the log the reason. Tasks of a ``project`` that are not finished
         become a hint, on which workers finish them. ``context`` is that of a smart tool, which asks for one
         label; what it asked for in vain is of no use later. Raises LabelConfigError or AnnotationError for
-        what no task can be predicted with, ModelUnavailable if the model could not be loaded, and Busy.
+        what no task can be predicted with, or nobody can point with, ModelUnavailable if the model could not
+        be loaded, and Busy.
         """
         request = self._request(label_config, context)
         if request.model.failure:
@@ -183,7 +184,10 @@ class Service:
         return request.pipeline.photo(task)
 
     def _answer(self, task: Any, photo: Future[npt.NDArray[np.uint8]], request: _Request) -> _Answer:
-        """Predict one task; whatever goes wrong with it stays with it."""
+        """Predict one task; whatever goes wrong with it stays with it.
+
+        What is wrong with a smart tool's regions is told to the person who drew them, and draws them again.
+        """
         name = describe(task, request.pipeline.labelling.data_key)
         try:
             answer = _Answer(
@@ -195,6 +199,8 @@ class Service:
             logger.warning("%s is left out: out of time", name)
             answer = _Answer(TaskOutcome.SKIPPED)
         except EBSegError as error:
+            if request.asked and isinstance(error, AnnotationError):
+                raise
             logger.warning("%s gets an empty prediction: %s", name, error)
             answer = _Answer(TaskOutcome.EMPTY)
         except Exception:  # one task must not cost the others' finished masks; left out, it can be retried
@@ -275,4 +281,4 @@ def _unfinished(tasks: Sequence[Any], answers: Sequence[_Answer]) -> list[int]:
     left = [
         task for task, answer in zip(tasks, answers, strict=True) if answer.outcome is TaskOutcome.SKIPPED
     ]
-    return [number for task in left if isinstance(task, dict) and (number := task_id(task)) is not None]
+    return [number for task in left if (number := task_id(task)) is not None]

@@ -8,9 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ebseg.errors import AnnotationError
-from ebseg.label_studio.drawing import Mask
+from ebseg.label_studio.drawing import Mask, pixels
 from ebseg.label_studio.kinds import kind_of_value
 from ebseg.label_studio.label_config import Control
+from ebseg.label_studio.shown import MOST_WORDS, shown
+
+PAINTING = 2
+"""Goes up whenever ``paint`` makes other pixels of the same regions: what it made before is made anew."""
+
+MOST_RESULTS = 10_000
+"""Regions, choices and the like of one annotation; each region takes as long as the photo has pixels."""
 
 _WRONG = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What reading a region that is no region raises."""
@@ -20,12 +27,15 @@ _WRONG = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 class Painted:
     """What regions show.
 
-    ``label_map``: (H, W) int16, index into the control's labels, -1 where no region is. ``unknown``: labels
-    of regions that the control does not have, "" for a region without a label; each once, in order.
+    ``label_map``: (H, W) int16, index into the control's labels, -1 where no region is. ``regions``: how many
+    there are that are areas. ``unknown``: labels of regions that the control does not have, "" for a region
+    without a label; each once, in order. ``blank``: names of regions that have no pixel.
     """
 
     label_map: npt.NDArray[np.int16]
+    regions: int
     unknown: tuple[str, ...]
+    blank: tuple[str, ...]
 
 
 @dataclass
@@ -34,8 +44,7 @@ class _Region:
 
     name: str
     value: dict[str, Any] = field(default_factory=dict)
-    sizes: set[tuple[Any, Any]] = field(default_factory=set)
-    rotation: Any = 0
+    sizes: list[tuple[Any, Any]] = field(default_factory=list)
 
     @property
     def labels(self) -> list[str]:
@@ -53,26 +62,34 @@ def paint(result: Sequence[Mapping[str, Any]], control: Control, height: int, wi
     that the control has; the place of one whose label the control does not have becomes -1, as it shows none
     of them. Everything else is left out: key points, choices, relations, text.
 
-    Raises AnnotationError, which names the region, for one that is damaged, made on a photo of another size
-    or on a turned photo, and for a vector, which has no pixels.
+    ``image_rotation`` says how a person had turned the photo on the screen, and nothing else. Coordinates,
+    sizes and masks are those of the photo as it is: the editor turns its whole stage, asks the stage for
+    places on the photo, and paints masks on a canvas of the photo's own size (1.23: ``ImageView``,
+    ``Image.fixZoomedCoords``, ``exportRLE``). It writes the number with each region and never reads it; nor
+    does the SDK.
+
+    Raises AnnotationError for what is no list of regions, or too long; and, with the region's name, for a
+    region that is damaged or made on a photo of another size, and for an open vector, which has no pixels.
     """
     label_map = np.full((height, width), -1, dtype=np.int16)
-    unknown: dict[str, None] = {}
-    keys = [label.key for label in control.labels]
+    count, unknown, blank = 0, dict[str, None](), []
     for region in _regions(result, control.to_name):
         try:
             mask = _mask(region, height, width)
             labels = region.labels
         except (AnnotationError, *_WRONG) as error:
             why = str(error) if isinstance(error, AnnotationError) else f"it cannot be read ({error!r})"
-            raise AnnotationError(f'region "{region.name}": {why}') from error
+            raise AnnotationError(f'region "{region.name}": {shown(why, MOST_WORDS)}') from error
         if mask is None:
             continue
-        known = [label for label in map(control.label, labels) if label is not None]
-        if not known:
-            unknown[labels[0] if labels else ""] = None
-        label_map[mask] = keys.index(known[0].key) if known else -1
-    return Painted(label_map, tuple(unknown))
+        count += 1
+        known = next((place for name in labels if (place := control.place(name)) is not None), None)
+        if known is None:
+            unknown[shown(labels[0]) if labels else ""] = None
+        if not mask.any():
+            blank.append(region.name)
+        label_map[mask] = -1 if known is None else known
+    return Painted(label_map, count, tuple(unknown), tuple(blank))
 
 
 def _regions(result: Sequence[Mapping[str, Any]], to_name: str) -> list[_Region]:
@@ -81,6 +98,14 @@ def _regions(result: Sequence[Mapping[str, Any]], to_name: str) -> list[_Region]
     ``<Labels>`` with ``<Brush>`` makes two results of one id, and so do choices that belong to a region.
     Results of one id that contradict each other, which careless imports make, are regions of their own.
     """
+    if not isinstance(result, list):
+        raise AnnotationError(
+            f"its result is no list of regions but {type(result).__name__}; annotate it again"
+        )
+    if len(result) > MOST_RESULTS:
+        raise AnnotationError(
+            f"it has {len(result)} results, more than {MOST_RESULTS}; join regions of the same label"
+        )
     regions: list[_Region] = []
     newest: dict[str, _Region] = {}
     for position, item in enumerate(result):
@@ -91,14 +116,14 @@ def _regions(result: Sequence[Mapping[str, Any]], to_name: str) -> list[_Region]
         value = item.get("value")
         if item.get("to_name") != to_name or not isinstance(value, Mapping):
             continue
-        name = str(item.get("id") or f"number {position + 1}")
+        given = item.get("id")
+        name = str(given) if given and isinstance(given, str | int) else f"number {position + 1}"
         region = newest.get(name)
         if region is None or any(region.value.get(key, value[key]) != value[key] for key in value):
-            region = newest[name] = _Region(name)
+            region = newest[name] = _Region(shown(name))
             regions.append(region)
         region.value |= value
-        region.sizes.add((item.get("original_width"), item.get("original_height")))
-        region.rotation = region.rotation or item.get("image_rotation")
+        region.sizes.append((item.get("original_width"), item.get("original_height")))
     return regions
 
 
@@ -107,15 +132,13 @@ def _mask(region: _Region, height: int, width: int) -> Mask | None:
     kind = kind_of_value(region.value)
     if kind is None or kind.draw is None:
         return None
-    if region.rotation:
-        raise AnnotationError(
-            f"it was made on a photo turned by {region.rotation} degrees, which is not supported; turn the "
-            "photo back and annotate it again"
-        )
-    for made_on in region.sizes - {(None, None)}:
-        if made_on != (width, height):
+    for made_on in region.sizes:
+        if made_on == (None, None):
+            continue
+        made_width, made_height = map(pixels, made_on)
+        if (made_width, made_height) != (width, height):
             raise AnnotationError(
-                f"it was made on a photo of {made_on[0]} x {made_on[1]} pixels, but the photo has "
+                f"it was made on a photo of {made_width} x {made_height} pixels, but the photo has "
                 f"{width} x {height}; was the photo replaced? Annotate it again"
             )
     return kind.draw(region.value, height, width)

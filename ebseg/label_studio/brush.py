@@ -49,17 +49,27 @@ def decode(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]:
     """Decode Label Studio's brush RLE to (height, width) uint8 alpha.
 
     A person's strokes are antialiased: threshold the result where a yes or no is needed.
-    Raises AnnotationError for damaged RLE and for RLE of a picture of another size.
+    Raises AnnotationError for damaged RLE and for RLE of a picture of another size, before it takes memory
+    for the picture.
     """
+    data = check(rle, height, width)
+    header = _header(data)
+    sizes = [(header >> shift & 15) + 1 for shift in (12, 8, 4, 0)]
+    count = height * width * CHANNELS
+    return _unpack(data, count, sizes).reshape(height, width, CHANNELS)[..., -1].copy()
+
+
+def check(rle: Sequence[int], height: int, width: int) -> bytes:
+    """Give brush RLE as bytes if its header is that of a picture of this size. Raises AnnotationError."""
     try:
-        data = bytes(rle)
+        data = bytes(iter(rle))  # of a number, bytes() alone would make as many zeros
     except (TypeError, ValueError) as error:
         raise AnnotationError(
             "brush RLE must be a list of integers from 0 to 255; export it again"
         ) from error
     if len(data) * 8 < _HEADER_BITS:
         raise AnnotationError(f"brush RLE of {len(data)} bytes has no complete header; export it again")
-    header = int.from_bytes(data[:7], "big") >> (7 * 8 - _HEADER_BITS)
+    header = _header(data)
     count = header >> 21
     word_size = (header >> 16 & 31) + 1
     if min(height, width) < 1 or count != height * width * CHANNELS:
@@ -69,8 +79,11 @@ def decode(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]:
         )
     if word_size != WORD_SIZE:
         raise AnnotationError(f"brush RLE has words of {word_size} bits; Label Studio writes {WORD_SIZE}")
-    sizes = [(header >> shift & 15) + 1 for shift in (12, 8, 4, 0)]
-    return _unpack(data, count, sizes).reshape(height, width, CHANNELS)[..., -1].copy()
+    return data
+
+
+def _header(data: bytes) -> int:
+    return int.from_bytes(data[:7], "big") >> (7 * 8 - _HEADER_BITS)
 
 
 def _blocks(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -1,15 +1,35 @@
-"""Label Studio's label config: which control gets masks, on which image, with which labels."""
+"""Label Studio's label config: which control gets masks, on which image, with which labels.
+
+Every call of Label Studio brings one, so reading it takes time in proportion to its length, which is limited,
+as is all that the model is asked for.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from xml.etree.ElementTree import Element, ParseError
-
-import defusedxml.ElementTree
-from defusedxml.common import DefusedXmlException
+from functools import cached_property
+from xml.parsers import expat
 
 from ebseg.errors import LabelConfigError
 from ebseg.label_studio.kinds import KINDS, writable_kind
+from ebseg.label_studio.shown import MOST_WORDS, shown
+from ebseg.vocabulary import MAX_LABELS
+
+MOST_LETTERS = 1_000_000
+"""Characters of a label config; a thousand labels with synonyms and colours have a tenth."""
+
+MOST_TAGS = 20_000
+
+MOST_NAMES = 3000
+"""Names that the model is asked for, synonyms included: it reads each in 14 sentences, which takes time."""
+
+MOST_NAME_LETTERS = 500
+"""Characters of such a name. The model reads some 300; to split a word takes the square of its length."""
+
+_SHORTEN = "move what is no label, such as long lists of choices, into another project"
+
+_MOST_TOLD = 3
+"""Controls whose faults one message tells."""
 
 _EXAMPLE = '<BrushLabels name="mask" toName="image"><Label value="sky"/></BrushLabels>'
 _DATA_KEY = re.compile(r"\$([^$\[\]{}]+)")
@@ -77,15 +97,26 @@ class Control:
             value = -1.0
         if not 0.0 <= value <= 1.0:
             raise LabelConfigError(
-                f'{self.kind} "{self.name}": {attribute}="{text}" must be a number from 0 to 1'
+                f'{self.kind} "{shown(self.name)}": {attribute}="{shown(text)}" must be a number from 0 to 1'
             )
         return value
 
     def label(self, name: str) -> Label | None:
         """Find the label with this key, or else this value."""
-        matches = [label for label in self.labels if label.key == name]
-        matches += [label for label in self.labels if label.value == name]
-        return matches[0] if matches else None
+        place = self.place(name)
+        return None if place is None else self.labels[place]
+
+    def place(self, name: str) -> int | None:
+        """Find the place, in ``labels``, of the label with this key, or else this value."""
+        return self._places.get(name)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        places: dict[str, int] = {}
+        for names in ([label.key for label in self.labels], [label.value for label in self.labels]):
+            for place, name in enumerate(names):
+                places.setdefault(name, place)
+        return places
 
 
 @dataclass(frozen=True)
@@ -103,7 +134,7 @@ class LabelConfig:
         """
         candidates = [(kind, control) for control in self.controls if (kind := writable_kind(control.kind))]
         if not candidates:
-            tags = ", ".join(sorted({f"<{control.tag}>" for control in self.controls}))
+            tags = shown(", ".join(sorted({f"<{control.tag}>" for control in self.controls})), MOST_WORDS)
             found = f"{tags}, which hold no labelled masks" if tags else "no control"
             offered = " or ".join(f"<{kind.labels_tag}>" for kind in KINDS if kind.write)
             raise LabelConfigError(f"the label config has {found}; add {offered}, for example {_EXAMPLE}")
@@ -112,14 +143,19 @@ class LabelConfig:
             problem = self._problem(control)
             if problem is None:
                 return control
-            problems.append(f'{kind.labels_tag} "{control.name}": {problem}')
-        raise LabelConfigError("; ".join(problems))
+            problems.append(f'{kind.labels_tag} "{shown(control.name)}": {problem}')
+        more = [f"and {len(problems) - _MOST_TOLD} more"] if len(problems) > _MOST_TOLD else []
+        raise LabelConfigError("; ".join(problems[:_MOST_TOLD] + more))
 
     @property
     def image(self) -> ImageTag:
         """The image that the mask control draws on. Raises LabelConfigError as ``mask_control`` does."""
-        to_name = self.mask_control().to_name
-        return next(image for image in self.images if image.name == to_name)
+        return self._images[self.mask_control().to_name]
+
+    @cached_property
+    def _images(self) -> dict[str, ImageTag]:
+        """The first of each name."""
+        return {image.name: image for image in reversed(self.images)}
 
     def prompts(self, control: Control) -> list[list[str]]:
         """List for each label of the control its prompts, as ``ebseg.vocabulary.Vocabulary`` takes them."""
@@ -127,15 +163,16 @@ class LabelConfig:
 
     def _problem(self, control: Control) -> str | None:
         """Why this control cannot be served, or None."""
-        image = next((image for image in self.images if image.name == control.to_name), None)
+        image = self._images.get(control.to_name)
         if image is None:
-            names = ", ".join(f'"{image.name}"' for image in self.images) or "none"
+            names = ", ".join(f'"{shown(image.name)}"' for image in self.images[:_MOST_TOLD]) or "none"
+            wanted = shown(control.to_name)
             return (
-                f'toName="{control.to_name}" names no <Image> (found: {names}); add '
-                f'<Image name="{control.to_name or "image"}" value="$image"/>'
+                f'toName="{wanted}" names no <Image> (found: {names}); add '
+                f'<Image name="{wanted or "image"}" value="$image"/>'
             )
         if not image.data_key:
-            return f'the <Image> "{image.name}" needs value="$key", one key of the task\'s data'
+            return f'the <Image> "{shown(image.name)}" needs value="$key", one key of the task\'s data'
         if control.dynamic:
             return (
                 'its labels are in each task\'s data (value="$..."), which is not supported; '
@@ -147,61 +184,96 @@ class LabelConfig:
 def parse(xml: str) -> LabelConfig:
     """Read a label config. Tag and attribute names are matched ignoring case, as the editor does.
 
-    Raises LabelConfigError for malformed XML, and for a document type or entities, which Label Studio
-    never writes and which can make a parser read files or exhaust memory. Whether the config can be
-    served is said by ``LabelConfig.mask_control``.
+    A label belongs to the innermost control that it is in. Raises LabelConfigError for malformed XML, for
+    more than ``MOST_LETTERS`` or ``MOST_TAGS``, and for a document type, without which there are no entities:
+    Label Studio never writes it, and it can make a parser read files or exhaust memory. Whether the config
+    can be served is said by ``LabelConfig.mask_control``.
     """
-    try:
-        root = defusedxml.ElementTree.fromstring(xml, forbid_dtd=True)
-    except ParseError as error:
-        raise LabelConfigError(f"the label config is not well-formed XML: {error}; correct it") from error
-    except (DefusedXmlException, ValueError, TypeError) as error:
+    if not isinstance(xml, str):
+        raise LabelConfigError(f"the label config is refused: it is no text but {type(xml).__name__}")
+    if len(xml) > MOST_LETTERS:
         raise LabelConfigError(
-            f"the label config is refused: {error}; remove DOCTYPE and entities"
-        ) from error
-    images, controls = [], []
-    for element in root.iter():
-        kind = _kind(element)
+            f"the label config has {len(xml)} characters, more than {MOST_LETTERS}; {_SHORTEN}"
+        )
+    reader = _Reader()
+    try:
+        reader.parser.Parse(xml, True)
+    except expat.ExpatError as error:
+        raise LabelConfigError(f"the label config is not well-formed XML: {error}; correct it") from error
+    except UnicodeEncodeError as error:
+        raise LabelConfigError(f"the label config is not Unicode text: {error.reason}; correct it") from error
+    return LabelConfig(tuple(reader.images), tuple(control.made() for control in reader.controls))
+
+
+@dataclass
+class _OpenControl:
+    """A control whose labels are still being read."""
+
+    tag: str
+    attributes: Mapping[str, str]
+    lower: Mapping[str, str]
+    labels: list[Label] = field(default_factory=list)
+
+    def made(self) -> Control:
+        return Control(
+            kind=self.tag.lower(),
+            name=self.lower.get("name", ""),
+            to_name=self.lower.get("toname", ""),
+            labels=tuple(self.labels),
+            dynamic="value" in self.lower,
+            attributes=self.attributes,
+            tag=self.tag,
+        )
+
+
+class _Reader:
+    """Takes what is needed from the tags as they pass by: no tree of them is made."""
+
+    def __init__(self) -> None:
+        self.images: list[ImageTag] = []
+        self.controls: list[_OpenControl] = []
+        self.parser = expat.ParserCreate()
+        self.parser.StartElementHandler = self._begin
+        self.parser.EndElementHandler = self._end
+        self.parser.StartDoctypeDeclHandler = self._refuse
+        self._around: list[_OpenControl | None] = [None]  # the innermost control, for each tag that is open
+        self._tags = 0
+
+    def _begin(self, tag: str, attributes: dict[str, str]) -> None:
+        self._tags += 1
+        if self._tags > MOST_TAGS:
+            raise LabelConfigError(f"the label config has more than {MOST_TAGS} tags; {_SHORTEN}")
+        lower = {name.lower(): value for name, value in reversed(attributes.items())}  # the first one counts
+        kind, control = tag.lower(), self._around[-1]
         if kind == "image":
-            images.append(_image(element))
-        elif writable_kind(kind) or _get(element, "toname"):
-            controls.append(_control(element))
-    return LabelConfig(tuple(images), tuple(controls))
+            self.images.append(_image(lower))
+        elif kind == "label":
+            if control is not None:
+                control.labels.append(_label(attributes, lower))
+        elif writable_kind(kind) or lower.get("toname"):
+            control = _OpenControl(tag, attributes, lower)
+            self.controls.append(control)
+        self._around.append(control)
+
+    def _end(self, _: str) -> None:
+        self._around.pop()
+
+    def _refuse(self, *_: object) -> None:
+        raise LabelConfigError("the label config is refused: it has a DOCTYPE; remove DOCTYPE and entities")
 
 
-def _kind(element: Element) -> str:
-    return element.tag.lower() if isinstance(element.tag, str) else ""
+def _image(attributes: Mapping[str, str]) -> ImageTag:
+    match = _DATA_KEY.fullmatch(attributes.get("value", "").strip())
+    return ImageTag(name=attributes.get("name", ""), data_key=match[1] if match else "")
 
 
-def _get(element: Element, attribute: str) -> str | None:
-    """Read an attribute by its name in lower case."""
-    return next((value for name, value in element.items() if name.lower() == attribute), None)
-
-
-def _image(element: Element) -> ImageTag:
-    match = _DATA_KEY.fullmatch((_get(element, "value") or "").strip())
-    return ImageTag(name=_get(element, "name") or "", data_key=match[1] if match else "")
-
-
-def _control(element: Element) -> Control:
-    return Control(
-        kind=_kind(element),
-        name=_get(element, "name") or "",
-        to_name=_get(element, "toname") or "",
-        labels=tuple(_label(child) for child in element.iter() if _kind(child) == "label"),
-        dynamic=_get(element, "value") is not None,
-        attributes=dict(element.items()),
-        tag=element.tag,
-    )
-
-
-def _label(element: Element) -> Label:
+def _label(attributes: Mapping[str, str], lower: Mapping[str, str]) -> Label:
     return Label(
-        value=_get(element, "value") or "",
-        alias=_get(element, "alias") or None,
-        synonyms=_names(_get(element, "synonyms"), "|"),
-        predicted_values=_names(_get(element, "predicted_values"), ","),
-        attributes=dict(element.items()),
+        value=lower.get("value", ""),
+        alias=lower.get("alias") or None,
+        synonyms=_names(lower.get("synonyms"), "|"),
+        predicted_values=_names(lower.get("predicted_values"), ","),
+        attributes=attributes,
     )
 
 
@@ -214,22 +286,32 @@ def _normal(name: str) -> str:
     return " ".join(name.casefold().split())
 
 
-def _labels_problem(labels: tuple[Label, ...]) -> str | None:
+def _labels_problem(labels: Sequence[Label]) -> str | None:
     """Why these labels cannot be told apart or asked for, or None."""
     if not labels:
         return 'it has no <Label>; add at least one, such as <Label value="sky"/>'
+    if len(labels) > MAX_LABELS:
+        return f"it has {len(labels)} labels, more than {MAX_LABELS}; use several projects"
     keys: set[str] = set()
     owners: dict[str, str] = {}
     for position, label in enumerate(labels, start=1):
         if not label.value.strip():
             return f"<Label> number {position} has no value; name it or remove it"
         if label.key in keys:
-            return f'the label "{label.key}" is given twice; remove or rename one (alias counts)'
+            return f'the label "{shown(label.key)}" is given twice; remove or rename one (alias counts)'
         keys.add(label.key)
         for prompt in label.prompts:
+            if len(prompt) > MOST_NAME_LETTERS:
+                return (
+                    f'<Label> number {position} has the name "{shown(prompt)}" of {len(prompt)} characters, '
+                    f"more than {MOST_NAME_LETTERS}; the model reads some 300: shorten it"
+                )
             owner = owners.setdefault(_normal(prompt), label.value)
             if owner is not label.value:
                 return (
-                    f'the labels "{owner}" and "{label.value}" both ask the model for "{prompt}"; rename one'
+                    f'the labels "{shown(owner)}" and "{shown(label.value)}" both ask the model for '
+                    f'"{shown(prompt)}"; rename one'
                 )
+    if len(owners) > MOST_NAMES:
+        return f"its labels have {len(owners)} names with all synonyms, more than {MOST_NAMES}; remove some"
     return None

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ebseg.errors import AnnotationError
-from ebseg.label_studio.drawing import Mask, fill
+from ebseg.label_studio.brush import decode
+from ebseg.label_studio.drawing import Mask, fill, solid
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,14 @@ class Point:
         """Draw the disc in a photo of this size, at least one pixel: (height, width) bool."""
         x = min(max(int(self.x * width), 0), width - 1)
         y = min(max(int(self.y * height), 0), height - 1)
-        rows, columns = np.ogrid[:height, :width]
         radius = self.radius * width
-        return np.asarray((rows - y) ** 2 + (columns - x) ** 2 <= radius**2)
+        reach = int(min(abs(radius), height + width))
+        around = np.s_[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
+        mask = np.zeros((height, width), dtype=bool)
+        rows, columns = np.ogrid[:height, :width]
+        rows, columns = rows[around[0]], columns[:, around[1]]
+        mask[around] = (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
+        return mask
 
 
 @dataclass(frozen=True)
@@ -50,21 +56,29 @@ class Box:
         return mask
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Stroke:
-    """A brush stroke: (H, W) bool."""
+    """A brush stroke, as it came: how large it says it is counts for nothing until the photo is known.
 
-    mask: Mask
+    ``rle``: Label Studio's brush RLE. ``height``, ``width``: pixels of the photo that it was drawn on.
+    """
+
+    rle: bytes
+    height: int
+    width: int
     positive: bool
 
     def draw(self, height: int, width: int) -> Mask:
-        """Return the stroke. Raises AnnotationError if it was drawn on a photo of another size."""
-        if self.mask.shape != (height, width):
+        """Draw the stroke: (height, width) bool.
+
+        Raises AnnotationError if it was drawn on a photo of another size, or is damaged.
+        """
+        if (self.height, self.width) != (height, width):
             raise AnnotationError(
-                f"the stroke is {self.mask.shape[1]} x {self.mask.shape[0]} pixels but the photo is "
-                f"{width} x {height}; reload the task"
+                f"the stroke is {self.width} x {self.height} pixels but the photo is {width} x {height}; "
+                "reload the task"
             )
-        return self.mask
+        return solid(decode(self.rle, height, width))
 
 
 Prompt = Point | Box | Stroke

@@ -12,6 +12,10 @@ from ebseg.label_studio.drawing import Mask
 from ebseg.label_studio.kinds import KINDS, kind_of_type
 from ebseg.label_studio.label_config import Control, Label
 from ebseg.label_studio.prompts import Prompt
+from ebseg.label_studio.shown import MOST_WORDS, shown
+
+MOST_PROMPTS = 100
+"""Clicks, boxes and strokes of one request; each takes as long as the photo has pixels."""
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 
@@ -29,26 +33,32 @@ def parse_context(context: Mapping[str, Any] | None, control: Control) -> Intera
 
     The prompts' label is looked up in ``control``, by key or value: keypoints and rectangles come from
     controls of their own whose labels repeat the mask control's. Raises AnnotationError for damaged
-    regions, for tools other than keypoint, rectangle and brush, and for a label that ``control`` lacks.
+    regions, for more than ``MOST_PROMPTS``, for tools other than keypoint, rectangle and brush, and for a
+    label that ``control`` lacks. What regions say of their size is not believed: nothing of it is allocated.
     """
     try:
         regions = (context or {}).get("result")
         if not regions:
             return None
+        if len(regions) > MOST_PROMPTS:
+            raise AnnotationError(
+                f"the smart tool sends {len(regions)} regions, more than {MOST_PROMPTS}; remove some of them"
+            )
         names = {name for region in regions for name in _label_names(region)}
         prompts = tuple(_prompt(region) for region in regions)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise AnnotationError(f"the smart tool's regions cannot be read ({error!r}); draw again") from error
+        why = shown(repr(error))
+        raise AnnotationError(f"the smart tool's regions cannot be read ({why}); draw again") from error
     if len(names) != 1:
         raise AnnotationError(
-            f"a smart tool must ask for one label, got {sorted(names)}; choose one and draw again"
+            f"a smart tool must ask for one label, got {shown(str(sorted(names)))}; choose one and draw again"
         )
     name = names.pop()
     label = control.label(name)
     if label is None:
-        known = ", ".join(f'"{label.key}"' for label in control.labels)
+        known = shown(", ".join(f'"{label.key}"' for label in control.labels), MOST_WORDS)
         raise AnnotationError(
-            f'the smart tool asks for "{name}", but {control.kind} "{control.name}" has {known}; '
+            f'the smart tool asks for "{shown(name)}", but {control.kind} "{control.name}" has {known}; '
             "give both tags the same labels"
         )
     return InteractiveRequest(label, prompts)
@@ -60,21 +70,23 @@ def select_region(mask: Mask, request: InteractiveRequest) -> Mask:
     ``mask``: (H, W) bool. Parts (8-connected) touched by a positive prompt stay, all of them if no prompt is
     positive; parts touched by a negative prompt go. Returns (H, W) bool, possibly empty.
     """
-    parts, _ = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
-    wanted: set[int] = set()
-    unwanted: set[int] = set()
+    parts, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
+    pointed = {True: np.zeros_like(mask), False: np.zeros_like(mask)}
     for prompt in request.prompts:
-        touched = set(np.unique(parts[prompt.draw(*mask.shape)]).tolist())
-        (wanted if prompt.positive else unwanted).update(touched)
-    if any(prompt.positive for prompt in request.prompts):
-        kept = wanted - unwanted
-    else:
-        kept = set(range(1, int(parts.max()) + 1)) - unwanted
-    return np.isin(parts, sorted(kept - {0}))
+        pointed[prompt.positive] |= prompt.draw(*mask.shape)
+    any_positive = any(prompt.positive for prompt in request.prompts)
+    kept = np.full(count + 1, not any_positive)
+    kept[parts[pointed[True]]] = True
+    kept[parts[pointed[False]]] = False
+    kept[0] = False  # what is in no part
+    return np.asarray(kept[parts])
 
 
 def _label_names(region: Mapping[str, Any]) -> list[str]:
-    return list(region["value"].get(region["type"]) or region["value"]["labels"])
+    names = list(region["value"].get(region["type"]) or region["value"]["labels"])
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("a label is no text")
+    return names
 
 
 def _prompt(region: Mapping[str, Any]) -> Prompt:
@@ -82,6 +94,6 @@ def _prompt(region: Mapping[str, Any]) -> Prompt:
     if kind is None or kind.prompt is None:
         *others, last = [kind.labels_tag for kind in reversed(KINDS) if kind.prompt]  # the simplest first
         raise AnnotationError(
-            f'"{region["type"]}" cannot guide a mask; use a smart {", ".join(others)} or {last}'
+            f'"{shown(region["type"])}" cannot guide a mask; use a smart {", ".join(others)} or {last}'
         )
     return kind.prompt(region, bool(region.get("is_positive", True)))

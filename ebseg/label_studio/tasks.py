@@ -6,7 +6,10 @@ from urllib.parse import urlsplit
 
 from ebseg.errors import EBSegError
 from ebseg.label_studio.label_config import Control, parse
+from ebseg.label_studio.shown import MOST_WORDS, shown
 from ebseg.vocabulary import Vocabulary
+
+_MOST_TASK_ID = 2**63 - 1  # of its database
 
 
 class TaskError(EBSegError):
@@ -48,7 +51,7 @@ def photo_url(task: Any, data_key: str) -> str:
         raise TaskError('it is no task: it has no "data"; import it again')
     url = data.get(data_key)
     if url is None:
-        known = ", ".join(f'"{key}"' for key in data) or "nothing"
+        known = shown(", ".join(f'"{key}"' for key in data), MOST_WORDS) or "nothing"
         raise TaskError(f'its data has {known}, but the label config takes the photo from "{data_key}"')
     if not isinstance(url, str) or not url:
         raise TaskError(f'its "{data_key}" must be the address of one photo, not {type(url).__name__}')
@@ -57,18 +60,18 @@ def photo_url(task: Any, data_key: str) -> str:
 
 def task_id(task: Any) -> int | None:
     """Give a task's id, if it is one: it becomes part of an address on Label Studio."""
-    found = task.get("id")
-    return found if isinstance(found, int) else None
+    found = task.get("id") if isinstance(task, dict) else None
+    if not isinstance(found, int) or isinstance(found, bool):
+        return None
+    return found if 0 < found <= _MOST_TASK_ID else None
 
 
 def describe(task: Any, data_key: str) -> str:
     """Name a task for the log: its id and its photo's address without credentials or signatures."""
-    if not isinstance(task, dict):
-        return "task ?"
-    data = task.get("data")
+    data = task.get("data") if isinstance(task, dict) else None
     url = data.get(data_key) if isinstance(data, dict) else None
-    where = f" ({without_secrets(url)})" if isinstance(url, str) else ""
-    return f"task {task.get('id', '?')}{where}"
+    where = f" ({shown(without_secrets(url), MOST_WORDS)})" if isinstance(url, str) else ""
+    return f"task {task_id(task) or '?'}{where}"
 
 
 def without_secrets(url: str) -> str:

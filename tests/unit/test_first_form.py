@@ -195,8 +195,11 @@ def test_photos_and_label_maps_are_what_they_were(storage, part):
     assert found == EXPECTED["samples"][part]
 
 
-def test_the_next_reading_reads_nothing_again(settings, storage):
-    """Nor does it decide anew what is held out, though the share is another now."""
+def test_the_next_reading_fetches_no_photo_again(settings, storage):
+    """Nor does it decide anew what is held out, though the share is another now.
+
+    It reads the annotations once more, as they are painted by other rules than then; and only once.
+    """
     fake = FakeLabelStudio()
     for name, found in json.loads((WRITTEN / "studio.json").read_text()).items():
         setattr(fake, name, {int(number): each for number, each in found.items()})
@@ -207,6 +210,10 @@ def test_the_next_reading_reads_nothing_again(settings, storage):
 
     manifest = snapshot.take(LabelStudioClient(settings, http=fake.http), NoPhotos(), storage, 1, settings)
     assert manifest == load(storage, 1, SECOND)
+    fake.seen.clear()
+    assert manifest == snapshot.take(
+        LabelStudioClient(settings, http=fake.http), NoPhotos(), storage, 1, settings
+    )
     annotations = [path for _, path in fake.seen if path.endswith("/annotations/")]
     assert annotations == ["/api/tasks/21/annotations/"], "only the task whose photo was missing"
 

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ebseg.errors import AnnotationError
 from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.label_config import Control
 from training.annotations.entry import Correction, Entry
 from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
+from training.annotations.one_task import BadTask, one_task
 
 _log = logging.getLogger(__name__)
 
@@ -36,34 +36,43 @@ class Live:
 
 
 def correction(
-    studio: LabelStudioClient, prediction: int, control: Control, corrected: npt.NDArray[np.int16]
+    studio: LabelStudioClient, prediction: int | None, control: Control, corrected: npt.NDArray[np.int16]
 ) -> Correction | None:
     """Compare a prediction with what a person made of it, a label map (H, W) int16 with -1 for no label.
 
-    None where the prediction was deleted, is damaged, or does not say by which version it was made.
+    None where none was corrected, and where the prediction was deleted, is damaged in whatever way, or does
+    not say by which version it was made.
     """
+    if not isinstance(prediction, int):
+        return None
     try:
         found = studio.prediction(prediction)
-        predicted = paint(found["result"], control, *corrected.shape).label_map
+        version = found["model_version"]
+        if not isinstance(version, str) or not version:
+            return None
+        with one_task(f"prediction {prediction}"):
+            return compare(version, paint(found["result"], control, *corrected.shape).label_map, corrected)
     except NotInLabelStudio:
         return None
-    except AnnotationError as error:
+    except BadTask as error:
         _log.warning("prediction %d cannot be compared with its correction: %s", prediction, error)
         return None
-    return compare(found["model_version"], predicted, corrected) if found["model_version"] else None
 
 
 def compare(version: str, predicted: npt.NDArray[np.int16], corrected: npt.NDArray[np.int16]) -> Correction:
     """Compare two label maps (H, W) int16, -1 for no label; pixels that only one of them labels count."""
     same = predicted == corrected
-    ious = []
-    for label in np.unique(corrected[corrected >= 0]):
-        either = (predicted == label) | (corrected == label)
-        ious.append(np.count_nonzero(same & either) / np.count_nonzero(either))
+    labels = max(predicted.max(), corrected.max()) + 1
+    left, made, both = (
+        np.bincount(label_map[label_map >= 0], minlength=labels)
+        for label_map in (corrected, predicted, corrected[same])
+    )
+    shown = left > 0
+    ious = both[shown] / (left + made - both)[shown]
     empty = 1.0 if (predicted < 0).all() else 0.0
     return Correction(
         version=version,
-        iou=float(np.mean(ious)) if ious else empty,
+        iou=float(ious.mean()) if ious.size else empty,
         changed=1.0 - float(same.mean()),
         untouched=bool(same.all()),
     )

@@ -1,6 +1,9 @@
 """What a reading of a project's annotations is made of: plain values."""
 
 from dataclasses import dataclass
+from functools import cache
+
+from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Entry:
     ``label_map``: hashes of the content. ``pixels``: for each label that is shown, by its key. ``unknown``:
     labels of regions that the label config does not have. ``correction``: None where no prediction was
     corrected. ``revision``: of the task, and ``address``: a hash of its photo's address, as they were read.
+    ``regions``: how many areas were annotated. ``blank``: names of those that have no pixel.
     """
 
     task: int
@@ -47,8 +51,29 @@ class Entry:
     correction: Correction | None
     revision: str
     address: str
+    regions: int = 0
+    blank: tuple[str, ...] = ()
 
     @property
     def content(self) -> tuple[str, str]:
         """What was annotated, and how."""
         return self.photo, self.label_map
+
+    @property
+    def lost(self) -> str | None:
+        """Why nothing is left of what was annotated; None where something is, or nothing was annotated."""
+        if self.pixels or not self.regions:
+            return None
+        found = (("without a pixel", self.blank), ("unknown to the label config", self.unknown))
+        reasons = [f"{what}: {', '.join(map(repr, names))}" for what, names in found if names]
+        return f"none of its {self.regions} regions shows a label; {'; '.join(reasons)}"
+
+
+@cache
+def _entries() -> TypeAdapter[Entry]:
+    return TypeAdapter(Entry)
+
+
+def require_storable(entry: Entry) -> None:
+    """Raise what pydantic raises for an entry that could not be written, or not be read again."""
+    _entries().validate_json(_entries().dump_json(entry, warnings="error"))

@@ -21,7 +21,8 @@ class Manifest:
     """What a reading found.
 
     ``image``: name of the label config's image. ``entries``: ordered by their content. ``skipped``: for each
-    annotated task that could not be read the reason.
+    annotated task that could not be read the reason. ``painting``: of ``ebseg.label_studio.annotations``, by
+    which the label maps were made; those of before it had a number are 1.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -32,6 +33,7 @@ class Manifest:
     labels: tuple[LabelEntry, ...]
     entries: tuple[Entry, ...] = ()
     skipped: dict[int, str] = field(default_factory=dict)
+    painting: int = 1
 
     @cached_property
     def fingerprint(self) -> str:
@@ -39,6 +41,11 @@ class Manifest:
         return content_hash(
             [self._labels(), sorted((*entry.content, entry.held_out) for entry in self.entries)]
         )
+
+    @property
+    def rules(self) -> tuple[str, tuple[LabelEntry, ...], int]:
+        """What else than its annotation decides a task's entry."""
+        return self.image, self.labels, self.painting
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -33,14 +33,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from ebseg.data.folder import read_values
 from ebseg.data.samples import Sample
-from ebseg.errors import AnnotationError, DataError, EBSegError, FetchError, ImageError
+from ebseg.errors import AnnotationError, DataError, ImageError
 from ebseg.images import read_image
-from ebseg.label_studio.annotations import paint
+from ebseg.label_studio.annotations import PAINTING, Painted, paint
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.tasks import Labelling, TaskError, photo_url, read_label_config
+from ebseg.label_studio.tasks import Labelling, photo_url, read_label_config
 from ebseg.vocabulary import Vocabulary
 from training.annotations.corrections import correction
-from training.annotations.entry import Entry, LabelEntry
+from training.annotations.entry import Entry, LabelEntry, require_storable
 from training.annotations.label_studio import (
     LabelStudioAnnotation,
     LabelStudioClient,
@@ -49,12 +49,16 @@ from training.annotations.label_studio import (
     NotInLabelStudio,
 )
 from training.annotations.manifest import Manifest, Part, folder, store
+from training.annotations.one_task import BadTask, one_task
 from training.annotations.photos import PatientFetcher
 from training.settings import Settings
 from training.storage import Storage
 
 SAVE_SECONDS = 30.0
 """Between notes of how far a reading is: what a kill costs at most."""
+
+MOST_NAMED = 20
+"""Unknown labels and regions without a pixel of one task that are noted by name."""
 
 _HASH_DIGITS = 13  # hexadecimal ones, as many as a float holds
 _PARTS = {"train": "to train on", "held_out": "held out"}
@@ -120,8 +124,8 @@ def take(
     """Read a project's annotations, as far as they are new, and store what they show.
 
     Of several annotations of a task the one flagged as ground truth counts, else the newest; cancelled ones
-    do not. A task whose photo or annotation is bad is left out, see ``Manifest.skipped``. A photo is fetched
-    once for a task and address.
+    do not. A task whose photo or annotation is bad is left out, see ``Manifest.skipped``, in whatever way it
+    is bad. A photo is fetched once for a task and address.
 
     Raises StudioUnavailable where Label Studio is away for longer than our patience; what was read by then
     stays read. Raises NotInStudio for a project that is not there, LabelConfigError or VocabularyError for a
@@ -137,7 +141,7 @@ def take(
                 entry = reading.read(task)
             except NotInLabelStudio:
                 continue  # it was deleted since it was listed
-            except _BadTask as error:
+            except BadTask as error:
                 _log.warning("task %d is left out: %s", task.id, error)
                 skipped[task.id] = str(error)
                 continue
@@ -146,10 +150,6 @@ def take(
     finally:
         reading.save()
     return _store(storage, replace(reading.empty, entries=tuple(entries), skipped=skipped), settings)
-
-
-class _BadTask(EBSegError):
-    """A task's photo or annotation cannot be read; the others can."""
 
 
 class _Reading:
@@ -170,26 +170,26 @@ class _Reading:
         self._labelling: Labelling = read_label_config(project.label_config)
         control = self._labelling.control
         labels = tuple(LabelEntry(label.key, tuple(label.prompts)) for label in control.labels)
-        self.empty = Manifest(project.id, project.title, control.to_name, labels)
+        self.empty = Manifest(project.id, project.title, control.to_name, labels, painting=PAINTING)
         index = self._earlier("index.json", Manifest.from_json, self.empty)
-        alike = (index.image, index.labels) == (self.empty.image, self.empty.labels)
+        alike = index.rules == self.empty.rules
         self._known = {entry.task: entry for entry in index.entries} if alike else {}
         self._fetched: dict[int, tuple[str, str]] = self._earlier("photos.json", _fetched_from_json, {})
         self._saved_at = time.monotonic()
 
     def read(self, task: LabelStudioTask) -> Entry | None:
-        """Give a task's entry; None where nobody has annotated it. Raises _BadTask."""
-        try:
+        """Give a task's entry; None where nobody has annotated it. Raises BadTask."""
+        with one_task(f"task {task.id}"):
             url = photo_url({"data": task.data}, self._labelling.data_key)
-        except TaskError as error:
-            raise _BadTask(str(error)) from error
         address = hashlib.sha256(url.encode(errors="replace")).hexdigest()
         known = self._known.get(task.id)
         if known is not None and known.address != address:
             known = None
         if known is not None and known.revision == task.revision:
             return known
-        annotation = choose(self._studio.annotations(task.id))
+        annotations = self._studio.annotations(task.id)
+        with one_task(f"task {task.id}"):
+            annotation = choose(annotations)
         if annotation is None:
             return None
         if known is not None and (known.annotation, known.time) == (annotation.id, annotation.updated_at):
@@ -224,20 +224,14 @@ class _Reading:
     ) -> Entry:
         """Fetch the photo and turn the annotation into a label map; store both."""
         control = self._labelling.control
-        try:
-            photo, content = self._photo(task, url, address)
-            height, width = read_image(content, max_pixels=self._max_pixels, name="its photo").shape[:2]
-            painted = paint(annotation.result, control, height, width)
-        except (FetchError, ImageError) as error:
-            raise _BadTask(str(error)) from error
-        except AnnotationError as error:
-            raise _BadTask(f"annotation {annotation.id}, {error}") from error
+        photo, content = self._photo(task, url, address)
+        with one_task(f"task {task.id}"):
+            painted = self._paint(annotation, content)
         if painted.unknown:
-            names = ", ".join(f'"{name}"' for name in painted.unknown)
+            names = ", ".join(f'"{name}"' for name in painted.unknown[:MOST_NAMED])
             _log.warning("task %d has regions of labels that the label config lacks: %s", task.id, names)
         counts = np.bincount(painted.label_map[painted.label_map >= 0]).tolist()
-        corrected = annotation.parent_prediction
-        return Entry(
+        entry = Entry(
             task=task.id,
             annotation=annotation.id,
             time=annotation.updated_at,
@@ -245,11 +239,23 @@ class _Reading:
             label_map=self._keep_label_map(painted.label_map),
             held_out=False,  # until all photos are known
             pixels={control.labels[index].key: count for index, count in enumerate(counts) if count},
-            unknown=painted.unknown,
-            correction=correction(self._studio, corrected, control, painted.label_map) if corrected else None,
+            regions=painted.regions,
+            unknown=painted.unknown[:MOST_NAMED],
+            blank=painted.blank[:MOST_NAMED],
+            correction=correction(self._studio, annotation.parent_prediction, control, painted.label_map),
             revision=task.revision,
             address=address,
         )
+        with one_task(f"task {task.id}"):
+            require_storable(entry)
+        return entry
+
+    def _paint(self, annotation: LabelStudioAnnotation, photo: bytes) -> Painted:
+        height, width = read_image(photo, max_pixels=self._max_pixels, name="its photo").shape[:2]
+        try:
+            return paint(annotation.result, self._labelling.control, height, width)
+        except AnnotationError as error:
+            raise AnnotationError(f"annotation {annotation.id}, {error}") from error
 
     def _photo(self, task: LabelStudioTask, url: str, address: str) -> tuple[str, bytes]:
         """Give a photo's hash and its file, fetched now or before."""
@@ -257,7 +263,8 @@ class _Reading:
         if fetched_from == address:
             with suppress(FileNotFoundError):
                 return photo, self._storage.read(f"{self._folder}/photos/{photo}")
-        content = self._photos.fetch(url, task_id=task.id)
+        with one_task(f"task {task.id}"):
+            content = self._photos.fetch(url, task_id=task.id)
         photo = hashlib.sha256(content).hexdigest()
         self._keep(f"photos/{photo}", content)
         self._fetched[task.id] = (address, photo)

@@ -7,14 +7,16 @@ job claims a task in Redis, and looks in Label Studio whether it has such a pred
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ebseg.engine import Engine
-from ebseg.errors import EBSegError
+from ebseg.errors import FetchError
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.label_studio.tasks import Labelling, read_label_config
 from ebseg.loading import load
-from training.annotations.label_studio import LabelStudioClient, LabelStudioUnavailable, NotInLabelStudio
+from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
+from training.annotations.one_task import BadTask, one_task
 from training.annotations.photos import PatientFetcher
 from training.jobs.job import job
 from training.jobs.planning import end_part, is_served
@@ -79,7 +81,8 @@ def label(
     """Predict tasks one by one and push each prediction as it is made; a bad task costs only itself.
 
     ``claim`` tells whether a task is this job's to do; ``progress`` is called with the tasks gone through.
-    Raises StudioUnavailable where Label Studio is away: what was pushed stays.
+    Raises StudioUnavailable where Label Studio is away, and FetchError where it refuses the token: what was
+    pushed stays.
     """
     done = Pushed()
     pipeline = Pipeline(
@@ -106,15 +109,23 @@ def _label_one(
             done.there.append(task_id)
             return
         task = studio.task(project, task_id)
-        studio.push_prediction(task_id, pipeline.predict({"id": task.id, "data": task.data}, model))
+        with one_task(f"task {task_id}"):
+            prediction = pipeline.predict({"id": task.id, "data": task.data}, model)
+        _push(studio, task_id, prediction)
         done.pushed.append(task_id)
-    except LabelStudioUnavailable:
-        raise
     except NotInLabelStudio:
         done.left_out[task_id] = "it was deleted"
-    except EBSegError as error:
+    except BadTask as error:
         _log.warning("task %d gets no prediction: %s", task_id, error)
         done.left_out[task_id] = str(error)
+
+
+def _push(studio: LabelStudioClient, task_id: int, prediction: dict[str, Any]) -> None:
+    """Store a prediction. One that Label Studio will not have is its task's fault, and no other's."""
+    try:
+        studio.push_prediction(task_id, prediction)
+    except FetchError as error:
+        raise BadTask(str(error)) from error
 
 
 label_tasks = job(predict_tasks)

@@ -49,12 +49,18 @@ def read_annotations(loop: Loop, project: int, number: int) -> Result | Retry:
     state.end_round(number)
     if state.has_news:
         state.request_round(settings.debounce)
+    return {"outcome": outcome, **summary(found)}
+
+
+def summary(found: Manifest) -> Result:
+    """Say what was read and what was not: tasks and regions that somebody may want to look at, by task."""
     return {
-        "outcome": outcome,
         "fingerprint": found.fingerprint,
         "tasks": len(found.entries),
         "skipped": {str(task): why for task, why in found.skipped.items()},
         "unknown_labels": sorted({name for entry in found.entries for name in entry.unknown}),
+        "blank_regions": {str(entry.task): list(entry.blank) for entry in found.entries if entry.blank},
+        "lost": {str(entry.task): entry.lost for entry in found.entries if entry.lost},
     }
 
 

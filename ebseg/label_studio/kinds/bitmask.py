@@ -3,6 +3,8 @@
 import base64
 import binascii
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL.PngImagePlugin import PngImageFile
@@ -28,7 +30,7 @@ def _draw(value: Value, height: int, width: int) -> Mask:
         if not image.has_transparency_data:
             raise AnnotationError("its bitmask has no transparent pixels; it must be black on transparent")
         return solid(np.asarray(image.convert("RGBA"))[..., 3])
-    except (OSError, SyntaxError, binascii.Error) as error:
+    except (OSError, SyntaxError, binascii.Error, struct.error, zlib.error) as error:
         raise AnnotationError(f"its bitmask is damaged ({error}); annotate it again") from error
 
 

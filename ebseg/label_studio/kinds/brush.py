@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from ebseg.label_studio.brush import decode, encode
-from ebseg.label_studio.drawing import Mask, solid
+from ebseg.label_studio.brush import check, decode, encode
+from ebseg.label_studio.drawing import Mask, pixels, solid
 from ebseg.label_studio.kinds.kind import Kind, Value, Written
 from ebseg.label_studio.prompts import Stroke
 
 
 def _draw(value: Value, height: int, width: int) -> Mask:
+    if value["rle"] == []:  # a stroke of which nothing is left
+        return np.zeros((height, width), dtype=bool)
     return solid(decode(value["rle"], height, width))
 
 
@@ -21,7 +23,8 @@ def _write(mask: Mask) -> list[Written]:
 
 
 def _prompt(region: Mapping[str, Any], positive: bool) -> Stroke:
-    return Stroke(_draw(region["value"], region["original_height"], region["original_width"]), positive)
+    height, width = pixels(region["original_height"]), pixels(region["original_width"])
+    return Stroke(check(region["value"]["rle"], height, width), height, width, positive)
 
 
 BRUSH = Kind("Brush", key="rle", draw=_draw, write=_write, prompt=_prompt)

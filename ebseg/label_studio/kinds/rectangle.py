@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ebseg.label_studio.drawing import Mask, fill, share
+from ebseg.label_studio.drawing import Mask, fill, pixels, radians, share
 from ebseg.label_studio.kinds.kind import Kind, Value
 from ebseg.label_studio.prompts import Box
 
@@ -14,14 +14,15 @@ def _draw(value: Value, height: int, width: int) -> Mask:
 
 
 def _prompt(region: Mapping[str, Any], positive: bool) -> Box:
-    return Box(_corners(region["value"], region["original_height"], region["original_width"]), positive)
+    height, width = pixels(region["original_height"]), pixels(region["original_width"])
+    return Box(_corners(region["value"], height, width), positive)
 
 
 def _corners(value: Value, height: int, width: int) -> tuple[tuple[float, float], ...]:
     """Give the four corners (x, y) as shares."""
     left, top = share(value["x"]) * width, share(value["y"]) * height
     right, down = share(value["width"]) * width, share(value["height"]) * height
-    turn = math.radians(value.get("rotation") or 0)
+    turn = radians(value.get("rotation") or 0)
     cos, sin = math.cos(turn), math.sin(turn)
     offsets = ((0, 0), (right, 0), (right, down), (0, down))
     return tuple(((left + x * cos - y * sin) / width, (top + x * sin + y * cos) / height) for x, y in offsets)

@@ -75,6 +75,55 @@ def test_a_brush_stroke_counts_from_half_its_strength_on():
     assert drawn(brush_region(alpha, "car")) == ["...111"] * 4
 
 
+@pytest.mark.parametrize("strength", [1, 2, 99, 100, 127, 254, 255])
+def test_a_faint_brush_region_counts_from_half_its_own_strength_on(strength):
+    """The SDK's conversion of contours writes alpha 100, and the editor shows every alpha above 0."""
+    alpha = np.array([[0, 0, (strength - 1) // 2, (strength + 1) // 2, strength, strength]] * 4)
+    assert drawn(brush_region(alpha, "car")) == ["...111"] * 4
+    rgba = np.zeros((4, 6, 4), np.uint8)
+    rgba[..., 3] = alpha
+    bitmask = region("bitmasklabels", {"imageDataURL": png_url(Image.fromarray(rgba))}, "car")
+    assert drawn(bitmask) == ["...111"] * 4
+
+
+def test_a_mask_that_the_sdk_made_of_contours_is_painted():
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:30, 20:50] = 255
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    rle = sdk_brush.contour2rle(contours, 0, 40, 60)  # its width is the height
+    label_map = paint([region("brushlabels", {"rle": rle}, size=(60, 40))], CONTROL, 40, 60).label_map
+    np.testing.assert_array_equal(label_map == 0, mask > 0)
+
+
+def test_regions_that_show_nothing_are_named_and_cost_no_other():
+    good = region("rectanglelabels", box(0, 0, 3, 4), "car", name="good")
+    empty = region("brushlabels", {"format": "rle", "rle": []}, name="empty")
+    erased = brush_region(np.zeros((4, 6)), name="erased")
+    thin = region("rectanglelabels", box(3, 1.6, 2, 0.3), name="thin")
+    assert drawn(empty, good, erased, thin) == ["111..."] * 4
+    painted = paint([empty, good, erased, thin], CONTROL, HEIGHT, WIDTH)
+    assert painted.blank == ("empty", "erased", "thin")
+    assert (painted.regions, painted.unknown) == (4, ())
+    assert paint([good], CONTROL, HEIGHT, WIDTH).blank == ()
+
+
+@pytest.mark.parametrize("size", [("6", "4"), (6.0, "4.0"), (None, None)])
+def test_sizes_may_be_text(size):
+    assert drawn(region("rectanglelabels", box(0, 0, 3, 4), size=size)) == ["000..."] * 4
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270, None, "90"])
+def test_regions_of_a_turned_photo_are_where_they_are_on_the_photo(rotation):
+    """The editor turns its stage, and stores places and masks of the photo as it is; see ``paint``."""
+    alpha = np.zeros((4, 6))
+    alpha[0, 5] = 255
+    regions = [
+        region("rectanglelabels", box(0, 0, 2, 1), "sky", name="a", image_rotation=rotation),
+        brush_region(alpha, "car", name="b", image_rotation=rotation),
+    ]
+    assert drawn(*regions) == ["00...1", "......", "......", "......"]
+
+
 def test_brush_regions_are_read_as_the_sdk_reads_them():
     antialiased = np.random.default_rng(3).integers(0, 256, (37, 53), dtype=np.uint8)
     antialiased[10:30, 5:40] = 255  # long runs too
@@ -301,13 +350,74 @@ def test_regions_without_a_size_are_in_percent_of_the_photo():
     assert drawn(bare) == ["000..."] * 4
 
 
+# Closed vectors
+
+
+def vector(*corners, **more):
+    return region("vectorlabels", {"vertices": list(corners), "closed": True}, **more)
+
+
+def test_a_closed_vector_is_filled_as_the_polygon_is():
+    places = [(1, 0), (5, 1), (4, 4), (0, 3)]
+    expected = drawn(region("polygonlabels", points(*places)))
+    unlinked = [corner(None, *place) for place in places]
+    opened = [corner(str(n), *place, previous=str(n - 1) if n else None) for n, place in enumerate(places)]
+    ring = [corner(str(n), *place, previous=str((n - 1) % 4)) for n, place in enumerate(places)]
+    shuffled = [ring[place] for place in (2, 0, 3, 1)]
+    for corners in (unlinked, opened, ring, shuffled):
+        assert drawn(vector(*corners)) == expected
+    assert sum(row.count("0") for row in expected) == 13
+
+
+def test_the_curves_of_a_vector_are_bezier_curves():
+    """Four of them that are a circle to a thousandth, as drawing programs make it."""
+    reach = 30 * 0.5522847498
+
+    def around(number, x, y):
+        along = np.array([50 - y, x - 50]) / 30 * reach
+        return {
+            "id": str(number), "prevPointId": str((number - 1) % 4), "x": x, "y": y, "isBezier": True,
+            "controlPoint1": {"x": x - along[0], "y": y - along[1]},
+            "controlPoint2": {"x": x + along[0], "y": y + along[1]},
+        }  # fmt: skip
+
+    places = [(80, 50), (50, 80), (20, 50), (50, 20)]
+    corners = [around(number, *place) for number, place in enumerate(places)]
+    painted = paint([vector(*corners, size=(100, 100))], CONTROL, 100, 100).label_map
+    y, x = np.mgrid[:100, :100] + 0.5
+    np.testing.assert_array_equal(painted == 0, (x - 50) ** 2 + (y - 50) ** 2 <= 30**2)
+
+
+def test_a_curve_that_ends_without_a_control_point_gets_the_editors():
+    def drawn_with(**more):
+        corners = [corner("a", previous="c"), corner("b", 6, 0, "a"), corner("c", 6, 4, "b")]
+        corners[0] |= {"isBezier": True, "controlPoint2": {"x": 20, "y": 80}}
+        corners[1] |= more
+        return paint([vector(*corners, size=(60, 40))], CONTROL, 40, 60).label_map
+
+    theirs = drawn_with(isBezier=True, controlPoint1={"x": 100 - 0.3 * 100, "y": 0})
+    np.testing.assert_array_equal(drawn_with(), theirs)
+    assert not np.array_equal(theirs, drawn_with(isBezier=True, controlPoint1={"x": 90, "y": 0}))
+
+
+def corner(name, x=0.0, y=0.0, previous=None, **more):
+    return {"id": name, "x": x / WIDTH * 100, "y": y / HEIGHT * 100, "prevPointId": previous, **more}
+
+
 DAMAGED = [
     (brush_region(np.zeros((4, 6)), size=(6, 5)), "6 x 5 pixels, but the photo has 6 x 4"),
     (brush_region(np.zeros((5, 6)), size=(6, 4)), "another size"),
     (region("brushlabels", {"rle": [1, 2, 3]}), "no complete header"),
     (region("brushlabels", {"rle": None}), "list of integers"),
-    (region("rectanglelabels", box(0, 0, 1, 1), image_rotation=90), "turned by 90 degrees"),
-    (brush_region(np.zeros((4, 6)), image_rotation=270), "turned by 270 degrees"),
+    (region("brushlabels", {"rle": 10**9}), "list of integers"),
+    (region("rectanglelabels", box(0, 0, 1, 1), size=([6], 4)), "cannot be read"),
+    (region("rectanglelabels", box(0, 0, 1, 1), size=("wide", 4)), "cannot be read"),
+    (region("rectanglelabels", box(0, 0, 1, 1), size=("6.5", 4)), "cannot be read"),
+    (region("rectanglelabels", box(0, 0, 1, 1), size=(6, None)), "cannot be read"),
+    (region("rectanglelabels", box(0, 0, 1, 1), size=("7", "4")), "7 x 4 pixels, but the photo has 6 x 4"),
+    (region("rectanglelabels", box(0, 0, 1, 1, rotation=float("nan"))), "cannot be read"),
+    (region("rectanglelabels", box(0, 0, 1e300, 1)), "cannot be read"),
+    (region("polygonlabels", {"points": [[0, 0]] * 100_001}), "100001 points"),
     (region("polygonlabels", {"points": [[0, 0], [1, float("nan")], [2, 2]]}), "cannot be read"),
     (region("polygonlabels", {"points": [[0, 0], [1], [2, 2]]}), "cannot be read"),
     (region("polygonlabels", {"points": None}), "cannot be read"),
@@ -318,7 +428,10 @@ DAMAGED = [
     (region("bitmasklabels", {"imageDataURL": "data:image/png;base64,%"}), "damaged"),
     (region("bitmasklabels", {"imageDataURL": png_url(Image.new("RGBA", (5, 4)))}), "5 x 4 pixels"),
     (region("bitmasklabels", {"imageDataURL": png_url(Image.new("RGB", (6, 4)))}), "transparent"),
-    (region("vectorlabels", {"vertices": [], "closed": True}), "vector"),
+    (region("vectorlabels", {"vertices": [], "closed": False}), "open vector has no pixels; close it"),
+    (region("vectorlabels", {"vertices": 5, "closed": True}), "cannot be read"),
+    (region("vectorlabels", {"vertices": [{"x": 1, "y": 1}] * 1563, "closed": True}), "1563 points"),
+    (region("vectorlabels", {"vertices": [corner(place) for place in "aab"], "closed": True}), "branches"),
 ]
 
 

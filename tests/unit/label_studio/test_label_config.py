@@ -89,6 +89,20 @@ def test_the_first_control_that_can_be_served_is_chosen():
     assert config.controls[0].dynamic
 
 
+def test_a_label_belongs_to_the_innermost_control():
+    inner = brush('<Label value="road"/>', 'name="inner" toName="image"')
+    config = parse(view(IMAGE, brush(f'<Label value="sky"/>{inner}<View><Label value="sea"/></View>')))
+    assert [(each.name, [label.key for label in each.labels]) for each in config.controls] == [
+        ("mask", ["sky", "sea"]),
+        ("inner", ["road"]),
+    ]
+
+
+def test_of_two_images_of_a_name_and_two_spellings_of_an_attribute_the_first_counts():
+    first, second = '<Image name="image" value="$a" VALUE="$b"/>', '<Image name="image" value="$c"/>'
+    assert parse(view(first, second, brush())).image == ImageTag("image", "a")
+
+
 @pytest.mark.parametrize(
     ("xml", "message"),
     [
@@ -163,6 +177,7 @@ FILE = '<!DOCTYPE v [<!ENTITY a SYSTEM "file:///etc/passwd">]><View><Header valu
         (FILE, "refused.*remove DOCTYPE and entities"),
         ("<!DOCTYPE View><View/>", "refused.*remove DOCTYPE and entities"),
         (None, "refused"),
+        ("<View a='\ud800'/>", "not Unicode text"),
     ],
 )
 def test_malformed_and_dangerous_xml(xml, message):

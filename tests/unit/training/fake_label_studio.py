@@ -111,7 +111,7 @@ class FakeLabelStudio:
             keep = {"greater": int.__gt__, "equal": int.__eq__}[each["operator"]]
             tasks = [task for task in tasks if keep(task[name], each["value"])]
         size = min(int(asked["page_size"]), self.largest_page)
-        return httpx.Response(200, json={"tasks": tasks[:size], "total": len(tasks)})
+        return _ok({"tasks": tasks[:size], "total": len(tasks)})
 
     def _row(self, task: dict[str, Any]) -> dict[str, Any]:
         of_task = [each for each in self.annotations.values() if each["task"] == task["id"]]
@@ -122,11 +122,11 @@ class FakeLabelStudio:
         if task not in self.tasks:
             return _missing()
         found = [each for each in self.annotations.values() if each["task"] == task]
-        return httpx.Response(200, json=found)
+        return _ok(found)
 
     def _prediction(self, request: httpx.Request, number: int) -> httpx.Response:
         found = self.predictions.get(number)
-        return httpx.Response(200, json=found) if found else _missing()
+        return _ok(found) if found else _missing()
 
     def _predictions_of(self, request: httpx.Request) -> httpx.Response:
         task = int(request.url.params["task"])
@@ -140,6 +140,11 @@ class FakeLabelStudio:
             return _invalid("task", "object does not exist.")
         number = self.predict(asked["task"], asked["result"], asked["model_version"], asked["score"])
         return httpx.Response(201, json=self.predictions[number])
+
+
+def _ok(content: Any) -> httpx.Response:
+    """Answer with JSON, also of what httpx would not write: NaN, halves of a character."""
+    return httpx.Response(200, content=json.dumps(content), headers={"Content-Type": "application/json"})
 
 
 def _missing() -> httpx.Response:

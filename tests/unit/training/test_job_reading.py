@@ -38,7 +38,7 @@ def test_enough_new_annotations_start_a_training_of_the_champion(world):
     name = name_of(world, result)
     assert result == {
         "outcome": f"train-{name}: 10 new annotations", "fingerprint": result["fingerprint"], "tasks": 10,
-        "skipped": {}, "unknown_labels": [],
+        "skipped": {}, "unknown_labels": [], "blank_regions": {}, "lost": {},
     }  # fmt: skip
     job = find(world.connection, f"train-{name}")
     assert job.args == [1, result["fingerprint"], 1]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ebseg.errors import DataError, FetchError, LabelConfigError, Unreachable
 from ebseg.images import read_image
+from ebseg.label_studio import brush
 from ebseg.label_studio.regions import masks_to_regions
 from ebseg.label_studio.tasks import read_label_config
 from tests.unit.training.fake_label_studio import CONFIG, FakeLabelStudio
@@ -27,6 +28,7 @@ from training.annotations.label_studio import (
 )
 from training.annotations.manifest import Manifest, latest, load
 from training.annotations.snapshot import SnapshotSource, choose
+from training.jobs.reading import summary
 from training.settings import Settings
 from training.storage import Storage
 
@@ -343,8 +345,8 @@ def test_a_bad_task_costs_only_itself(world):
 
 def test_a_bad_task_is_tried_again_and_its_photo_is_not_fetched_again(world):
     task = world.task(1)
-    number = world.fake.annotate(task, [rectangle(image_rotation=90)])
-    assert "turned by 90 degrees" in world.take().skipped[task]
+    number = world.fake.annotate(task, [rectangle(original_width=HEIGHT, original_height=WIDTH)])
+    assert "was the photo replaced?" in world.take().skipped[task]
     world.fake.change(number, result=[rectangle()])
     manifest = world.take()
     assert (tasks(manifest), manifest.skipped) == ([task], {})
@@ -362,6 +364,51 @@ def test_labels_that_the_config_lacks_are_told(world, caplog):
     entry = entry_of(world.take(), task)
     assert entry.unknown == ("moon",) and entry.pixels == {"sky": 8}
     assert 'task 1 has regions of labels that the label config lacks: "moon"' in caplog.text
+
+
+def brush_stroke(alpha: int, label: str = "sky", name: str = "b", **more):
+    rle = brush.encode(np.full((HEIGHT, WIDTH), alpha, np.uint8)) if alpha else []
+    value = {"format": "rle", "rle": rle, "brushlabels": [label]}
+    return {"id": name, "type": "brushlabels", "to_name": "image", "from_name": "m", "value": value} | more
+
+
+def test_faint_masks_and_turned_photos_are_read(world):
+    task = world.task(1)
+    world.fake.annotate(task, [brush_stroke(100, image_rotation=90)])
+    manifest = world.take()
+    assert (entry_of(manifest, task).pixels, manifest.skipped) == ({"sky": HEIGHT * WIDTH}, {})
+
+
+def test_regions_without_a_pixel_and_tasks_of_which_nothing_is_left_are_in_the_jobs_result(world):
+    partly, wholly, renamed, nothing = (world.task(seed) for seed in range(4))
+    world.fake.annotate(partly, [rectangle(), brush_stroke(0, name="gone")])
+    world.fake.annotate(wholly, [brush_stroke(0, name="gone"), brush_stroke(0, name="too")])
+    world.fake.annotate(renamed, [rectangle("moon")])
+    world.fake.annotate(nothing, [])
+    manifest = world.take()
+    told = summary(manifest)
+    assert tasks(manifest) == [partly, wholly, renamed, nothing] and told["skipped"] == {}
+    assert entry_of(manifest, partly).pixels == {"sky": 12}
+    assert told["blank_regions"] == {str(partly): ["gone"], str(wholly): ["gone", "too"]}
+    assert told["lost"] == {
+        str(wholly): "none of its 2 regions shows a label; without a pixel: 'gone', 'too'",
+        str(renamed): "none of its 1 regions shows a label; unknown to the label config: 'moon'",
+    }
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_what_was_painted_by_other_rules_is_painted_anew_and_no_photo_fetched_again(world, monkeypatch):
+    task = world.annotated(1)
+    monkeypatch.setattr(snapshot, "PAINTING", 1)
+    first = world.take()
+    index = json.loads(world.storage.read("snapshots/project-1/index.json"))
+    assert index.pop("painting") == 1
+    index["entries"][0] |= {"label_map": "of masks that had vanished"}
+    world.storage.write("snapshots/project-1/index.json", json.dumps(index).encode())  # as older versions do
+    assert entry_of(world.take(), task).label_map == "of masks that had vanished"
+    monkeypatch.undo()
+    assert entry_of(world.take(), task).label_map == entry_of(first, task).label_map
+    assert len(world.photos.fetched) == 1
 
 
 def test_a_label_config_that_cannot_be_served_is_told(world):
