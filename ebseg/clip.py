@@ -8,6 +8,7 @@ B batch, L tokens (1 class token + N patches), N = h * w patches, C width, H hea
 Q copies of the class token (one a mask), E joint embedding size, K labels.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -197,6 +198,12 @@ def _steered_block(block: Any, copies: Tensor, k: Tensor, v: Tensor, bias: Tenso
     return copies
 
 
+@functools.cache
+def _tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
+    """Read CLIP's table of word parts once a process, and not for each model."""
+    return open_clip.SimpleTokenizer(context_length=context_length)
+
+
 class TextClassifier(nn.Module):
     """CLIP's text tower with prompt templates and a learned background class.
 
@@ -210,7 +217,7 @@ class TextClassifier(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.background = nn.Parameter(torch.empty(1, config.embed_dim))
         nn.init.normal_(self.background, std=0.02)
-        self.tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
+        self.tokenizer = _tokenizer(config.context_length)
         self._digest = Digest()
 
     def forward(self, embeddings: Tensor) -> Tensor:

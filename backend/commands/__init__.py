@@ -10,7 +10,7 @@ COMMANDS = {
     ),
     "doctor": Command(
         "backend.commands.doctor:app",
-        "Check the settings, Label Studio, the token, the network rules and the model.",
+        "Walk the way of a photo: service, Label Studio, token, projects, learning loop, this machine.",
     ),
     "serve": Command("backend.commands.serve:app", "Serve predictions to Label Studio until stopped."),
 }

@@ -3,6 +3,7 @@
 Both are made of what ``ebseg.evaluation.result.Evaluation.to_json`` gives; any key may be missing or None.
 """
 
+import functools
 import math
 import os
 import time
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import ChainableUndefined, Environment, PackageLoader
+from jinja2 import ChainableUndefined, Environment, PackageLoader, Template
 from PIL import Image, ImageDraw
 
 from ebseg.errors import ConfigError
@@ -97,6 +98,20 @@ def write_html(evaluation: Any, pictures: Any, path: Path) -> None:
     """
     if isinstance(evaluation, Mapping):
         evaluation, pictures = [evaluation], [pictures]
+    pages = [
+        {
+            "evaluation": one,
+            "classes": sorted(one.get("classes") or (), key=_by_iou),
+            "pictures": [(title, _data_uri(content)) for title, content in shown],
+        }
+        for one, shown in zip(evaluation, pictures, strict=True)
+    ]
+    html = _template().render(pages=pages, metrics=METRICS)
+    write_whole(path, html)
+
+
+@functools.cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("ebseg"),
         autoescape=True,
@@ -107,16 +122,7 @@ def write_html(evaluation: Any, pictures: Any, path: Path) -> None:
     environment.filters |= {"number": _number, "count": _count, "share": _share}
     environment.filters |= {"duration": _duration, "flat": _flat}
     environment.tests["known"] = _known
-    pages = [
-        {
-            "evaluation": one,
-            "classes": sorted(one.get("classes") or (), key=_by_iou),
-            "pictures": [(title, _data_uri(content)) for title, content in shown],
-        }
-        for one, shown in zip(evaluation, pictures, strict=True)
-    ]
-    html = environment.get_template("report.html").render(pages=pages, metrics=METRICS)
-    write_whole(path, html)
+    return environment.get_template("report.html")
 
 
 def log_to_mlflow(

@@ -1,20 +1,25 @@
+"""For the unit tests. PyTorch and MLflow are imported by the tests that want them: it takes seconds."""
+
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from werkzeug.serving import make_server
 
-from ebseg.checkpoint import save_checkpoint
-from ebseg.config import TINY
-from ebseg.model import EBSeg
+from ebseg.config import RECIPES
 from ebseg.runs.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, disconnect
 from ebseg.vocabulary import Vocabulary
+from tests.unit.shallow import SHALLOW
+
+if TYPE_CHECKING:
+    from ebseg.model import EBSeg
 
 # Threads gain nothing on models this small, and wait for each other for seconds on a busy machine.
-torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
@@ -23,24 +28,39 @@ def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EBSEG_CACHE_DIR", str(tmp_path / "cache"))
 
 
-def _random_tiny() -> EBSeg:
+def _random_tiny() -> "EBSeg":
+    import torch
+
+    from ebseg.model import EBSeg
+
     torch.manual_seed(0)
-    config = TINY.model_copy(update={"test_size": 64, "test_max_size": 160})
+    config = SHALLOW.model_copy(update={"test_size": 64, "test_max_size": 160})
     return EBSeg(config, training_vocabulary=Vocabulary(["sky", "road"]))
 
 
 @pytest.fixture
-def random_tiny() -> EBSeg:
-    """Make TINY with random weights, for small photos; by its own account it knows sky and road."""
+def random_tiny() -> "EBSeg":
+    """Make a small TINY with random weights, for small photos; by its own account it knows sky and road."""
     return _random_tiny()
 
 
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save such a model; return the file."""
+    import torch
+
+    from ebseg.checkpoint import save_checkpoint
+
     path = tmp_path_factory.mktemp("checkpoints") / "random.safetensors"
     save_checkpoint(_random_tiny(), path, dtype=torch.float16)
     return path
+
+
+@pytest.fixture
+def small_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train TINY on crops that are a ninth of its recipe's."""
+    small = RECIPES["tiny"].model_copy(update={"crop": 64, "short_edges": (64,)})
+    monkeypatch.setitem(RECIPES, "tiny", small)
 
 
 @pytest.fixture(scope="session")

@@ -9,17 +9,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ebseg.checkpoint import load_checkpoint, load_head, read_header, save_checkpoint, save_head
-from ebseg.config import TINY, BalanceConfig
+from ebseg.config import BalanceConfig
 from ebseg.errors import CheckpointError
 from ebseg.model import EBSeg
 from ebseg.official import to_official
 from ebseg.vocabulary import Vocabulary
+from tests.unit.shallow import SHALLOW
 
 
 @pytest.fixture
 def net():
     torch.manual_seed(0)
-    return EBSeg(TINY, training_vocabulary=Vocabulary(["sky", ["road", "street"]]))
+    return EBSeg(SHALLOW, training_vocabulary=Vocabulary(["sky", ["road", "street"]]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -45,7 +46,7 @@ def test_a_model_without_training_vocabulary_is_not_saved(net, tmp_path):
 
 
 def _rewrite(path, state=None, **header):
-    save_checkpoint_header = {"ebseg_format": "1", "config": TINY.model_dump_json()}
+    save_checkpoint_header = {"ebseg_format": "1", "config": SHALLOW.model_dump_json()}
     save_checkpoint_header["training_vocabulary"] = Vocabulary(["sky"]).to_json()
     metadata = {k: v for k, v in (save_checkpoint_header | header).items() if v is not None}
     save_file(state if state is not None else load_file(path), path, metadata=metadata)
@@ -118,7 +119,7 @@ def test_weights_that_are_not_finite_are_refused(net, tmp_path, value):
 
 
 def test_weights_of_the_authors_that_are_not_finite_are_refused(net, tmp_path, monkeypatch):
-    monkeypatch.setattr("ebseg.checkpoint.official_variant", lambda _state, _path: TINY)
+    monkeypatch.setattr("ebseg.checkpoint.official_variant", lambda _state, _path: SHALLOW)
     path = tmp_path / "model.pth"
     state = to_official(net)
     assert not state["ov_classifier.attn_mask"].isfinite().all()  # it is no weight
@@ -290,7 +291,11 @@ def _rewrite_head(path, state=None, **header):
             "text.background has values that",
         ),
         (
-            {"config": TINY.model_copy(update={"clip": TINY.clip.model_copy(update={"image_heads": 8})})},
+            {
+                "config": SHALLOW.model_copy(
+                    update={"clip": SHALLOW.clip.model_copy(update={"image_heads": 8})}
+                )
+            },
             "has other layers",
         ),
     ],
@@ -321,13 +326,13 @@ def test_equal_heads_make_equal_files(net, base, head):
 def test_format_1_is_read_without_the_loss_that_its_config_holds(net, base):
     """A fine-tuned file of format 1 said "ignored", and whoever trained on from it ignored pixels unasked."""
     losses = {"points": 2048, "unlabelled": "ignored"}
-    _rewrite(base, config=json.dumps({**json.loads(TINY.model_dump_json()), "losses": losses}))
+    _rewrite(base, config=json.dumps({**json.loads(SHALLOW.model_dump_json()), "losses": losses}))
     loaded, metadata = load_checkpoint(base)
-    assert loaded.config == TINY and metadata == {}
-    assert read_header(base) == (TINY, {})
+    assert loaded.config == SHALLOW and metadata == {}
+    assert read_header(base) == (SHALLOW, {})
     assert all(torch.equal(p, loaded.get_parameter(name)) for name, p in net.named_parameters())
     _rewrite(
-        base, ebseg_format="2", holds="model", config=json.dumps({**TINY.model_dump(), "losses": losses})
+        base, ebseg_format="2", holds="model", config=json.dumps({**SHALLOW.model_dump(), "losses": losses})
     )
     with pytest.raises(CheckpointError, match="damaged config"):
         load_checkpoint(base)

@@ -2,10 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ebseg.config import TINY, LossConfig
+from ebseg.config import LossConfig
 from ebseg.losses import Prediction, Totals, criterion, match, sample_points, ssc_loss, targets_of
 from ebseg.model import EBSeg
 from ebseg.vocabulary import Vocabulary
+from tests.unit.shallow import SHALLOW
 
 QUERIES, LABELS, SIZE = 4, 5, 8
 CONFIG = LossConfig(points=64)
@@ -108,7 +109,7 @@ def test_points_outside_are_zero_and_centres_are_exact():
 
 def test_a_models_losses_reach_every_trainable_parameter():
     torch.manual_seed(0)
-    net = EBSeg(TINY)
+    net = EBSeg(SHALLOW)
     image = torch.rand(1, 3, 64, 96) * 255
     label_map = torch.zeros(1, 64, 96, dtype=torch.long)
     label_map[:, 32:] = 1
@@ -142,16 +143,16 @@ def test_pixels_that_are_not_known_change_no_loss():
 
 @pytest.mark.parametrize(
     "labels",
-    [[-1], [2], list(range(TINY.decoder.queries + 4)), [-1, 3]],
+    [[-1], [2], list(range(SHALLOW.decoder.queries + 4)), [-1, 3]],
     ids=["all ignored", "one label", "more labels than queries", "partly ignored"],
 )
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_models_losses_and_gradients_are_finite(labels, autocast):
     torch.manual_seed(0)
-    net = EBSeg(TINY)
+    net = EBSeg(SHALLOW)
     stripes = torch.tensor(labels)[torch.arange(80) * len(labels) // 80]
     label_maps = torch.stack([stripes.expand(48, 80), torch.full((48, 80), -1)])
-    vocabulary = Vocabulary([f"thing {number}" for number in range(TINY.decoder.queries + 4)])
+    vocabulary = Vocabulary([f"thing {number}" for number in range(SHALLOW.decoder.queries + 4)])
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         losses = net.losses(torch.rand(2, 3, 48, 80) * 255, label_maps, vocabulary)
     assert all(torch.isfinite(term) for term in losses.values())

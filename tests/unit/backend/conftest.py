@@ -14,12 +14,12 @@ from PIL import Image
 
 from backend.app import create_app
 from ebseg.checkpoint import save_checkpoint
-from ebseg.config import TINY
 from ebseg.data.drawn.synthetic import draw_scene
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor
 from ebseg.vocabulary import Vocabulary
 from tests.unit.label_studio.http_server import Server, reply
+from tests.unit.shallow import SHALLOW
 from training.settings import Settings
 
 READY_SECONDS = 20
@@ -39,7 +39,7 @@ def scenes() -> list[np.ndarray]:
 def untrained(seed: int, version: str) -> Predictor:
     """A real model, small and untrained; its masks are sharpened, so that two labels share a photo."""
     torch.manual_seed(seed)
-    config = TINY.model_copy(update={"test_size": 64, "test_max_size": 128})
+    config = SHALLOW.model_copy(update={"test_size": 64, "test_max_size": 128})
     net = EBSeg(config, training_vocabulary=Vocabulary(["sky", "road"]))
     with torch.no_grad():
         net.text.logit_scale.fill_(5.5)
@@ -50,13 +50,13 @@ def untrained(seed: int, version: str) -> Predictor:
 
 @pytest.fixture(scope="session")
 def predictor() -> Predictor:
-    return untrained(3, "tiny-untrained")
+    return untrained(12, "tiny-untrained")
 
 
 @pytest.fixture(scope="session")
 def successor() -> Predictor:
     """Another such model, whose masks are others."""
-    return untrained(4, "tiny-successor")
+    return untrained(20, "tiny-successor")
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,8 @@ def test_drawn_scenes_come_with_the_labels_that_occur_in_them(tmp_path: Path) ->
     assert len(names) == len(set(names)) > 10
 
 
-def test_labels_can_be_chosen_for_drawn_scenes(tmp_path: Path) -> None:
+def test_labels_can_be_chosen_for_drawn_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.demo.project.SCENE_COUNT", 1)
     assert choose_pictures(None, "sky,road", tmp_path / "scenes")[1] == (("sky",), ("road",))
 
 

@@ -12,8 +12,9 @@ from ebseg.config import RECIPES
 from ebseg.data.drawn.scenes import SceneSource
 from ebseg.data.samples import Sample
 from ebseg.errors import ConfigError, DataError, TrainingError
+from ebseg.runs.folder import RunFolder
 from ebseg.runs.watch import StopTraining
-from ebseg.train import LOG_FILE, train
+from ebseg.train import train
 from ebseg.vocabulary import Vocabulary
 from training.finetuning.finetune import (
     FinetuneConfig,
@@ -27,6 +28,8 @@ from training.finetuning.finetune import (
     interpolate,
 )
 from training.finetuning.folder import TrainingFolder
+
+pytestmark = pytest.mark.usefixtures("small_crops")
 
 SHORT = FinetuneConfig(steps=4, batch=1, measure_every=2, general_photos=2, learning_rate=1e-3)
 
@@ -148,7 +151,7 @@ def test_who_trains_on_from_a_fine_tuned_model_has_the_loss_of_the_recipe(random
     logs = []
     for name, net in (("tuned", tuned), ("base", base)):
         train(net, [partly.train], recipe, tmp_path / name, workers=0)
-        row = json.loads((tmp_path / name / LOG_FILE).read_text())
+        row = json.loads(RunFolder(tmp_path / name).log.read_text())
         logs.append([row[term] for term in ("mask", "dice", "loss")])
     assert logs[0] == logs[1]
 
