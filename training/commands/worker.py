@@ -51,12 +51,12 @@ def worker(
     _require_known_model(settings.base_model)
     served = [line for line in QueueName if not queue or line.value in queue]
     with _schedule(settings):
-        # Every job is a fork of this process, and jobs need PyTorch: imported here, once, it takes 3 s of CPU
-        # and half a gigabyte that the forks share; else each job, be it a short reading of annotations, would
-        # take both. It is safe before a fork as long as nothing here runs it: only that starts its threads.
-        # After the options and the settings, whose faults are told at once.
-        import ebseg.loading  # noqa: F401
-        import training.jobs  # noqa: F401
+        # Every job is a fork of this process, and those that judge and label need PyTorch: imported here,
+        # once, it takes 3 s of CPU and half a gigabyte, which the forks share; else each would take both. (A
+        # training has a process of its own.) It is safe before a fork as long as nothing here runs PyTorch:
+        # only that starts its threads. After options and settings, whose faults are told at once.
+        if served != [QueueName.TRAIN]:
+            import ebseg.loading  # noqa: F401
 
         while _work(settings, served, burst=burst):
             time.sleep(RECONNECT_SECONDS)
