@@ -14,7 +14,7 @@ from backend.findings import Finding
 from backend.loop_checks import check_disk, check_jobs, check_memory, check_registry, loop_projects
 from backend.project_checks import check_projects
 from backend.service import load_model
-from ebseg.errors import EBSegError, FetchError
+from ebseg.errors import EBSegError, Refused, Unreachable
 from ebseg.label_studio.server import TOKEN_REMEDY
 from training.annotations.inspection import NoAddress, Objection, StudioInspection, Unresolved, require_health
 from training.annotations.photos import photo_fetcher
@@ -102,7 +102,9 @@ def _label_studio(settings: Settings) -> Finding:
     check = "Label Studio"
     try:
         require_health(settings, SERVICE_SECONDS)
-    except FetchError as error:
+    except Refused as error:
+        return Finding(check, f"{settings.label_studio_url} is not where it answers", str(error))
+    except Unreachable as error:
         remedy = "start it, or set LABEL_STUDIO_URL to its address (inside a container, localhost is itself)"
         return Finding(check, str(error), remedy)
     return Finding(check, f"answers at {settings.label_studio_url}")

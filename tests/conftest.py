@@ -14,6 +14,7 @@ MOST_PROCESSES = 4
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)  # where xdist is switched off
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Spread folders of unit tests over processes; what is named more closely runs in this one.
 

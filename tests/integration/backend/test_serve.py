@@ -132,7 +132,7 @@ def failing(label_studio, *arguments: str, **settings: str) -> str:
         (["--port", "65536"], {}, "EBSEG_PORT: "),
         ([], {"EBSEG_BASIC_AUTH_USER": "user"}, "EBSEG_BASIC_AUTH_PASSWORD"),
         ([], {"LABEL_STUDIO_URL": "studio"}, "LABEL_STUDIO_URL is 'studio'"),
-        ([], {"EBSEG_ALLOWED_HOSTS": "http://studio/x"}, "allowed host"),
+        ([], {"EBSEG_ALLOWED_HOSTS": "http://studio/x"}, "EBSEG_ALLOWED_HOSTS"),
         (["--host", "192.0.2.1"], {}, "port 0 of 192.0.2.1"),
     ],
 )

@@ -215,7 +215,7 @@ def test_label_studio_below_a_sub_path_is_found(world):
 
 
 @pytest.mark.parametrize(
-    ("answer", "detail"),
+    ("answer", "said"),
     [
         (reply(status=502), "/health answers 502"),
         (
@@ -224,12 +224,13 @@ def test_label_studio_below_a_sub_path_is_found(world):
         ),
     ],
 )
-def test_what_is_no_label_studio_is_a_finding(world, answer, detail):
+def test_what_is_no_label_studio_is_a_finding(world, answer, said):
     world.label_studio.routes["/health"] = answer
     wrong = world.wrong()
     assert list(wrong) == ["Label Studio"]
-    assert detail in wrong["Label Studio"].detail
+    assert said in wrong["Label Studio"].detail + wrong["Label Studio"].remedy
     assert "LABEL_STUDIO_URL" in wrong["Label Studio"].remedy
+    assert ("start it" in wrong["Label Studio"].remedy) == ("502" in said)
 
 
 def test_label_studio_that_is_down_or_has_no_address_is_a_finding(world):
