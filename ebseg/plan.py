@@ -20,7 +20,7 @@ _MOMENTS = 2
 _COUNT_BYTES = 4
 
 
-def plan(
+def plan_training(
     net: EBSeg,
     config: TrainConfig,
     sources: Sequence[Source],

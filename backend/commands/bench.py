@@ -77,7 +77,7 @@ def service(
     Example: ebseg bench service --seconds 30
     """
     with tempfile.TemporaryDirectory() as folder, _served(model, Path(folder)) as (address, photos):
-        latencies, predicted = measure(address, photos, seconds)
+        latencies, predicted = measure_latency(address, photos, seconds)
     if as_json:
         typer.echo(json.dumps({"predicted": predicted, "latencies": [asdict(each) for each in latencies]}))
         return
@@ -135,7 +135,7 @@ def train(
     )
 
 
-def measure(address: str, photos: list[str], seconds: float) -> tuple[list[Latency], int]:
+def measure_latency(address: str, photos: list[str], seconds: float) -> tuple[list[Latency], int]:
     """Give the latencies of the short calls during ``seconds`` of predictions, and the photos predicted.
 
     ``address``: host:port of a service that is ready. ``photos``: addresses that it can fetch.

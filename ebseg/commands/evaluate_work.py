@@ -26,7 +26,7 @@ from ebseg.data.drawn.scenes import (
 from ebseg.data.open import DRAWN_SCENES, open_data
 from ebseg.data.samples import Source
 from ebseg.errors import DataError
-from ebseg.evaluation.benchmark import join, run
+from ebseg.evaluation.benchmark import join, run_benchmark
 from ebseg.evaluation.in_memory import evaluate
 from ebseg.evaluation.labellers import Labeller, ModelLabeller, SavedLabeller
 from ebseg.evaluation.report import comparison, log_to_mlflow, write_html
@@ -75,7 +75,7 @@ def on_datasets(request: Request, json_file: Path | None, html: Path | None, mlf
     for name, source in sources.items():
         labeller = labeller_of(source)
         with _progress(name, source, request, shown=main) as progress:
-            evaluation = run(
+            evaluation = run_benchmark(
                 labeller,
                 source,
                 limit=request.limit,

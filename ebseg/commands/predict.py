@@ -96,7 +96,7 @@ def predict(
     """
     with _bad_usage("--labels", VocabularyError):
         vocabulary = Vocabulary(read_labels(labels))
-    jobs = plan(photos, out)
+    jobs = plan_outputs(photos, out)
     writers = _coco_writers(vocabulary, jobs, out / COCO_FOLDER) if coco else []
     with _bad_usage("--model", ConfigError):
         predictor = ebseg.load(model)
@@ -128,7 +128,7 @@ def read_labels(text: str) -> list[list[str]]:
     return [line.split("|") for line in lines if line.strip()]
 
 
-def plan(arguments: Sequence[Path], out: Path) -> list[_Job]:
+def plan_outputs(arguments: Sequence[Path], out: Path) -> list[_Job]:
     """Find the photos of files and folders and give each a place of its own below ``out``.
 
     Raises BadParameter for a folder without photos, and where results would fall among a folder's photos or

@@ -19,7 +19,7 @@ from ebseg.encoders import load_encoders
 from ebseg.errors import ConfigError, DataError
 from ebseg.loading import checkpoint_path
 from ebseg.model import EBSeg
-from ebseg.plan import plan
+from ebseg.plan import plan_training
 from ebseg.runs.tracking import MlflowRun
 from ebseg.runs.watch import ProgressBar, Watcher
 from ebseg.train import make_accelerator, train
@@ -38,7 +38,9 @@ def run(request: Request) -> None:
     if all(len(source) for source in sources):
         StepBatches(sources, config, weights=request.shares, processes=accelerator.num_processes)
     if request.dry_run:
-        text = plan(net, config, sources, processes=accelerator.num_processes, device=accelerator.device)
+        text = plan_training(
+            net, config, sources, processes=accelerator.num_processes, device=accelerator.device
+        )
         if accelerator.is_main_process:
             typer.echo(text)
         return

@@ -42,7 +42,7 @@ PATIENCE = timedelta(hours=12)
 """That processes wait for each other at the end: one may have resumed later, or have the larger photos."""
 
 
-def run(
+def run_benchmark(
     labeller: Labeller[T],
     source: Source,
     *,

@@ -123,12 +123,12 @@ class ProgressBar(Watcher):
         self._pace.add(progress)
         if self._live is not None:
             self._terms = Text(_terms(progress))
-            self._bar.update(self._task, completed=progress.step, description=self._pace.told(progress))
+            self._bar.update(self._task, completed=progress.step, description=self._pace.line(progress))
             return
         self._since_line += progress.seconds
         if self._since_line >= self._line_every or progress.step == progress.steps:
             self._since_line = 0.0
-            told = f"{_terms(progress)}  {self._pace.told(progress)}"
+            told = f"{_terms(progress)}  {self._pace.line(progress)}"
             self._print(f"step {progress.step}/{progress.steps}  {told}")
 
     def stored(self, net: "EBSeg", step: int) -> None:
@@ -162,7 +162,7 @@ class _Pace:
         self._photos = self._photos * _MEMORY_OF_PACE + progress.photos
         self._seconds = self._seconds * _MEMORY_OF_PACE + progress.seconds
 
-    def told(self, progress: StepReport) -> str:
+    def line(self, progress: StepReport) -> str:
         """Say the pace, the memory and the time left."""
         photos = self._photos / max(self._seconds, 1e-9)
         left = (progress.steps - progress.step) * self._seconds / self._steps

@@ -12,7 +12,7 @@ from ebseg.data.folder import FolderSource
 from ebseg.data.samples import Sample
 from ebseg.errors import ConfigError
 from ebseg.evaluation import benchmark
-from ebseg.evaluation.benchmark import AHEAD, BEHIND, run
+from ebseg.evaluation.benchmark import AHEAD, BEHIND, run_benchmark
 from ebseg.evaluation.labellers import ModelLabeller
 from ebseg.evaluation.metrics import BoundaryCounts, ConfusionMatrix
 from ebseg.evaluation.result import Evaluation
@@ -106,28 +106,28 @@ def test_counts_are_those_of_predicting_photo_by_photo(source, predictor, labell
         predicted = predictor.predict(sample.image, VOCABULARY, threshold=0.0).label_map
         matrix.add(predicted, sample.label_map)
         boundary.add(predicted, sample.label_map)
-    found = run(labeller, source, workers=workers)
+    found = run_benchmark(labeller, source, workers=workers)
     assert (found.tally.matrix.counts == matrix.counts).all() and matrix.counts.sum() > 0
     assert (found.tally.boundary.union == boundary.union).all()
     assert (found.tally.measured, found.tally.done, found.asked) == (PHOTOS, PHOTOS, PHOTOS)
     assert found.seen == (True, False, True)
     with pytest.raises(ConfigError, match="0 threads"):
-        run(labeller, source, workers=0)
+        run_benchmark(labeller, source, workers=0)
 
 
 def test_limit_takes_the_first_photos(source):
     echo = Echo()
-    assert run(echo, source, limit=2).tally.measured == 2
+    assert run_benchmark(echo, source, limit=2).tally.measured == 2
     assert sorted(echo.prepared) == [str(source.photos / name) for name in ("0.png", "1.png")]
-    assert run(Echo(), source, limit=99).asked == PHOTOS
+    assert run_benchmark(Echo(), source, limit=99).asked == PHOTOS
 
 
 def test_broken_photos_are_named_and_the_others_measured(source, folder):
-    whole = run(Echo(), source).tally.matrix.counts
+    whole = run_benchmark(Echo(), source).tally.matrix.counts
     photo, label_map = folder / "photos" / "1.png", folder / "labels" / "3.png"
     photo.write_bytes(photo.read_bytes()[:200])
     Image.fromarray(np.full((58, 55), 7, np.uint8)).save(label_map)
-    found = run(Echo(), source)
+    found = run_benchmark(Echo(), source)
     assert (found.tally.measured, found.tally.broken, found.asked) == (3, 2, 5)
     assert "1.png" in found.tally.messages[0] and "value 7" in found.tally.messages[1]
     assert 0 < found.tally.matrix.counts.sum() < whole.sum()
@@ -158,7 +158,9 @@ def test_reading_runs_ahead_of_the_model_and_counting_behind_it():
         return real_infer(prepared)
 
     echo.prepare, echo.infer = prepare, infer
-    assert run(echo, Constant(40), workers=2, progress=lambda done: counted.set()).tally.measured == 40
+    assert (
+        run_benchmark(echo, Constant(40), workers=2, progress=lambda done: counted.set()).tally.measured == 40
+    )
     assert most <= AHEAD * 2 + 2, "memory is bounded"
 
 
@@ -171,7 +173,7 @@ def test_a_failure_of_the_model_ends_the_run(source):
     echo.infer = infer
     before = set(threading.enumerate())
     with pytest.raises(RuntimeError, match="out of memory"):
-        run(echo, source)
+        run_benchmark(echo, source)
     assert not set(threading.enumerate()) - before
 
 
@@ -185,19 +187,21 @@ def stop_at(count):
 
 def test_a_stopped_run_goes_on_where_it_was(source, labeller, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "SAVE_SECONDS", 0.0)
-    expected = run(labeller, source)
+    expected = run_benchmark(labeller, source)
     with pytest.raises(KeyboardInterrupt):
-        run(labeller, source, out=tmp_path / "out", progress=stop_at(2))
+        run_benchmark(labeller, source, out=tmp_path / "out", progress=stop_at(2))
     stored = Tally.load(tmp_path / "out" / "process-0.npz", _identity(tmp_path / "out" / "process-0.npz"))
     assert stored.done == 2
     done = []
-    found = run(labeller, source, out=tmp_path / "out", progress=done.append)
+    found = run_benchmark(labeller, source, out=tmp_path / "out", progress=done.append)
     assert done == [3, 4, 5]
     assert (found.tally.matrix.counts == expected.tally.matrix.counts).all()
     assert (found.tally.boundary.intersection == expected.tally.boundary.intersection).all()
     assert (found.tally.best, found.tally.worst) == (expected.tally.best, expected.tally.worst)
     assert found.tally.seconds["total"] > stored.seconds["total"] > 0
-    again = run(labeller, source, out=tmp_path / "out", progress=lambda done: pytest.fail("it is done"))
+    again = run_benchmark(
+        labeller, source, out=tmp_path / "out", progress=lambda done: pytest.fail("it is done")
+    )
     assert again.to_json()["metrics"] == expected.to_json()["metrics"]
 
 
@@ -210,23 +214,23 @@ def test_broken_photos_are_remembered_by_a_stopped_run(source, folder, tmp_path,
     monkeypatch.setattr(benchmark, "SAVE_SECONDS", 0.0)
     (folder / "photos" / "0.png").write_bytes(b"nothing")
     with pytest.raises(KeyboardInterrupt):
-        run(Echo(), source, out=tmp_path / "out", progress=stop_at(1))
-    found = run(Echo(), source, out=tmp_path / "out").tally
+        run_benchmark(Echo(), source, out=tmp_path / "out", progress=stop_at(1))
+    found = run_benchmark(Echo(), source, out=tmp_path / "out").tally
     assert (found.measured, found.broken, found.done) == (4, 1, 5) and "0.png" in found.messages[0]
 
 
 def test_another_evaluations_state_is_refused(source, labeller, tmp_path):
-    run(labeller, source, out=tmp_path / "out", limit=2)
+    run_benchmark(labeller, source, out=tmp_path / "out", limit=2)
     for changes, what in (({"limit": 3}, "photos"), ({"labeller": Echo(), "limit": 2}, "model, protocol")):
         with pytest.raises(ConfigError, match=f"process-0.npz is of another .* differs in: {what}\\. Choose"):
-            run(**{"labeller": labeller, "source": source, "out": tmp_path / "out", **changes})
+            run_benchmark(**{"labeller": labeller, "source": source, "out": tmp_path / "out", **changes})
     (tmp_path / "out" / "process-0.npz").write_bytes(b"PK\3\4 half")
     with pytest.raises(ConfigError, match="process-0.npz is damaged"):
-        run(labeller, source, out=tmp_path / "out", limit=2)
+        run_benchmark(labeller, source, out=tmp_path / "out", limit=2)
 
 
 def test_only_the_best_and_the_worst_photos_are_kept():
-    found = run(Echo(), Constant(17)).tally
+    found = run_benchmark(Echo(), Constant(17)).tally
     assert [photo.index for photo in found.best] == list(range(16, 16 - EXTREMES, -1))
     assert [photo.index for photo in found.worst] == list(range(EXTREMES))
     assert found.best[0].miou == 100.0 and found.worst[0].miou == 0.0
@@ -243,7 +247,7 @@ def test_a_photo_without_truth_is_measured_and_in_no_ranking():
 
 
 def test_json_has_all_of_it(source, labeller):
-    content = run(labeller, source, limit=3).to_json()
+    content = run_benchmark(labeller, source, limit=3).to_json()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert (content["model"], content["dataset"], content["labels"]) == (
         "random", "street val", ["sky", "water", "road"],

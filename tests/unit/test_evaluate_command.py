@@ -214,7 +214,7 @@ def test_ctrl_c_ends_with_one_line_that_says_how_to_go_on(run, street, random_ch
     def interrupted(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ebseg.commands.evaluate_work.run", interrupted)
+    monkeypatch.setattr("ebseg.commands.evaluate_work.run_benchmark", interrupted)
     for options, told in {
         ("--out", "state"): "the same command goes on from what was counted in state",
         ("--out", "new"): "before anything was kept; the same command starts from the beginning",

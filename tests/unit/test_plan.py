@@ -4,7 +4,7 @@ import torch
 from ebseg import plan as planning
 from ebseg.config import RECIPES, TrainConfig
 from ebseg.errors import ConfigError
-from ebseg.plan import activation_bytes, plan
+from ebseg.plan import activation_bytes, plan_training
 from ebseg.train import parameter_groups
 from ebseg.vocabulary import Vocabulary
 
@@ -44,7 +44,7 @@ def kept_bytes(net, photos, crop):
 
 
 def test_a_plan_tells_data_steps_batches_and_parameters(random_tiny):
-    text = plan(random_tiny, CONFIG, [Photos()], processes=2, device="cpu")
+    text = plan_training(random_tiny, CONFIG, [Photos()], processes=2, device="cpu")
     decayed, kept = parameter_groups(random_tiny, CONFIG.weight_decay)
     trained = sum(p.numel() for p in random_tiny.parameters() if p.requires_grad)
     for line in (
@@ -64,12 +64,12 @@ def test_a_plan_tells_data_steps_batches_and_parameters(random_tiny):
 @pytest.mark.parametrize("precision, told", [("auto", "fp16"), ("bf16", "bf16")])
 def test_a_plan_for_a_gpu_needs_none(random_tiny, precision, told):
     config = CONFIG.model_copy(update={"precision": precision})
-    assert f"precision {told} on cuda" in plan(random_tiny, config, [Photos()], device="cuda")
+    assert f"precision {told} on cuda" in plan_training(random_tiny, config, [Photos()], device="cuda")
 
 
 def test_a_batch_that_cannot_be_dealt_is_refused(random_tiny):
     with pytest.raises(ConfigError, match="cannot be dealt evenly to 3 processes"):
-        plan(random_tiny, CONFIG, [Photos()], processes=3, device="cpu")
+        plan_training(random_tiny, CONFIG, [Photos()], processes=3, device="cpu")
 
 
 def test_a_parameter_in_two_groups_or_none_is_noticed(random_tiny, monkeypatch):
@@ -77,7 +77,7 @@ def test_a_parameter_in_two_groups_or_none_is_noticed(random_tiny, monkeypatch):
     for groups in ([decayed], [decayed, kept, kept]):
         monkeypatch.setattr(planning, "parameter_groups", lambda *_, groups=groups: groups)
         with pytest.raises(AssertionError, match="in no group or in several"):
-            plan(random_tiny, CONFIG, [Photos()], device="cpu")
+            plan_training(random_tiny, CONFIG, [Photos()], device="cpu")
 
 
 @pytest.mark.parametrize("photos, crop", [(1, 96), (2, 192)])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ebseg.data.drawn.scenes import BenchmarkScenes
 from ebseg.errors import ConfigError
-from ebseg.evaluation.benchmark import run
+from ebseg.evaluation.benchmark import run_benchmark
 from ebseg.evaluation.labellers import ModelLabeller
 from ebseg.evaluation.report import METRICS, PANEL, comparison, log_to_mlflow, write_html
 from ebseg.model import EBSeg
@@ -204,7 +204,9 @@ def test_photos_are_counted_as_the_terminal_does(photos: dict[str, Any], told: s
 
 def test_a_real_evaluation_fills_the_page(random_tiny: EBSeg, tmp_path: Path) -> None:
     source = BenchmarkScenes(2)
-    measured = run(ModelLabeller(Predictor(random_tiny, version="random"), source.vocabulary), source)
+    measured = run_benchmark(
+        ModelLabeller(Predictor(random_tiny, version="random"), source.vocabulary), source
+    )
     page = written(tmp_path / "r.html", measured.to_json(), [])
     table = page.text[page.text.index("Metrics") : page.text.index("Classes")]
     for name, meaning in METRICS.values():

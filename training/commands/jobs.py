@@ -31,7 +31,7 @@ def list_jobs(
     """List jobs: id, state, how far it is or what came of it."""
     jobs = sorted(_all_jobs(_connection()), key=_since, reverse=True)[:count]
     if as_json:
-        typer.echo(json.dumps([_told(job) for job in jobs], indent=2))
+        typer.echo(json.dumps([_as_dict(job) for job in jobs], indent=2))
         return
     table = Table(
         # A job is asked for by its whole id; without a least width rich cuts even what must not be wrapped.
@@ -41,7 +41,7 @@ def list_jobs(
         Column("what", min_width=10, overflow="fold"),
     )
     for job in jobs:
-        told = _told(job)
+        told = _as_dict(job)
         table.add_row(told["id"], told["state"], told["since"], told["outcome"] or told["what"])
     # In a terminal that is too narrow even so lines go on in the next one rather than being cropped.
     Console().print(table if jobs else "no jobs", crop=False)
@@ -50,7 +50,7 @@ def list_jobs(
 @app.command(epilog="Example: ebseg jobs show train-1-0a1b2c3d4e5f-1")
 def show(job: Annotated[str, typer.Argument(help="A job's id.")], as_json: AsJson = False) -> None:
     """Show a job: what it does, how far it is, what came of it, why it failed, the end of its log."""
-    told = _told(_job(_connection(), job))
+    told = _as_dict(_job(_connection(), job))
     if as_json:
         typer.echo(json.dumps(told, indent=2))
         return
@@ -110,7 +110,7 @@ def _all_jobs(connection: Redis) -> list[Job]:
     return [job for job in found if job is not None]
 
 
-def _told(job: Job) -> dict[str, Any]:
+def _as_dict(job: Job) -> dict[str, Any]:
     """Say all that people ask about a job."""
     result = job.return_value(refresh=True) if _state(job) == "finished" else None
     outcome = result.get("outcome", "") if isinstance(result, dict) else ""

@@ -37,7 +37,7 @@ def list_models(as_json: AsJson = False) -> None:
     """List the versions, with what the gate and people's corrections say of them."""
     versions = _registry().versions()
     if as_json:
-        typer.echo(json.dumps([_told(version) for version in versions], indent=2))
+        typer.echo(json.dumps([_as_dict(version) for version in versions], indent=2))
         return
     headers = ("version", "name", "aliases", "created", "mIoU", "gain", "verdict", "live IoU")
     rows = [_row(version) for version in versions]
@@ -63,7 +63,7 @@ def show(version: Ref, as_json: AsJson = False) -> None:
     reigns = [entry for entry in registry.history() if entry["version"] == found.number]
     look = _where_to_look(settings, found)
     if as_json:
-        told = {**_told(found), "decision": decision, "champion": reigns, "look": look}
+        told = {**_as_dict(found), "decision": decision, "champion": reigns, "look": look}
         typer.echo(json.dumps(told, indent=2))
         return
     typer.echo(f"version {found.number} ({', '.join(found.aliases) or 'no alias'}): {found.name}")
@@ -129,7 +129,7 @@ def _row(version: Version) -> tuple[str, ...]:
     )
 
 
-def _told(version: Version) -> dict[str, Any]:
+def _as_dict(version: Version) -> dict[str, Any]:
     return {**asdict(version), "tags": dict(version.tags)}
 
 

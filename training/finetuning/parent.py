@@ -107,7 +107,7 @@ def mlflow_run(folder: Path) -> str | None:
     return FinetuneFolder(folder).training.mlflow_run()
 
 
-def run(
+def run_process(
     folder: Path, spec: Mapping[str, Any], processes: int, report: Callable[[dict[str, Any], list[str]], None]
 ) -> None:
     """Fine-tune in ``folder`` as ``spec`` says (``training.finetuning.child``), in so many processes.

@@ -27,7 +27,7 @@ def finetune(loop: Loop, project: int, fingerprint: str, base: int) -> Result:
         done = loop.progress.stage("cross-validating")
         train_folds(settings, loop.storage, manifest, spec, loop.job_id, report, done)
     if not parent.is_done(folder):
-        parent.run(folder, spec, settings.train_processes, report)
+        parent.run_process(folder, spec, settings.train_processes, report)
     outcome = parent.outcome(folder)
     candidate = registry.register(
         Path(outcome["path"]),

@@ -38,7 +38,7 @@ class Pushed:
     there: list[int] = field(default_factory=list)
     left_out: dict[int, str] = field(default_factory=dict)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Say it in words."""
         parts = [f"{len(self.pushed)} predictions pushed"]
         if self.there:
@@ -64,7 +64,10 @@ def predict_tasks(loop: Loop, project: int, tasks: list[int], version: str, plan
     pushed = label(studio, loop.photos(), model, labelling, settings, project, tasks, claim, done)
     if plan:
         end_part(loop, studio, project, version, plan=plan)
-    return {"outcome": pushed.told(), "left_out": {str(task): why for task, why in pushed.left_out.items()}}
+    return {
+        "outcome": pushed.summary(),
+        "left_out": {str(task): why for task, why in pushed.left_out.items()},
+    }
 
 
 def label(

@@ -43,7 +43,7 @@ def train_folds(
         folders.append(folder)
         if not parent.is_done(folder):
             fold_spec = {**spec, "out": str(folder), "fold": number, "mlflow": None}
-            parent.run(folder, fold_spec, settings.train_processes, report)
+            parent.run_process(folder, fold_spec, settings.train_processes, report)
         model = load(parent.outcome(folder)["path"], device=settings.device)
         measured.append(measuring.measure(model, fold, storage, progress))
     pooled = pool(measured)

@@ -42,7 +42,7 @@ class Scenes(BenchmarkScenes):
 
 source = Scenes({PHOTOS})
 predictor = ebseg.load("ebseg-tiny", device="cpu")
-found = benchmark.run(ModelLabeller(predictor, source.vocabulary), source, out=out, others=others)
+found = benchmark.run_benchmark(ModelLabeller(predictor, source.vocabulary), source, out=out, others=others)
 number = 0 if others is None else others.process_index
 (out / f"{{number}}.json").write_text(json.dumps(found.to_json()))
 np.save(out / f"{{number}}.npy", found.tally.matrix.counts)

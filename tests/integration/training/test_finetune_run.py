@@ -271,11 +271,11 @@ def test_an_outage_is_told_from_what_fails_again(here, whole, tmp_path, monkeypa
     away = {"tracking_uri": "http://127.0.0.1:9", "experiment": "ebseg", "run_name": "train-13"}
     spec = json.loads(_spec(here, tmp_path / "train-13").read_text())
     with pytest.raises(TrainingError, match="no model named 'ebseg-huge'") as failed:
-        parent.run(tmp_path / "train-13", {**spec, "base": "ebseg-huge"}, 1, lambda *_: None)
+        parent.run_process(tmp_path / "train-13", {**spec, "base": "ebseg-huge"}, 1, lambda *_: None)
     assert not isinstance(failed.value, Outage)
     with pytest.raises(Interrupted, match="MLflow's store http://127.0.0.1:9 cannot be used"):
-        parent.run(tmp_path / "train-13", {**spec, "mlflow": away}, 1, lambda *_: None)
-    parent.run(tmp_path / "train-13", spec, 1, lambda progress, _log: told.append(progress))
+        parent.run_process(tmp_path / "train-13", {**spec, "mlflow": away}, 1, lambda *_: None)
+    parent.run_process(tmp_path / "train-13", spec, 1, lambda progress, _log: told.append(progress))
     assert told[-1]["stage"] == "done"
     _assert_same(tmp_path / "train-13", whole)
 

@@ -245,4 +245,4 @@ def put_in_place(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(judge, "load_model", world.load)
     patch.setattr(cross_validation, "load", world.load)
     patch.setattr(labelling, "load", world.load)
-    patch.setattr(parent, "run", world.run)
+    patch.setattr(parent, "run_process", world.run)

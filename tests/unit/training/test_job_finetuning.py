@@ -55,7 +55,7 @@ def test_a_training_that_was_cut_off_goes_on(world, order, monkeypatch):
         raise TrainingError("the process was killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(parent, "run", fail)
+        patch.setattr(parent, "run_process", fail)
         with pytest.raises(TrainingError):
             world.ask(asked)
     assert len(world.registry.versions()) == 1
@@ -120,7 +120,7 @@ def test_folds_that_were_trained_are_not_trained_again(world, order, monkeypatch
         run(folder, spec, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parent, "run", killed_in_the_second)
+        patch.setattr(parent, "run_process", killed_in_the_second)
         with pytest.raises(TrainingError):
             world.ask(asked)
     world.ask(asked)

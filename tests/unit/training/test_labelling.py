@@ -48,7 +48,7 @@ def world(tmp_path):
 def test_predictions_are_pushed_with_their_version_and_score(world):
     tasks = [world.fake.add_task(image="/a.png") for _ in range(2)]
     done = world.label(tasks)
-    assert (done.pushed, done.told()) == (tasks, "2 predictions pushed")
+    assert (done.pushed, done.summary()) == (tasks, "2 predictions pushed")
     stored = list(world.fake.predictions.values())
     assert [(each["task"], each["model_version"], each["score"]) for each in stored] == [
         (task, "model-2", 0.75) for task in tasks
