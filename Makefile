@@ -1,8 +1,8 @@
-# make setup | demo | test | check | screenshot | tiny | clean; each creates the virtual environment that it needs.
+# make setup | demo | test | check | mutants | screenshot | tiny | clean; each creates the virtual environment that it needs.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test check screenshot tiny browser clean
+.PHONY: setup demo test check mutants screenshot tiny browser clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -50,6 +50,10 @@ check: $(READY)
 # All that CI runs. For the unit tests alone, some minutes: .venv/bin/pytest
 test: check browser $(LABEL_STUDIO_READY)
 	$(BIN)/pytest tests
+
+# Faults put into what decides a promotion: do its tests notice? SAMPLE=12 of each module; some 40 minutes.
+mutants: $(READY)
+	$(BIN)/python -m tests.mutation --sample $(or $(SAMPLE),12)
 
 # The README's pictures, taken by the browser test and by that of the learning loop (of drawn pictures).
 screenshot: $(READY) $(LABEL_STUDIO_READY) browser

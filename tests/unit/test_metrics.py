@@ -156,6 +156,7 @@ def test_boundary_iou_by_hand():
     )
     boundary = BoundaryCounts(2)
     boundary.add(predicted, truth)
+    assert boundary.intersection.dtype == boundary.union.dtype == np.int64  # sums of processes are exact
     assert boundary.intersection[0] == 4 + 3 + 3 and boundary.union[0] == 12 + 14 - 10
 
 

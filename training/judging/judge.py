@@ -57,8 +57,7 @@ def _decide(loop: Loop, champion: Version, candidate: Version, manifest: Manifes
         load_model(loop.registry.checkpoint(version), device=settings.device)
         for version in (champion, candidate)
     )
-    made_by = candidate.tags.get("job")
-    folds = folds_measured(loop.storage, made_by) if made_by else None
+    folds = folds_measured(loop.storage, candidate.tags["job"]) if "job" in candidate.tags else None
     held_out = SnapshotSource(loop.storage, manifest, "held_out")
     measured = [_measured(loop, before, held_out)], [_measured(loop, after, held_out)]
     if folds is not None:

@@ -179,6 +179,7 @@ def _scripted(table):
         (lambda share: (39.0, 50.0), 0.0),  # nothing is better
         (lambda share: (50 - abs(share - 0.6), 50.0), 0.6),  # the middle may be best
         (lambda share: (50 - abs(share - 0.6), None), 1.0),  # nothing to keep: taken whole
+        (lambda share: (40.0, None), 0.0),  # nothing is better
     ],
 )
 def test_the_best_mix_that_keeps_enough_is_chosen(random_tiny, table, share):
@@ -209,6 +210,13 @@ def test_the_choice_stops_where_enough_is_kept_and_the_project_gets_no_better(ra
     weights = {"text.background": torch.zeros(1, 128)}, {"text.background": torch.ones(1, 128)}
     _, mixes = _choose(random_tiny, *weights, _scripted(table), base_mix, SHORT)
     assert [mix.share for mix in mixes] == pytest.approx([1 - 0.05 * number for number in range(tried)])
+
+
+def test_where_the_base_knows_nothing_general_there_is_nothing_to_keep(random_tiny):
+    weights = {"text.background": torch.zeros(1, 128)}, {"text.background": torch.ones(1, 128)}
+    measure = _scripted(lambda share: (40 + 20 * share, 0.0))
+    chosen, _ = _choose(random_tiny, *weights, measure, Mix(0.0, 40.0, 0.0), SHORT)
+    assert chosen.share == 1.0
 
 
 def test_interpolation_is_linear_and_leaves_frozen_weights(random_tiny):

@@ -190,6 +190,14 @@ def test_tasks_without_a_labelled_pixel_do_not_count():
     assert crossed.numbers["lower_bound"] == pytest.approx(10)
 
 
+def test_one_labelled_pixel_of_one_label_is_something_to_judge_by():
+    tasks = [task(1.0, pixels=1, shown=1)] * 8
+    missed = measured(*[task(0.0, pixels=1, shown=1)] * 8)
+    decision = decide(LABELS, missed, measured(*tasks), [], RULES)
+    assert decision.verdict is Verdict.PROMOTE
+    assert decision.numbers["lower_bound"] == pytest.approx(100)
+
+
 @pytest.mark.parametrize("tasks", [0, 3])
 def test_no_label_at_all_is_a_reason_to_wait(tasks):
     empty = Measured(tuple(range(tasks)), np.zeros((tasks, 3, 4), np.int64))

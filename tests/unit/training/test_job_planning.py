@@ -10,7 +10,7 @@ from training.jobs.job import job
 from training.queue import orders
 from training.queue.plans import close_plan, is_open, open_plan, submit_plan
 from training.queue.projects import PROJECTS_KEY, known_projects
-from training.queue.queues import find
+from training.queue.queues import find, queues
 
 
 @pytest.fixture
@@ -34,6 +34,7 @@ def test_all_unlabelled_tasks_get_a_prediction_and_then_the_project_shows_them(s
         [1, tasks[:2], "base-0", plan], [1, tasks[2:4], "base-0", plan], [1, tasks[4:], "base-0", plan],
     ]  # fmt: skip
     assert served.jobs.stages == ["listing tasks"]
+    assert served.jobs.meta["progress"] == {"stage": "listing tasks", "total": None, "done": 5}
     for chunk in (chunks[2], chunks[0]):
         served.do(chunk)
     assert served.fake.model_version is None and is_open(served.connection, plan)
@@ -137,6 +138,14 @@ def test_the_schedule_looks_at_every_project_and_sees_to_the_next_time(served):
     assert sweep(served) == {"outcome": "3 projects are looked at", "projects": [1, 2, 9]}
     assert served.waiting() == ["snapshot-1-0", "snapshot-2-0", "snapshot-9-0"]
     assert [key for key in served.connection.keys("rq:job:sweep-*") if b"20261125T0300" not in key]
+
+
+def test_a_round_that_waits_is_not_waited_for(served):
+    scheduled = queues(served.connection)[0].scheduled_job_registry
+    served.project().request_round(1000.0)
+    assert scheduled.get_jobs_to_schedule() == []
+    sweep(served)
+    assert scheduled.get_jobs_to_schedule() == ["snapshot-1-0"]
 
 
 def test_a_plan_of_which_a_job_failed_for_good_is_made_again(served):

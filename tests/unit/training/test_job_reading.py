@@ -28,7 +28,9 @@ def test_while_events_come_nothing_is_read(world):
     assert isinstance(answer, Retry)
     assert (answer.intervals, answer.max > 1000) == ([43], True)  # whole seconds, none too few
     assert world.fake.seen == []
-    world.now += 42.5
+    world.now += 42.25
+    assert read(world).intervals == [1]
+    world.now += 0.25
     assert read(world)["tasks"] == 10
 
 
@@ -45,6 +47,7 @@ def test_enough_new_annotations_start_a_training_of_the_champion(world):
     assert job.description == "fine-tune version 1 for project 1: 10 new annotations"
     assert (job.timeout, job.retries_left) == (12 * 3600, 3)
     assert world.project().training == f"train-{name}"
+    assert world.connection.hget("ebseg:project:1", "training").decode() == f"train-{name} judge-{name}"
     assert world.jobs.stages == ["reading annotations"]
 
 

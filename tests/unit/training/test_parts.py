@@ -1,9 +1,11 @@
+import hashlib
+
 import numpy as np
 import pytest
 
 from ebseg.vocabulary import Vocabulary
 from training.annotations.parts import FOLDS, folds, training_and_validation
-from training.judging.cross_validation import pool
+from training.judging.cross_validation import only, pool
 from training.judging.gate import Measured
 
 
@@ -67,6 +69,18 @@ def test_parts_follow_from_the_photos_whatever_their_order():
     assert first.fingerprint() != second.fingerprint()
 
 
+def test_parts_are_those_of_runs_and_measurements_of_before():
+    train, validation = training_and_validation(Photos(6))
+    assert (train.indices, validation.indices) == ((0, 1, 3, 4, 5), (2,))
+    parts = folds(Photos(6))
+    assert [part.indices for part in parts] == [(1, 5), (2, 4), (0, 3)]
+    assert [part.name for part in parts][0] == "project 1, to train on, fold 1"
+    assert [train.name, validation.name] == [
+        "project 1, to train on, training", "project 1, to train on, validation",
+    ]  # fmt: skip
+    assert parts[0].fingerprint() == hashlib.sha256(f"{Photos(6).photos} (1, 5)".encode()).hexdigest()
+
+
 def test_the_same_photo_in_two_tasks_is_in_one_part():
     source = Photos(20)
     source.photos = source.photos[:10] * 2
@@ -84,6 +98,13 @@ def test_photos_that_show_no_label_are_trained_on_and_judge_nothing():
         assert set(range(5)) <= set(train.indices)
         assert validation.indices and any(index >= 5 for index in train.indices)
     assert sorted(index for part in folds(source) for index in part.indices) == [5, 6, 7, 8]
+
+
+def test_measurements_of_other_tasks_are_left_out():
+    counts = np.arange(3 * 6).reshape(3, 2, 3)
+    kept = only({7, 3, 99}, Measured((3, 5, 7), counts))
+    assert kept.tasks == (3, 7)
+    assert kept.counts.tolist() == [counts[0].tolist(), counts[2].tolist()]
 
 
 def test_no_held_out_tasks_leave_the_numbers_of_the_others():

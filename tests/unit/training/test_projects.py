@@ -39,6 +39,7 @@ def project(connection, clock):
 
 def test_quiet_is_so_long_after_the_last_event(project, clock):
     assert project.seconds_until_quiet(SETTINGS) == 0
+    assert project.begin_reading() == (0, False)
     project.note(1, forced=False)
     assert project.seconds_until_quiet(SETTINGS) == 60
     clock.now += 50

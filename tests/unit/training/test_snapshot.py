@@ -127,6 +127,7 @@ def test_photos_and_label_maps_are_what_was_annotated(world):
     assert manifest.shown_labels == {"sky", "car"}
     source = world.source(manifest)
     assert (len(source), source.name, source.tasks) == (1, "project 1, to train on", (task,))
+    assert source.vocabulary == manifest.vocabulary
     sample = source[0]
     assert sample.name == "task 1"
     np.testing.assert_array_equal(sample.image, read_image(photo(1)))
@@ -461,6 +462,19 @@ def test_a_killed_reading_loses_no_more_than_it_has_not_noted(world, monkeypatch
     world.photos.fetched.clear()
     assert tasks(world.take()) == [1, 2, 3, 4]
     assert world.photos.fetched == ["/data/2.png", "/data/3.png"]
+
+
+def test_a_reading_is_noted_now_and_then_and_at_its_end(world, monkeypatch):
+    for seed in range(5):
+        world.annotated(seed)
+    moments = iter(range(0, 1000, 16))  # more than half of what passes between two notes
+    monkeypatch.setattr(snapshot, "time", types.SimpleNamespace(monotonic=lambda: next(moments)))
+    written, write = [], world.storage.write
+    monkeypatch.setattr(
+        world.storage, "write", lambda key, content: (written.append(key), write(key, content))
+    )
+    world.take()
+    assert written.count("snapshots/project-1/index.json") == 2 + 1
 
 
 def test_a_photo_is_asked_for_again_when_label_studio_is_back(world, monkeypatch):
