@@ -1,5 +1,7 @@
 """For the unit tests. PyTorch and MLflow are imported by the tests that want them: it takes seconds."""
 
+import gc
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -22,10 +24,26 @@ if TYPE_CHECKING:
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_collection_finish() -> None:
+    """Spare the collector what lasts as long as the tests: it would go through all of it again and again."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Name a folder for each test; most never make it."""
+    root = tmp_path_factory.mktemp("caches")
+    return (root / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_cache_folder(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep tests away from the text embeddings of the person who runs them."""
-    monkeypatch.setenv("EBSEG_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("EBSEG_CACHE_DIR", str(next(caches)))
 
 
 def _random_tiny() -> "EBSeg":

@@ -7,10 +7,10 @@ SHALLOW = TINY.model_copy(
         "clip": TINY.clip.model_copy(
             update={
                 "image_layers": 4, "surgery_start": 1, "recognition_start": 3, "fusion_layers": (1, 2, 3),
-                "text_layers": 1,
+                "text_width": 16, "text_layers": 1,
             }
         ),
         "sam": TINY.sam.model_copy(update={"depth": 5, "global_blocks": (1, 2, 3, 4)}),
-        "decoder": TINY.decoder.model_copy(update={"pixel_layers": 1, "mask_layers": 2}),
+        "decoder": TINY.decoder.model_copy(update={"pixel_layers": 1, "mask_layers": 1}),
     }
 )  # fmt: skip

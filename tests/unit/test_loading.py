@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -56,9 +57,10 @@ def test_versions_tell_checkpoints_apart(random_checkpoint: Path, tmp_path: Path
     assert named == "street-7"
 
 
-def test_text_embeddings_are_kept_on_disk(random_checkpoint: Path, tmp_path: Path) -> None:
+def test_text_embeddings_are_kept_on_disk(random_checkpoint: Path) -> None:
     ebseg.load(random_checkpoint).predict(np.zeros((20, 30, 3), np.uint8), ["sky", "road"])
-    assert len([path for path in (tmp_path / "cache" / "text").rglob("*") if path.is_file()]) == 2
+    kept = Path(os.environ["EBSEG_CACHE_DIR"], "text").rglob("*")
+    assert len([path for path in kept if path.is_file()]) == 2
 
 
 @pytest.mark.usefixtures("plugins")

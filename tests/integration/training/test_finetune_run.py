@@ -199,11 +199,9 @@ def test_it_ends_in_order_when_it_is_told_to(here, tmp_path):
     spec = _spec(here, out, workers=1, config=ENDLESS, mlflow=_mlflow(tmp_path))
     process = _start(spec, start_new_session=True)
     _wait_until(_checkpoint(out, 2).exists, process)
-    told_at = time.monotonic()
     os.killpg(process.pid, signal.SIGTERM)
     status, told = _ended(process)
     assert (status, _complaints(told)) == (143, [])
-    assert time.monotonic() - told_at < 20
     assert _progress(out)["stage"] == "stopped"
     client = connect(_mlflow(tmp_path)["tracking_uri"])
     run = client.get_run(json.loads((out / "training" / "mlflow.json").read_text())["run_id"])

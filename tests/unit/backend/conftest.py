@@ -56,7 +56,7 @@ def predictor() -> Predictor:
 @pytest.fixture(scope="session")
 def successor() -> Predictor:
     """Another such model, whose masks are others."""
-    return untrained(20, "tiny-successor")
+    return untrained(15, "tiny-successor")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -216,13 +217,19 @@ def test_an_outage_of_the_registry_is_told_once_and_its_end_too(caplog, error, r
     ]
 
 
-def test_nothing_is_asked_while_the_first_model_is_being_loaded_nor_after_the_end():
-    registry, loading = Registry("v1"), threading.Event()
+def test_nothing_is_asked_while_the_first_model_is_being_loaded_nor_after_the_end(monkeypatch):
+    registry, loading, looks = Registry("v1"), threading.Event(), []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        time.sleep(seconds)
+
+    monkeypatch.setattr(follower_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     holder = ModelHolder(lambda: loading.wait(20) and Versioned("base"), "name")
     followed = ChampionFollower(registry, Loader(), Metrics(), seconds=0.005)
     holder.start()
     thread = followed.follow(holder)
-    time.sleep(0.05)  # ten looks' time
+    until(lambda: len(looks) >= 10, "it looks")
     assert registry.asked == 0
     loading.set()
     until(lambda: holder.version == "v1", "the champion is served")

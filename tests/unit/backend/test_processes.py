@@ -61,16 +61,18 @@ def test_the_group_ends_when_the_block_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "message"),
+    ("body", "timeout", "message"),
     [
-        (503, '{"status": "loading"}', r"did not answer http://127.0.0.1:\d+/ready in 1 s"),
-        (503, '{"status": "failed", "error": "no model named x"}', "The server: no model named x"),
+        ('{"status": "loading"}', 1, r"did not answer http://127.0.0.1:\d+/ready in 1 s"),
+        ('{"status": "failed", "error": "no model named x"}', 20, "The server: no model named x"),
     ],
 )
-def test_a_server_that_is_not_ready_is_reported(tmp_path: Path, status: int, body: str, message: str) -> None:
-    process, command = server(tmp_path, status, body)
+def test_a_server_that_is_not_ready_is_reported(
+    tmp_path: Path, body: str, timeout: int, message: str
+) -> None:
+    process, command = server(tmp_path, 503, body)
     with process.running(command, os.environ), pytest.raises(ServerProcessError, match=message):
-        process.wait_until_ready("/ready", timeout=1)
+        process.wait_until_ready("/ready", timeout=timeout)
 
 
 def test_a_server_that_ends_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:

@@ -123,17 +123,17 @@ def test_a_model_that_cannot_be_loaded_is_a_reason_everywhere(make_client, caplo
 # The budget of 80 seconds
 
 
-def test_what_is_not_finished_in_time_is_left_out_and_the_rest_kept(make_client):
-    client = make_client(lambda: ScriptedModel(lambda image: time.sleep(0.1)), predict_budget=0.45)
-    begun = time.monotonic()
+def test_what_is_not_finished_in_time_is_left_out_and_the_rest_kept(make_client, monkeypatch):
+    """By a clock that only the model moves: ten seconds a photo."""
+    predicted = []
+    clock = SimpleNamespace(monotonic=lambda: 10.0 * len(predicted))
+    monkeypatch.setattr("backend.service.time", clock)
+    client = make_client(lambda: ScriptedModel(predicted.append), predict_budget=45)
     answers = results(predict(client, [task(number, upload(0)) for number in range(50)]))
-    assert time.monotonic() - begun < 2
-    done = [bool(answer) for answer in answers]
-    assert len(answers) == 50
-    assert done == sorted(done, reverse=True)
-    assert 1 <= sum(done) <= 4
-    assert all(answer == {} for answer in answers[sum(done) :])
-    assert client.application.extensions["ebseg"].metrics.count("skipped") == 50 - sum(done)
+    assert len(predicted) == 5
+    assert all(answer["result"] for answer in answers[:5])
+    assert answers[5:] == [{}] * 45
+    assert client.application.extensions["ebseg"].metrics.count("skipped") == 45
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -141,10 +141,8 @@ def test_a_photo_that_never_arrives_is_left_out_in_time(make_client, label_studi
     gate = Gate()
     label_studio.routes["/data/slow"] = lambda handler: gate()
     client = make_client(ScriptedModel, predict_budget=0.3)
-    begun = time.monotonic()
     assert results(predict(client, [task(number, "/data/slow") for number in range(count)])) == [{}] * count
-    assert time.monotonic() - begun < 2
-    gate.open()
+    gate.open()  # only now
 
 
 def test_a_model_that_hangs_is_not_waited_for(make_client):

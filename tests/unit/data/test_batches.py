@@ -243,7 +243,7 @@ def test_scenes_have_a_fingerprint_and_refuse_what_cannot_be_drawn():
 
 
 WORKERS = """
-import os, sys, time
+import gc, os, sys
 from multiprocessing import process, resource_sharer
 from multiprocessing.connection import Client
 from ebseg.data.batches import _start_worker
@@ -256,13 +256,14 @@ def hang_up(sends):
     client.close()  # as a run does that is interrupted while it takes over a batch
     resource_sharer.stop(5)
 
+gc.freeze()  # so that the copies need not copy what they share
 for name, act in {
     "at once": lambda: hang_up(False), "later": lambda: hang_up(True), "another error": lambda: 1 / 0
 }.items():
     if not os.fork():
         _start_worker(0)
         act()
-        break
+        os._exit(0)
     print(f"status {os.waitstatus_to_exitcode(os.wait()[1])}: {name}", file=sys.stderr, flush=True)
 """
 

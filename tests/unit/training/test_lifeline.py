@@ -9,8 +9,9 @@ import pytest
 
 CHILD = """
 import os, sys, time
-from training.queue.lifeline import die_with_parent
-die_with_parent(int(sys.argv[1]))
+from training.queue import lifeline
+lifeline.LOOK_SECONDS = 0.1
+lifeline.die_with_parent(int(sys.argv[1]))
 print(os.getpid(), flush=True)
 time.sleep(600)
 """
@@ -44,7 +45,7 @@ def test_a_process_ends_when_the_one_it_works_for_is_killed(parents, generations
     oldest, child = _start(parents, generations)
     between = [process for process in child.parents() if process.pid != oldest.pid][: parents - 1]
     try:
-        time.sleep(1.5)  # it has looked, and all are there
+        time.sleep(0.3)  # it has looked, and all are there
         assert child.is_running()
         oldest.send_signal(signal.SIGKILL)
         assert _ends(child)

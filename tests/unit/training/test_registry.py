@@ -169,14 +169,16 @@ def test_reading_makes_no_database(tmp_path):
 
 
 AT_ONCE = """
-import os, sys
+import gc, os, sys
 from pathlib import Path
 import ebseg.loading, mlflow.tracking
+import mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
 from ebseg.runs.mlflow_store import connect, disconnect
 from training.registry.registry import Registry
 from training.settings import load_settings
 
 file, *keys = sys.argv[1:]
+gc.freeze()  # so that the copies need not copy what they share
 for key in keys:
     if os.fork():
         continue
@@ -186,11 +188,13 @@ for key in keys:
     own = registry.register(Path(file), key=key, run_id=None, tags={})
     for number in range(5):
         registry.promote(own, f"{key} {number}")
-    print(base.number, own.number)
+    print(base.number, own.number, flush=True)
     break
 else:
     for _ in keys:
         os.wait()
+gc.collect()  # what was left open is told
+os._exit(0)
 """
 
 
