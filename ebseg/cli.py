@@ -6,18 +6,20 @@ tables; an entry point may also be one command's ``typer.Typer``. `ebseg --help`
 command's module is imported only when the command is asked for.
 """
 
+import atexit
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version
 from pkgutil import resolve_name
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from ebseg.commands import COMMANDS, Command
+from ebseg.commands import COMMANDS, INTERRUPTED, Command
 from ebseg.errors import ConfigError, EBSegError
 
 PLUGIN_GROUP = "ebseg.commands"
@@ -121,3 +123,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (EBSegError, OSError) as error:  # an OSError here is a disk's or a port's answer and names it
         typer.echo(f"ebseg: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
+    except SystemExit as end:
+        if arguments is None and end.code == INTERRUPTED:
+            _end_at_once()
+        raise
+
+
+def _end_at_once() -> NoReturn:
+    """End an interrupted process in order, but for taking the interpreter apart.
+
+    PyTorch's threads may be in the middle of a step then, and C++ calls it an error when they are cut off
+    ("terminate called without an active exception").
+    """
+    atexit._run_exitfuncs()  # processes that read photos, the embedded Redis: what was registered to be ended
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
