@@ -47,9 +47,10 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/pylint ebseg training backend
 
-# All that CI runs. For the unit tests alone, some minutes: .venv/bin/pytest
+# All that CI runs. The unit tests, which are spread over the cores, are .venv/bin/pytest alone.
 test: check browser $(LABEL_STUDIO_READY)
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/integration tests/parity tests/e2e
 
 # Faults put into what decides a promotion: do its tests notice? SAMPLE=12 of each module; some 40 minutes.
 mutants: $(READY)

@@ -1,8 +1,7 @@
 """A team that labels: photos whose truth is known, and a person who corrects predictions through the API."""
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from typer.testing import CliRunner
 
 from backend.demo.label_studio_server import LabelStudioServer, Project
 from backend.demo.project import label_config
@@ -21,7 +19,6 @@ from ebseg.label_studio.regions import masks_to_regions
 from ebseg.render import palette
 from tests.e2e import held_back
 from tests.e2e.projects import ROOT
-from training.commands import jobs
 
 CAMVID_LABELS = (
     "sky", "building", "pole", "road", "pavement", "tree",
@@ -69,17 +66,6 @@ def drawn(folder: Path, count: int) -> Pictures:
         Image.fromarray(image).save(files[-1])
         truths.append(truth)
     return Pictures(held_back.LABELS, files, truths)
-
-
-def list_jobs(environment: Mapping[str, str]) -> list[dict[str, object]]:
-    """What ``ebseg jobs list`` says, asked in this process.
-
-    Tests ask all the time: starting a process each time takes half a core from the training they wait for.
-    """
-    done = CliRunner().invoke(jobs.app, ["list", "--json"], env=environment, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    found: list[dict[str, object]] = json.loads(done.stdout)
-    return found
 
 
 class Team:

@@ -17,7 +17,7 @@ from backend.demo.project import EBSEG, serve_backend
 from backend.processes import ServerProcess, free_port, reach_this_machine_directly
 from ebseg.loading import checkpoint_path, version_name
 from tests.e2e.projects import ROOT
-from tests.e2e.team import Pictures, Team, drawn, list_jobs
+from tests.e2e.team import Pictures, Team, drawn
 from training.queue.embedded_redis import stop_embedded_redis
 from training.queue.queues import connect, queues
 from training.settings import Settings
@@ -85,7 +85,8 @@ class World:
         return done.stdout
 
     def jobs(self, prefix: str) -> list[dict[str, object]]:
-        return [job for job in list_jobs(self.environment) if str(job["id"]).startswith(prefix)]
+        found = json.loads(self.ebseg("jobs", "list", "--json"))
+        return [job for job in found if job["id"].startswith(prefix)]
 
     def job(self, prefix: str) -> dict[str, object]:
         [found] = self.jobs(prefix)

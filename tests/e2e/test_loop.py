@@ -25,7 +25,7 @@ from backend.demo.project import EBSEG, serve_backend, start_worker
 from backend.processes import ServerProcess
 from ebseg.label_studio.annotations import paint
 from ebseg.predictor import Predictor
-from tests.e2e.team import LabelMap, Team, camvid, list_jobs, pictures
+from tests.e2e.team import LabelMap, Team, camvid, pictures
 from training.annotations.snapshot import is_held_out
 from training.queue.queues import connect
 from training.registry.registry import Registry
@@ -68,7 +68,9 @@ class Loop:
         return done.stdout
 
     def jobs(self, prefix: str) -> list[dict[str, object]]:
-        return [job for job in list_jobs(self.environment) if str(job["id"]).startswith(prefix)]
+        return [
+            job for job in json.loads(self.command("jobs", "list", "--json")) if job["id"].startswith(prefix)
+        ]
 
     def wait_for(self, condition: Callable[[], bool], minutes: float = 15) -> None:
         deadline = time.monotonic() + minutes * MINUTES
@@ -207,10 +209,9 @@ def active(loop: Loop, *prefixes: str) -> bool:
 
 def check_masks(loop: Loop, seen: Load, models: dict[str, str]) -> None:
     """Each answer's masks are those of the version that it names, and the versions' differ."""
-    loaded = {version: ebseg.load(model) for version, model in models.items()}
     expected = {
-        (task, version): label_map(model, loop.team, task)
-        for version, model in loaded.items()
+        (task, version): label_map(ebseg.load(model), loop.team, task)
+        for version, model in models.items()
         for task in {task for task, _, _ in seen.answers}
     }
     for task, version, result in seen.answers:
