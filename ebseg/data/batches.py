@@ -1,5 +1,7 @@
 """What each step of a training run sees: a pure function of the seed, the step and the place in it."""
 
+import atexit
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -206,6 +208,16 @@ def _start_worker(_: int) -> None:
     # Ctrl-C reaches the whole group; the run decides when it ends, and it may want to finish a step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _say_nothing_of_a_closed_pipe
+    atexit.register(_end_at_once)
+
+
+def _end_at_once() -> None:
+    """End without taking Python apart, with status 1 where an error was not caught.
+
+    The thread that hands over a batch may be in the middle of it. It would be cut off inside PyTorch, which C++
+    calls an error ("terminate called without an active exception").
+    """
+    os._exit(int(hasattr(sys, "last_type")))
 
 
 def _say_nothing_of_a_closed_pipe(

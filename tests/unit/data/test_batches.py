@@ -1,5 +1,8 @@
+import multiprocessing
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import torch
 from PIL import Image
 
 from ebseg.config import TrainConfig
-from ebseg.data.batches import ATTEMPTS, Batch, StepBatches, StepData, loader
+from ebseg.data.batches import ATTEMPTS, Batch, StepBatches, StepData, _start_worker, loader
 from ebseg.data.drawn.scenes import BENCHMARK_SEED, SceneSource, training_vocabulary
 from ebseg.data.drawn.synthetic import SEEN_PHRASES, draw_scene
 from ebseg.data.folder import FolderSource
@@ -273,3 +276,21 @@ def test_a_worker_says_nothing_when_its_run_hangs_up_and_still_tells_of_other_er
     first, second, *errors, last, third = done.stderr.splitlines()
     assert (first, second, third) == ("status 0: at once", "status 0: later", "status 1: another error")
     assert errors[0] == "Traceback (most recent call last):" and last == "ZeroDivisionError: division by zero"
+
+
+def _hand_over_while_ending():
+    _start_worker(0)
+    threading.Thread(target=_hand_over_for_ever, daemon=True).start()
+    time.sleep(0.2)
+
+
+def _hand_over_for_ever():
+    while True:
+        torch.ones(1 << 16).share_memory_()
+
+
+def test_a_worker_that_ends_while_it_hands_over_a_batch_is_not_cut_off():
+    worker = multiprocessing.get_context("spawn").Process(target=_hand_over_while_ending)
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0  # before: -6, "terminate called without an active exception"
