@@ -73,9 +73,9 @@ def bomb(window: int, megabytes: int) -> bytes:
 
 
 BOMBS = {
-    "gzip": bomb(16 + zlib.MAX_WBITS, 200),
-    "deflate": bomb(zlib.MAX_WBITS, 200),
-    "gzip, gzip": gzip.compress(bomb(16 + zlib.MAX_WBITS, 200)),
+    "gzip": bomb(16 + zlib.MAX_WBITS, 30),
+    "deflate": bomb(zlib.MAX_WBITS, 30),
+    "gzip, gzip": gzip.compress(bomb(16 + zlib.MAX_WBITS, 30)),
     # brotli makes 304 bytes of 200 MB of zeros, zstd 6 kB; neither is looked at.
     "br": b"packed",
     "zstd": b"packed",
@@ -106,7 +106,7 @@ def test_the_deadline_holds_while_unpacking(label_studio, monkeypatch):
     class Clock:
         @staticmethod
         def monotonic() -> float:
-            now[0] += 0.1
+            now[0] += 1.0
             return now[0]
 
     monkeypatch.setattr("ebseg.label_studio.transport.time", Clock)
