@@ -50,7 +50,7 @@ check: $(READY)
 # All that CI runs. The unit tests, which are spread over the cores, are .venv/bin/pytest alone.
 test: check browser $(LABEL_STUDIO_READY)
 	$(BIN)/pytest tests/unit
-	$(BIN)/pytest tests/integration tests/parity tests/e2e
+	$(BIN)/pytest tests/fuzz tests/integration tests/parity tests/e2e
 
 # Faults put into what decides a promotion: do its tests notice? SAMPLE=12 of each module; some 40 minutes.
 mutants: $(READY)

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.backend.conftest import checkpoint, label_studio, predictor, scenes
+from tests.unit.backend.conftest import checkpoint, label_studio, make_client, predictor, scenes, successor
 from training.queue.embedded_redis import stop_embedded_redis
 
-__all__ = ["checkpoint", "label_studio", "predictor", "scenes"]
+__all__ = ["checkpoint", "label_studio", "make_client", "predictor", "scenes", "successor"]
 
 
 @pytest.fixture
