@@ -1,6 +1,5 @@
 """The work of ``ebseg evaluate``: measure, print tables, and write what was asked for."""
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from ebseg.evaluation.in_memory import evaluate
 from ebseg.evaluation.labellers import Labeller, ModelLabeller, SavedLabeller
 from ebseg.evaluation.report import comparison, log_to_mlflow, write_html
 from ebseg.evaluation.result import Evaluation
-from ebseg.files import write_whole
+from ebseg.files import write_whole_json
 from ebseg.vocabulary import DATASETS
 
 _PICTURES = 3
@@ -60,7 +59,7 @@ def on_scenes(model: str, scenes: int, unseen: bool, json_file: Path | None) -> 
         numbers = {**asdict(result), "harmonic": result.harmonic}
         found = {name: value for name, value in numbers.items() if not math.isnan(value)}
         content = {"model": predictor.version, "data": "drawn scenes", **found}
-        write_whole(json_file, json.dumps(content, indent=2) + "\n")
+        write_whole_json(json_file, content)
 
 
 def on_datasets(request: Request, json_file: Path | None, html: Path | None, mlflow: bool) -> None:
@@ -91,7 +90,7 @@ def on_datasets(request: Request, json_file: Path | None, html: Path | None, mlf
             pictures.append(list(_pictures(evaluation, labeller, source)) if html is not None else [])
     if main and json_file is not None:
         content = found if request.dataset == ALL else found[0]
-        write_whole(json_file, json.dumps(content, indent=2) + "\n")
+        write_whole_json(json_file, content)
     if main and html is not None:
         write_html(found, pictures, html)
     if main and mlflow:

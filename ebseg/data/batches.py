@@ -214,8 +214,8 @@ def _start_worker(_: int) -> None:
 def _end_at_once() -> None:
     """End without taking Python apart, with status 1 where an error was not caught.
 
-    The thread that hands over a batch may be in the middle of it. It would be cut off inside PyTorch, which C++
-    calls an error ("terminate called without an active exception").
+    The thread that hands over a batch may be in the middle of it. It would be cut off inside PyTorch, which
+    C++ calls an error ("terminate called without an active exception").
     """
     os._exit(int(hasattr(sys, "last_type")))
 

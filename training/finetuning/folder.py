@@ -39,7 +39,7 @@ class FinetuneFolder:
 
     @property
     def outcome(self) -> Path:
-        """What came of it (``finetune.Outcome``), written last."""
+        """What came of it (``finetune.FinetuneResult``), written last."""
         return self.path / "outcome.json"
 
     @property

@@ -5,6 +5,7 @@ from typing import Any
 
 from training.annotations.manifest import load
 from training.finetuning import parent
+from training.finetuning.folder import RUNS
 from training.jobs.job import job
 from training.judging.cross_validation import train_folds
 from training.loop import Loop, Result
@@ -14,7 +15,7 @@ from training.queue import orders
 def finetune(loop: Loop, project: int, fingerprint: str, base: int) -> Result:
     """Fine-tune the registry's version ``base`` on a reading of annotations, in a process of its own."""
     settings, registry = loop.settings, loop.registry
-    folder = settings.home / "runs" / loop.job_id
+    folder = settings.home / RUNS / loop.job_id
     loop.progress.stage("starting")
     checkpoint = registry.checkpoint(registry.version(str(base)))
     spec = parent.spec(settings, checkpoint, project, fingerprint, loop.job_id)

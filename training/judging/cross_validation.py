@@ -16,6 +16,7 @@ from training.annotations.manifest import Manifest
 from training.annotations.parts import folds
 from training.annotations.snapshot import SnapshotSource
 from training.finetuning import parent
+from training.finetuning.folder import RUNS
 from training.judging import measuring
 from training.judging.gate import Measured
 from training.settings import Settings
@@ -39,7 +40,7 @@ def train_folds(
         return
     measured, folders = [], list[Path]()
     for number, fold in enumerate(folds(SnapshotSource(storage, manifest, "train"))):
-        folder = settings.home / "runs" / f"{job_id}-fold-{number + 1}"
+        folder = settings.home / RUNS / f"{job_id}-fold-{number + 1}"
         folders.append(folder)
         if not parent.is_done(folder):
             fold_spec = {**spec, "out": str(folder), "fold": number, "mlflow": None}
@@ -81,4 +82,4 @@ def only(tasks: Collection[int], measured: Measured) -> Measured:
 
 
 def _key(job_id: str) -> str:
-    return f"runs/{job_id}/folds.npz"
+    return f"{RUNS}/{job_id}/folds.npz"
