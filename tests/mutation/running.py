@@ -60,6 +60,8 @@ def work(there: Path, waiting: "multiprocessing.Queue", told: "multiprocessing.Q
         started = time.monotonic()
         with _put_into(there, job.mutant):
             outcome = _tested(there / "t", job)
+        if job.mutant is None and outcome == "killed":  # without any fault: say why
+            print((there / "t.log").read_text()[-8000:], file=sys.stderr, flush=True)
         told.put((job.number, outcome, time.monotonic() - started))
 
 
