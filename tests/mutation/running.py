@@ -138,9 +138,15 @@ def run_all(jobs: list[Job], processes: int) -> Iterator[tuple[int, str, float]]
             copy_of_the_tree(there)
             workers.append(context.Process(target=work, args=(there, waiting, told)))
             workers[-1].start()
-        for done in range(len(jobs)):
-            yield told.get()
-            print(f"\r{done + 1} of {len(jobs)} ", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
-        for worker in workers:
-            worker.join()
+        try:
+            for done in range(len(jobs)):
+                yield told.get()
+                print(f"\r{done + 1} of {len(jobs)} ", end="", file=sys.stderr, flush=True)
+            print(file=sys.stderr)
+        except GeneratorExit:  # the answer so far was enough
+            for worker in workers:
+                worker.terminate()
+            raise
+        finally:
+            for worker in workers:
+                worker.join()

@@ -52,6 +52,7 @@ def _config(settings: Settings) -> dict[str, Any]:
         "learning_rate": settings.finetune_learning_rate,
         "unlabelled": settings.unlabelled,
         "general_photos": settings.general_photos,
+        "keep": 1 - settings.largest_forgetting,  # what the gate asks for
     }
 
 
@@ -84,7 +85,7 @@ def is_done(folder: Path) -> bool:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Read what came of a finished run (``training.finetuning.finetune.Outcome``)."""
+    """Read what came of a finished run (``training.finetuning.finetune.FinetuneResult``)."""
     return FinetuneFolder(folder).read_outcome()
 
 

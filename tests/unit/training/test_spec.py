@@ -14,7 +14,7 @@ from training.settings import Settings
 
 @pytest.mark.parametrize(
     ("given", "rehearses"),
-    [({}, True), ({"model": "street.safetensors"}, False)],
+    [({"largest_forgetting": 0.2}, True), ({"model": "street.safetensors"}, False)],
     ids=["packaged", "own"],
 )
 def test_the_process_reads_what_the_job_wrote(tmp_path, monkeypatch, given, rehearses):
@@ -27,6 +27,7 @@ def test_the_process_reads_what_the_job_wrote(tmp_path, monkeypatch, given, rehe
     assert (spec.base, spec.project, spec.fingerprint) == ("v3.safetensors", 7, "0f")
     assert spec.out == tmp_path / "runs" / "train-7-0f"
     assert spec.mlflow.run_name == "train-7-0f"
+    assert spec.config["keep"] == 1 - settings.largest_forgetting
     general = general_data(spec.general, spec.first_model, spec.data_root)
     assert (general is not None) == rehearses
 
