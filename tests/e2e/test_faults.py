@@ -18,6 +18,7 @@ from backend.processes import ServerProcess, free_port, reach_this_machine_direc
 from ebseg.loading import checkpoint_path, version_name
 from tests.e2e.projects import ROOT
 from tests.e2e.team import Pictures, Team, drawn
+from tests.e2e.waiting import wait_until
 from training.queue.embedded_redis import stop_embedded_redis
 from training.queue.queues import connect, queues
 from training.settings import Settings
@@ -93,10 +94,11 @@ class World:
         return found
 
     def wait_for(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + SECONDS
-        while not condition():
+        def check() -> None:
             assert time.monotonic() < deadline, (self.folder / "worker.log").read_text()[-8000:]
-            time.sleep(0.2)
+
+        deadline = time.monotonic() + SECONDS
+        wait_until(condition, check)
 
     def ask_for_training(self, team: Team) -> None:
         """Press "Start Training", as Label Studio tells it the backend."""

@@ -26,6 +26,7 @@ from backend.processes import ServerProcess
 from ebseg.label_studio.annotations import paint
 from ebseg.predictor import Predictor
 from tests.e2e.team import LabelMap, Team, camvid, pictures
+from tests.e2e.waiting import wait_until
 from training.annotations.snapshot import is_held_out
 from training.queue.queues import connect
 from training.registry.registry import Registry
@@ -74,12 +75,13 @@ class Loop:
         ]
 
     def wait_for(self, condition: Callable[[], bool], minutes: float = 15) -> None:
-        deadline = time.monotonic() + minutes * MINUTES
-        while not condition():
+        def check() -> None:
             assert time.monotonic() < deadline, self.worker.log.read_text()[-8000:]
             self.worker.check_alive()
             self.backend.check_alive()
-            time.sleep(0.5)
+
+        deadline = time.monotonic() + minutes * MINUTES
+        wait_until(condition, check)
 
     def judged(self, prefix: str) -> list[dict[str, object]]:
         return [job for job in self.jobs(prefix) if job["state"] not in ("queued", "started", "scheduled")]
