@@ -9,9 +9,7 @@ from flask import Flask, Response, jsonify
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
-from backend.model_holder import ModelUnavailable
-from backend.service import Busy
-from ebseg.errors import EBSegError
+from ebseg.errors import Curable, EBSegError
 
 _REASON_LENGTH = 300  # characters; proxies limit a status line to a few thousand
 
@@ -26,12 +24,8 @@ def error_response(status: int, reason: str) -> Response:
 def install(app: Flask) -> None:
     """Turn every exception of a route into such an answer; never a traceback."""
 
-    @app.errorhandler(ModelUnavailable)
-    def _model_unavailable(error: ModelUnavailable) -> Response:
-        return error_response(503, str(error))
-
-    @app.errorhandler(Busy)
-    def _busy(error: Busy) -> Response:
+    @app.errorhandler(Curable)
+    def _not_now(error: Curable) -> Response:
         return error_response(503, str(error))
 
     @app.errorhandler(EBSegError)

@@ -14,6 +14,9 @@ class TaskOutcome(StrEnum):
 
     PREDICTED = "predicted"
     EMPTY = "empty"  # the photo or the task is bad; an empty prediction is stored
+    DEFERRED = (
+        "deferred"  # the photo cannot be had until somebody mends something or it passes; nothing is stored
+    )
     SKIPPED = (
         "skipped"  # out of time; nothing is stored: a worker's job predicts it, or Label Studio asks again
     )

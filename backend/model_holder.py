@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ebseg.ask import Ask
-from ebseg.errors import EBSegError
+from ebseg.errors import Curable, EBSegError
 from ebseg.label_studio.pipeline import Model, Segmentation
 from ebseg.vocabulary import Vocabulary
 
@@ -24,7 +24,7 @@ WARM_UP_SIZE = 64
 """Pixels of the edge of the photo that a new model predicts before it serves."""
 
 
-class ModelUnavailable(EBSegError):
+class ModelUnavailable(Curable):
     """The model could not be loaded; the message says why."""
 
 

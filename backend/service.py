@@ -18,12 +18,12 @@ from backend.metrics import Metrics, TaskOutcome
 from backend.model_holder import ModelHolder, ModelUnavailable, PinnedModel
 from backend.outbox import Outbox, Sink
 from backend.webhook_events import Event
-from ebseg.errors import AnnotationError, EBSegError
+from ebseg.errors import AnnotationError, Curable, EBSegError, ImageError, NoPhoto
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.label_studio.regions import Region, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context
-from ebseg.label_studio.tasks import describe, read_label_config, task_id
+from ebseg.label_studio.tasks import TaskError, describe, read_label_config, task_id
 from ebseg.read_ahead import read_ahead
 from training.annotations.photos import photo_fetcher
 from training.settings import RESERVED_THREADS, Settings
@@ -35,7 +35,11 @@ logger = logging.getLogger(__name__)
 FETCH_AHEAD = 4
 
 
-class Busy(EBSegError):
+_OWN_FAULTS = (TaskError, NoPhoto, ImageError)
+"""What is wrong with a task or its photo itself: asked again, the answer would be the same."""
+
+
+class Busy(Curable):
     """As many requests are predicting as there are threads for it."""
 
 
@@ -131,11 +135,12 @@ class Service:
         """Give one prediction for each task, in order; ``{}`` for a task not finished within the budget.
 
         All are made by the model that served when the request began, and carry its version. A bad task or
-        photo gets an empty prediction, and the log the reason. Tasks of a ``project`` that are not finished
-        become a hint, on which workers finish them. ``context`` is that of a smart tool, which asks for one
-        label; what it asked for in vain is of no use later. Raises LabelConfigError or AnnotationError for
-        what no task can be predicted with, or nobody can point with, ModelUnavailable if the model could not
-        be loaded, and Busy.
+        photo gets an empty prediction, one whose photo cannot be had for now ``{}``, and the log the reason.
+        Tasks of a ``project`` that are not finished become a hint, on which workers finish them. ``context``
+        is that of a smart tool, which asks for one label; what it asked for in vain is of no use later.
+        Raises LabelConfigError or AnnotationError for what no task can be predicted with, or nobody can point
+        with, Curable where a smart tool's photo cannot be had for now, ModelUnavailable if the model could
+        not be loaded, and Busy.
         """
         request = self._request(label_config, context)
         if request.model.failure:
@@ -186,7 +191,8 @@ class Service:
     def _answer(self, task: Any, photo: Future[npt.NDArray[np.uint8]], request: _Request) -> _Answer:
         """Predict one task; whatever goes wrong with it stays with it.
 
-        What is wrong with a smart tool's regions is told to the person who drew them, and draws them again.
+        What is wrong with a smart tool's regions, and what may pass, is told to the person who drew them, and
+        draws them again.
         """
         name = describe(task, request.pipeline.labelling.data_key)
         try:
@@ -198,11 +204,14 @@ class Service:
         except (_OutOfTime, TimeoutError):
             logger.warning("%s is left out: out of time", name)
             answer = _Answer(TaskOutcome.SKIPPED)
-        except EBSegError as error:
-            if request.asked and isinstance(error, AnnotationError):
-                raise
+        except _OWN_FAULTS as error:
             logger.warning("%s gets an empty prediction: %s", name, error)
             answer = _Answer(TaskOutcome.EMPTY)
+        except EBSegError as error:
+            if request.asked and isinstance(error, AnnotationError | Curable):
+                raise
+            logger.warning("%s is left out: %s", name, error)
+            answer = _Answer(TaskOutcome.DEFERRED if isinstance(error, Curable) else TaskOutcome.FAILED)
         except Exception:  # one task must not cost the others' finished masks; left out, it can be retried
             logger.exception("%s is left out: internal error", name)
             answer = _Answer(TaskOutcome.FAILED)

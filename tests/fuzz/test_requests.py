@@ -46,10 +46,11 @@ def test_no_request_is_an_internal_error(client, caplog):
             body = body_of(mutated(request, chance), chance)
             answer = client.post(path, data=body, content_type="application/json")
             statuses.append((path, answer.status_code))
-            assert answer.status_code in (200, 400), (answer.status, body)
-            assert answer.is_json and ("error" in answer.json) == (answer.status_code == 400)
+            # 503: a smart tool's photo is at an address that is not fetched
+            assert answer.status_code in (200, 400, 503), (answer.status, body)
+            assert answer.is_json and ("error" in answer.json) == (answer.status_code != 200)
     assert [record for record in caplog.records if record.exc_info or record.levelno > logging.WARNING] == []
     for path in REQUESTS:
-        counts = [statuses.count((path, status)) for status in (200, 400)]
+        counts = [statuses.count((path, status)) for status in (200, 400, 503)]
         assert sum(counts) == 500 and counts[0] > 100
         assert counts[1] > 20 or path == "/webhook"

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from rq.timeouts import BaseTimeoutException
 
-from ebseg.errors import EBSegError
+from ebseg.errors import Curable, EBSegError
 from ebseg.label_studio.shown import MOST_WORDS, shown
 from training.annotations.label_studio import LabelStudioUnavailable, NotInLabelStudio
 
@@ -14,7 +14,14 @@ _log = logging.getLogger(__name__)
 
 
 class BadTask(EBSegError):
-    """A task's photo, annotation or prediction cannot be used; the others can."""
+    """A task's photo, annotation or prediction cannot be used; the others can.
+
+    ``curable``: whether the task is not at fault, so that it may be used later.
+    """
+
+    def __init__(self, reason: str, *, curable: bool = False) -> None:
+        super().__init__(reason)
+        self.curable = curable
 
 
 @contextmanager
@@ -31,7 +38,7 @@ def one_task(name: str) -> Iterator[None]:
     except (LabelStudioUnavailable, NotInLabelStudio, BaseTimeoutException):
         raise
     except EBSegError as error:
-        raise BadTask(shown(str(error), MOST_WORDS)) from error
+        raise BadTask(shown(str(error), MOST_WORDS), curable=isinstance(error, Curable)) from error
     except Exception as error:
         _log.exception("%s cannot be used, and nobody foresaw why", name)
         what = shown(f"{type(error).__name__}: {error}", MOST_WORDS)

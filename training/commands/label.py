@@ -2,9 +2,11 @@
 
 import json
 import time
-from typing import Annotated
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
 import typer
+from redis import Redis
 from rich.progress import Progress
 
 from ebseg.errors import TrainingError
@@ -16,6 +18,20 @@ from training.settings import load_settings
 LOOK_SECONDS = 1.0
 
 app = typer.Typer(add_completion=False)
+
+
+@dataclass
+class _Done:
+    """What came of the jobs, by their ids; and of tasks without a prediction the reasons."""
+
+    jobs: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    deferred: dict[str, str] = field(default_factory=dict)
+
+    def add(self, job_id: str, result: dict[str, Any]) -> None:
+        self.jobs[job_id] = result["outcome"]
+        self.left_out |= result.get("left_out", {})
+        self.deferred |= result.get("deferred", {})
 
 
 @app.command()
@@ -38,10 +54,22 @@ def label(
     if not wait:
         typer.echo(json.dumps({"job": plan, "version": version}) if as_json else f"{plan} is submitted")
         return
-    waiting, failed = {plan}, {}
-    outcome: dict[str, str] = {}
-    left_out: dict[str, str] = {}
-    with Progress(transient=True, disable=as_json) as bar:
+    done = _wait(connection, plan, quiet=as_json)
+    summary = {"version": version, **asdict(done)}
+    told = f"{done.jobs[plan]}; labelled with {version}"
+    typer.echo(json.dumps(summary, indent=2) if as_json else told)
+    for number, reason in done.left_out.items():
+        typer.echo(f"ebseg: task {number} has no prediction: {reason}", err=True)
+    for number, reason in done.deferred.items():
+        typer.echo(f"ebseg: task {number} waits until this is mended: {reason}", err=True)
+    if done.left_out or done.deferred:
+        raise typer.Exit(1)
+
+
+def _wait(connection: Redis, plan: str, *, quiet: bool) -> _Done:
+    """Wait for a plan and its jobs. Raises TrainingError where one fails, or there is nothing to plan."""
+    done, waiting, failed = _Done(), {plan}, dict[str, str]()
+    with Progress(transient=True, disable=quiet) as bar:
         task = bar.add_task("waiting for a worker", total=None)
         while waiting:
             time.sleep(LOOK_SECONDS)
@@ -54,22 +82,15 @@ def label(
                 if not isinstance(result, dict):
                     failed[job_id] = str(job.meta.get("reason", "failed") if job else "gone")
                     continue
-                outcome[job_id] = result["outcome"]
-                left_out |= result.get("left_out", {})
                 if job_id == plan and "chunks" not in result:
                     raise TrainingError(result["outcome"])
+                done.add(job_id, result)
                 waiting |= set(result.get("chunks", ()))
-            bar.update(
-                task, description="predicting", total=len(waiting) + len(outcome), completed=len(outcome)
-            )
+            total = len(waiting) + len(done.jobs)
+            bar.update(task, description="predicting", total=total, completed=len(done.jobs))
     if failed:
         first = next(iter(failed))
         raise TrainingError(
             f"{len(failed)} jobs failed, such as {first}: {failed[first]}; repeat the command"
         )
-    summary = {"version": version, "jobs": outcome, "left_out": left_out}
-    typer.echo(json.dumps(summary, indent=2) if as_json else f"{outcome[plan]}; labelled with {version}")
-    for number, reason in left_out.items():
-        typer.echo(f"ebseg: task {number} has no prediction: {reason}", err=True)
-    if left_out:
-        raise typer.Exit(1)
+    return done

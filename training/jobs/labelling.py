@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ebseg.engine import Engine
-from ebseg.errors import FetchError
+from ebseg.errors import FetchError, TokenRefused
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.label_studio.tasks import Labelling, read_label_config
@@ -21,7 +21,7 @@ from training.annotations.photos import PatientFetcher
 from training.jobs.job import job
 from training.jobs.planning import end_part, is_served
 from training.loop import Loop, Result
-from training.queue.plans import claimer
+from training.queue.plans import claimer, leave_open
 from training.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -32,11 +32,16 @@ NO_CACHE = 0
 
 @dataclass
 class Pushed:
-    """What a job did with its tasks: ids, and of those left out the reasons."""
+    """What a job did with its tasks: ids, and of those without a prediction the reasons.
+
+    ``left_out``: they would be again; ``deferred``: something else was in the way, which passes or can be
+    put right.
+    """
 
     pushed: list[int] = field(default_factory=list)
     there: list[int] = field(default_factory=list)
     left_out: dict[int, str] = field(default_factory=dict)
+    deferred: dict[int, str] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Say it in words."""
@@ -45,6 +50,8 @@ class Pushed:
             parts.append(f"{len(self.there)} were there")
         if self.left_out:
             parts.append(f"{len(self.left_out)} tasks left out")
+        if self.deferred:
+            parts.append(f"{len(self.deferred)} tasks deferred")
         return ", ".join(parts)
 
 
@@ -63,10 +70,13 @@ def predict_tasks(loop: Loop, project: int, tasks: list[int], version: str, plan
     claim = claimer(loop.connection, loop.job_id, version)
     pushed = label(studio, loop.photos(), model, labelling, settings, project, tasks, claim, done)
     if plan:
+        if pushed.deferred:
+            leave_open(loop.connection, plan)
         end_part(loop, studio, project, version, plan=plan)
     return {
         "outcome": pushed.summary(),
         "left_out": {str(task): why for task, why in pushed.left_out.items()},
+        "deferred": {str(task): why for task, why in pushed.deferred.items()},
     }
 
 
@@ -120,13 +130,15 @@ def _label_one(
         done.left_out[task_id] = "it was deleted"
     except BadTask as error:
         _log.warning("task %d gets no prediction: %s", task_id, error)
-        done.left_out[task_id] = str(error)
+        (done.deferred if error.curable else done.left_out)[task_id] = str(error)
 
 
 def _push(studio: LabelStudioClient, task_id: int, prediction: dict[str, Any]) -> None:
     """Store a prediction. One that Label Studio will not have is its task's fault, and no other's."""
     try:
         studio.push_prediction(task_id, prediction)
+    except TokenRefused:
+        raise
     except FetchError as error:
         raise BadTask(str(error)) from error
 

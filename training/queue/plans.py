@@ -54,7 +54,7 @@ def submit_chunks(
 
 def open_plan(connection: Redis, plan: str) -> None:
     """Begin the list of what a plan has to do, with the plan itself: it cannot end before that."""
-    connection.delete(_open_key(plan))
+    connection.delete(_open_key(plan), _deferred_key(plan))
     connection.sadd(_open_key(plan), plan)
     connection.expire(_open_key(plan), OPEN_SECONDS)
 
@@ -67,13 +67,22 @@ def close_plan(connection: Redis, plan: str, part: str) -> bool:
         return int(pipeline.execute()[1]) == 0
 
 
+def leave_open(connection: Redis, plan: str) -> None:
+    """Note that a plan has tasks that could not be predicted for now, so that the schedule makes it again."""
+    connection.set(_deferred_key(plan), "1", ex=OPEN_SECONDS)
+
+
 def is_open(connection: Redis, plan: str) -> bool:
-    """Tell whether a plan was begun and never came to its end."""
-    return bool(connection.exists(_open_key(plan)))
+    """Tell whether a plan was begun and never came to its end, or has tasks that were deferred."""
+    return bool(connection.exists(_open_key(plan), _deferred_key(plan)))
 
 
 def _open_key(plan: str) -> str:
     return f"ebseg:open:{plan}"
+
+
+def _deferred_key(plan: str) -> str:
+    return f"ebseg:deferred:{plan}"
 
 
 def claimer(connection: Redis, job_id: str, version: str) -> Callable[[int], bool]:

@@ -69,7 +69,7 @@ def test_the_package_serves_our_predictions(client, predictor, scenes):
     setup = post(client, "/setup", {"project": "1.1", "schema": CONFIG, "hostname": "http://localhost"})
     assert (setup.status_code, setup.json) == (200, {"model_version": "INITIAL"})
     body = {
-        "tasks": [task(1, upload(0)), task(2, "/data/none"), task(3, upload(1))],
+        "tasks": [task(1, upload(0)), task(2, "ftp://none"), task(3, upload(1))],
         "project": "1.1",
         "label_config": CONFIG,
         "params": {"login": None, "password": None, "context": None},

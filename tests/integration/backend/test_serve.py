@@ -62,7 +62,7 @@ def test_it_serves_predictions_until_it_is_told_to_stop(label_studio, checkpoint
     with serving(environment(label_studio, EBSEG_MODEL=str(checkpoint))) as (process, url):
         with httpx.Client(base_url=url, timeout=SECONDS) as client:
             assert client.get("/health").json() == {"status": "UP"}
-            tasks = [task(1, upload(0)), task(2, "/data/none")]
+            tasks = [task(1, upload(0)), task(2, "ftp://none")]
             answer = client.post("/predict", json={"tasks": tasks, "label_config": label_config()})
             first, empty = answer.json()["results"]
             refused = client.post("/setup", json={"schema": "<View/>"})

@@ -161,7 +161,7 @@ def test_tasks_left_out_for_want_of_time_are_told_and_no_others(learning, sink, 
     nameless = {"data": {"image": upload(0)}}
     tasks = [
         task(11, upload(0)),
-        task(12, "/data/none"),
+        task(12, "ftp://none"),
         task(13, "/data/slow"),
         task(14, upload(0)),
         nameless,

@@ -4,15 +4,17 @@ import io
 import json
 import logging
 import re
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from backend.metrics import TaskOutcome
 from ebseg.label_studio import brush
 from ebseg.label_studio.tasks import read_label_config
 from tests.unit.backend.conftest import label_config, png, predict, results, task, upload
-from tests.unit.label_studio.http_server import reply
+from tests.unit.label_studio.http_server import redirect, reply
 from tests.unit.training.fake_label_studio import FakeLabelStudio
 from training.annotations.label_studio import LabelStudioClient
 from training.annotations.photos import photo_fetcher
@@ -157,15 +159,20 @@ BAD_TASKS = {
     "a number": (task(9, 5), None, "must be the address of one photo"),
     "several photos": (task(9, [upload(0)]), None, "must be the address of one photo"),
     "an empty address": (task(9, ""), None, "must be the address of one photo"),
-    "not there": (task(9, "/data/upload/1/none.png"), None, "not found (404)"),
     "unknown scheme": (task(9, "ftp://host/a.png"), None, "cannot be fetched"),
-    "private address": (task(9, "http://127.0.0.1:9/a.png"), None, "not a public address"),
     "no address at all": (task(9, "http://[::bad/a.png"), None, "not a valid address"),
     "not an image": (task(9, "/data/bad"), b"no image at all", "not an image"),
     "empty file": (task(9, "/data/bad"), b"", "the file is empty"),
     "truncated": (task(9, "/data/bad"), truncated(), "damaged or truncated"),
     "100 megapixels": (task(9, "/data/bad"), hundred_megapixels(), "100.0 megapixels"),
 }
+
+
+def outcomes(client) -> dict[str, int]:
+    """Give how many tasks had each outcome, without those that none had."""
+    metrics = client.application.extensions["ebseg"].metrics
+    counts = {outcome.value: metrics.count(outcome) for outcome in TaskOutcome}
+    return {outcome: count for outcome, count in counts.items() if count}
 
 
 @pytest.mark.parametrize(("bad", "content", "reason"), BAD_TASKS.values(), ids=BAD_TASKS)
@@ -178,17 +185,76 @@ def test_a_bad_task_gets_an_empty_prediction_and_a_reason_in_the_log(
         first, empty, last = results(predict(client, [task(1, upload(0)), bad, task(2, upload(1))]))
     assert empty == {"result": [], "score": 0.0, "model_version": "tiny-untrained"}
     assert first["result"] and last["result"]
+    assert outcomes(client) == {"predicted": 2, "empty": 1}
     [record] = caplog.records
     assert reason in record.getMessage()
     if isinstance(bad, dict):
         assert record.getMessage().startswith("task 9")
 
 
+def test_a_photo_that_a_public_host_does_not_have_is_the_tasks_own_fault(make_client, label_studio, caplog):
+    client = make_client(label_studio_url="http://localhost:1", allowed_hosts=label_studio.host)
+    [empty] = results(predict(client, [task(9, f"{label_studio.url}/none.png")]))
+    assert empty == {"result": [], "score": 0.0, "model_version": "tiny-untrained"}
+    assert "gets an empty prediction" in caplog.text and "not found (404)" in caplog.text
+
+
+# What passes or can be put right is no answer
+
+
+UNDER = "/data/upload/1/away.png"
+CURABLE = {
+    "401": (task(9, UNDER), reply(status=401), "needs a token (401)"),
+    "403": (task(9, UNDER), reply(status=403), "needs a token (403)"),
+    "404 of Label Studio": (task(9, UNDER), None, "not found (404)"),
+    "429": (task(9, UNDER), reply(status=429), "answered 429"),
+    "500": (task(9, UNDER), reply(status=500), "answered 500"),
+    "503": (task(9, UNDER), reply(status=503), "answered 503"),
+    "its login page": (task(9, UNDER), redirect("/user/login/?next=/"), "needs a token"),
+    "a proxy's page": (task(9, UNDER), reply(b"<html>Log in</html>"), "a web page"),
+    "a refused address": (task(9, "http://127.0.0.1:9/a.png"), None, "not a public address"),
+    "a storage that is not connected": (task(9, "s3://bucket/a.png"), None, "is its storage connected"),
+}
+
+
+@pytest.mark.parametrize(("away", "answer", "reason"), CURABLE.values(), ids=CURABLE)
+def test_a_photo_that_cannot_be_had_for_now_gets_no_prediction(
+    client, label_studio, caplog, scenes, away, answer, reason
+):
+    if answer:
+        label_studio.routes[UNDER] = answer
+    first, nothing, last = results(predict(client, [task(1, upload(0)), away, task(2, upload(1))]))
+    assert nothing == {}  # Label Studio stores nothing, and asks again at the next retrieval
+    assert first["result"] and last["result"]
+    assert outcomes(client) == {"predicted": 2, "deferred": 1}
+    assert "task 9" in caplog.text and "is left out" in caplog.text and reason in caplog.text
+    page = client.get("/").get_data(as_text=True)
+    assert "could not be had for now</th><td>1<" in page and "bad photo or data</th><td>0<" in page
+    label_studio.routes[UNDER] = reply(png(scenes[0]))
+    if away["data"]["image"] == UNDER:
+        assert results(predict(client, [away]))[0]["result"]
+
+
+def test_a_photo_that_does_not_arrive_in_time_gets_no_prediction(make_client, label_studio, caplog):
+    release = threading.Event()
+    label_studio.routes[UNDER] = lambda handler: release.wait(20)
+    client = make_client(fetch_timeout=0.05)
+    assert results(predict(client, [task(9, UNDER)])) == [{}]
+    release.set()
+    assert outcomes(client) == {"deferred": 1}
+
+
+def test_a_smart_tools_user_is_told_what_is_in_the_way(client, label_studio):
+    label_studio.routes[UNDER] = reply(status=401)
+    answer = predict(client, [task(9, UNDER)], context=click("sky", 50, 50))
+    assert answer.status_code == 503
+    assert "Label Studio needs a token (401)" in answer.status and "LABEL_STUDIO_API_KEY" in answer.status
+
+
 def test_the_log_holds_no_secrets(client, caplog):
     url = "http://user:password1@127.0.0.1:9/photo.png?signature=password2#password3"
     with caplog.at_level(logging.DEBUG):
-        [answer] = results(predict(client, [task(9, url)]))
-    assert answer["result"] == []
+        assert results(predict(client, [task(9, url)])) == [{}]
     assert "task 9 (http://127.0.0.1:9/photo.png?...)" in caplog.text
     assert not re.search("password[123]", caplog.text)
 
@@ -215,7 +281,7 @@ def test_allowed_hosts_may_be_private(make_client, label_studio):
     [refused] = results(predict(make_client(**settings), [task(1, label_studio.url + upload(0))]))
     settings["allowed_hosts"] = label_studio.host
     [allowed] = results(predict(make_client(**settings), [task(1, label_studio.url + upload(0))]))
-    assert (len(refused["result"]), len(allowed["result"])) == (0, 2)
+    assert (refused, len(allowed["result"])) == ({}, 2)
 
 
 # Kinds of files; how each is read is tested with ebseg.images
@@ -276,8 +342,7 @@ def test_uploads_are_fetched_with_the_token_of_the_settings(make_client, label_s
 )
 def test_a_missing_or_expired_token_is_named(make_client, label_studio, caplog, token, reason):
     label_studio.routes[upload(0)] = reply(b"", status=401)
-    [answer] = results(predict(make_client(label_studio_api_key=token), [task(1, upload(0))]))
-    assert answer["result"] == []
+    assert results(predict(make_client(label_studio_api_key=token), [task(1, upload(0))])) == [{}]
     assert reason in caplog.text
     assert "LABEL_STUDIO_API_KEY" in caplog.text
     assert "token-7f3a" not in caplog.text
@@ -286,8 +351,7 @@ def test_a_missing_or_expired_token_is_named(make_client, label_studio, caplog, 
 def test_label_studio_that_is_down_is_named(make_client, label_studio, caplog):
     label_studio.shutdown()
     label_studio.server_close()
-    [answer] = results(predict(make_client(), [task(1, upload(0))]))
-    assert answer["result"] == []
+    assert results(predict(make_client(), [task(1, upload(0))])) == [{}]
     assert f"is Label Studio running at {label_studio.url}" in caplog.text
 
 

@@ -140,7 +140,7 @@ def test_other_errors_are_json_too(client, method, path, status):
 def test_metrics_count_tasks_requests_and_the_models_time(client):
     before = client.get("/metrics").get_data(as_text=True)
     assert 'ebseg_tasks_total{outcome="predicted"} 0.0' in before
-    results(predict(client, [task(1, upload(0)), task(2, "/data/none"), None]))
+    results(predict(client, [task(1, upload(0)), task(2, "ftp://none"), None]))
     client.get("/nobody/asked/for/this")
     answer = client.get("/metrics")
     lines = answer.get_data(as_text=True).splitlines()
@@ -167,7 +167,7 @@ def test_two_applications_have_metrics_of_their_own(make_client):
 
 def test_the_status_page_tells_people_the_model_and_the_counts(make_client):
     client = make_client(model="<b>model</b>")
-    results(predict(client, [task(1, upload(0)), task(2, "/data/none")]))
+    results(predict(client, [task(1, upload(0)), task(2, "ftp://none")]))
     page = client.get("/").get_data(as_text=True)
     assert "&lt;b&gt;model" in page and "<b>" not in page
     for row in ("Version</th><td>tiny-untrained", "Tasks predicted</th><td>1", "photo or data</th><td>1"):

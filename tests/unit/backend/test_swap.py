@@ -44,7 +44,7 @@ class Versioned(ScriptedModel):
 def test_a_request_that_a_swap_overtakes_is_finished_by_its_own_model(make_client):
     gate = Gate()
     client = make_client(lambda: Versioned("v1", gate))
-    tasks = [task(1, upload(0)), task(2, "/data/none"), task(3, upload(1)), None, task(5, upload(2))]
+    tasks = [task(1, upload(0)), task(2, "ftp://none"), task(3, upload(1)), None, task(5, upload(2))]
     with in_background(lambda: predict(client, tasks)) as answer:
         gate.wait_until_reached()
         service_of(client).model.replace(lambda: Versioned("v2", label=1), "v2")

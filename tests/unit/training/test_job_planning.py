@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ebseg.errors import TrainingError
+from ebseg.errors import Refused, TrainingError
 from tests.unit.training.loop_world import LEFT
 from training.jobs.job import job
 from training.queue import orders
@@ -38,7 +38,9 @@ def test_all_unlabelled_tasks_get_a_prediction_and_then_the_project_shows_them(s
     for chunk in (chunks[2], chunks[0]):
         served.do(chunk)
     assert served.fake.model_version is None and is_open(served.connection, plan)
-    assert served.do(chunks[1]) == {"outcome": "2 predictions pushed", "left_out": {}}
+    assert served.do(chunks[1]) == {
+        "outcome": "2 predictions pushed", "left_out": {}, "deferred": {},
+    }  # fmt: skip
     assert served.fake.model_version == "base-0" and not is_open(served.connection, plan)
     assert sorted(each["task"] for each in served.fake.predictions.values()) == tasks
     assert annotated[0] not in tasks
@@ -154,6 +156,31 @@ def test_a_plan_of_which_a_job_failed_for_good_is_made_again(served):
     served.connection.sadd(PROJECTS_KEY, 2)
     sweep(served)
     assert served.waiting() == ["snapshot-1-0", "plan-1-base-0", "snapshot-2-0"]
+
+
+def test_tasks_that_were_deferred_are_predicted_by_the_next_look(served, monkeypatch):
+    """The rest of the plan ends as ever."""
+    tasks = [served.add_task() for _ in range(3)]
+    fetch = served.photos.fetch
+    refusing = [Refused("the token is refused")]
+
+    def refuse(url, *, task_id=None):
+        if task_id == tasks[0] and refusing:
+            raise refusing[0]
+        return fetch(url, task_id=task_id)
+
+    monkeypatch.setattr(served.photos, "fetch", refuse)
+    plan = submit_plan(served.connection, 1, "base-0")
+    done = served.work()
+    assert [job["deferred"] for job in list(done.values())[1:]] == [
+        {str(tasks[0]): "the token is refused"}, {},
+    ]  # fmt: skip
+    assert served.fake.model_version == "base-0" and is_open(served.connection, plan)
+    refusing.clear()
+    sweep(served)
+    served.work()
+    assert sorted(each["task"] for each in served.fake.predictions.values()) == tasks
+    assert not is_open(served.connection, plan)
 
 
 def test_before_the_first_training_there_is_no_plan(world):

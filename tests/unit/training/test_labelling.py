@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebseg.errors import Unreachable
+from ebseg.errors import HostUnavailable, Refused, TokenRefused, Unreachable
 from ebseg.label_studio.tasks import read_label_config
 from ebseg.predictor import Segmentation
 from tests.unit.one_by_one import OneByOne
@@ -86,7 +86,18 @@ def test_a_photo_is_asked_for_again_when_label_studio_is_back(world):
     assert world.label([task]).pushed == [task]
     world.photos.trouble = [Unreachable("away"), Unreachable("still away")]
     other = world.fake.add_task(image="/a.png")
-    assert world.label([other]).left_out == {other: "still away"}  # Label Studio is there, its storage is not
+    done = world.label([other])
+    assert done.deferred == {other: "still away"}  # Label Studio is there, its storage is not
+
+
+@pytest.mark.parametrize("error", [HostUnavailable, Refused, TokenRefused, Unreachable])
+def test_a_photo_that_cannot_be_had_for_now_is_told_apart(world, error):
+    tasks = [world.fake.add_task(image="/a.png") for _ in range(2)]
+    world.photos.trouble = [error("mend it")] * (2 if error is Unreachable else 1)
+    done = world.label(tasks)
+    assert (done.deferred, done.left_out, done.pushed) == ({tasks[0]: "mend it"}, {}, [tasks[1]])
+    assert done.summary() == "1 predictions pushed, 1 tasks deferred"
+    assert world.label(tasks).pushed == [tasks[0]]
 
 
 def test_what_was_pushed_stays_when_label_studio_goes_away(world):
