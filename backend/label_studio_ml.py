@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from backend.service import Service, build_service
 from backend.webhook_events import Event, read_action, read_project
-from ebseg.errors import ConfigError
+from ebseg.errors import ConfigError, EBSegError
 from training.settings import load_settings
 
 try:
@@ -52,7 +52,14 @@ class EBSegBackend(LabelStudioMLBase):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Tell the model's version; 2.x calls this at the end of its construction, 1.0.9 never."""
-        self.set("model_version", self.service().model.version)
+        self.set("model_version", self._version())
+
+    def _version(self) -> str:
+        service = self.service()
+        try:
+            return service.version(self.label_config)
+        except EBSegError:  # it is told to who asks for a prediction
+            return service.model.version
 
     def predict(
         self, tasks: Sequence[Any], context: Mapping[str, Any] | None = None, **_login: Any

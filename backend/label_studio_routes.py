@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 from backend.errors import error_response
 from backend.service import Service
 from backend.webhook_events import Action, Event, read_event, read_project
-from ebseg.label_studio.tasks import read_label_config
 
 MOST_TASKS = 10_000
 """Tasks of a request; each costs a moment even if it is none. Label Studio sends what was selected."""
@@ -53,16 +52,10 @@ def blueprint(service: Service) -> Blueprint:
 
     @routes.post("/setup")
     def setup() -> Response:
-        """Give the model's version, at once; an error status for what would make /predict fail."""
+        """Give the version of its predictions, at once; an error status for what would make /predict fail."""
         body = SetupRequest.model_validate_json(request.get_data())
         service.note_hostname(body.hostname)
-        model = service.model.current()
-        if model.failure:
-            return error_response(503, model.failure)
-        if body.label_config:
-            read_label_config(body.label_config)
-        service.note_project(read_project(body.project))
-        return jsonify(model_version=model.version)
+        return jsonify(model_version=service.version(body.label_config, read_project(body.project)))
 
     @routes.post("/predict")
     def predict() -> Response:

@@ -35,8 +35,8 @@ class Sink(Protocol):
     def note_event(self, project_id: int, events: int, forced: bool) -> None:
         """Note that so many events of a project came; ``forced``: somebody asked for a training."""
 
-    def note_project(self, project_id: int) -> None:
-        """Note that a project has called."""
+    def note_project(self, project_id: int, version: str) -> None:
+        """Note that a project has called; ``version``: of its predictions, empty where none was told."""
 
     def note_hostname(self, hostname: str) -> None:
         """Note what Label Studio calls itself."""
@@ -54,6 +54,7 @@ class _Waiting:
 
     events: int = 0
     forced: bool = False
+    version: str = ""
     hostname: str = ""
     unfinished: dict[str, set[int]] = field(default_factory=dict)
 
@@ -64,6 +65,7 @@ class _Waiting:
     def add(self, other: "_Waiting") -> None:
         self.events += other.events
         self.forced |= other.forced
+        self.version = other.version or self.version
         self.hostname = other.hostname or self.hostname
         for version, tasks in other.unfinished.items():
             self.unfinished.setdefault(version, set()).update(tasks)
@@ -95,9 +97,12 @@ class Outbox:
         self._thread.start()
         atexit.register(self.close)
 
-    def called(self, project_id: int, hostname: str = "") -> None:
-        """Take the hint that a project uses this service; ``hostname``: what Label Studio calls itself."""
-        self._add(project_id, _Waiting(hostname=hostname))
+    def called(self, project_id: int, hostname: str = "", version: str = "") -> None:
+        """Take the hint that a project uses this service.
+
+        ``hostname``: what Label Studio calls itself; ``version``: that of the project's predictions.
+        """
+        self._add(project_id, _Waiting(hostname=hostname, version=version))
 
     def annotated(self, project_id: int, *, forced: bool) -> None:
         """Take the hint that annotations of a project changed; ``forced``: train whatever there is."""
@@ -191,11 +196,12 @@ class Outbox:
     def _hand_over(self, project_id: int, hint: _Waiting) -> None:
         """Tell the sink; what it has taken on is taken off the hint."""
         sink = self._connected()
+        if hint.version or not hint.events:
+            sink.note_project(project_id, hint.version)
+            hint.version = ""
         if hint.events:
             sink.note_event(project_id, hint.events, hint.forced)
             hint.events, hint.forced = 0, False
-        else:
-            sink.note_project(project_id)
         if hint.hostname:
             sink.note_hostname(hint.hostname)
             hint.hostname = ""

@@ -23,8 +23,9 @@ from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.label_studio.regions import Region, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context
-from ebseg.label_studio.tasks import TaskError, describe, read_label_config, task_id
+from ebseg.label_studio.tasks import TaskError, describe, task_id
 from ebseg.read_ahead import read_ahead
+from training.annotations.labelling import read_labelling
 from training.annotations.photos import photo_fetcher
 from training.settings import RESERVED_THREADS, Settings
 
@@ -113,10 +114,26 @@ class Service:
         """Take what Label Studio calls itself: photos at that address are its own, for the workers too."""
         self._photos.note_hostname(hostname)
 
-    def note_project(self, project: int | None) -> None:
-        """Take the hint that a project uses this service."""
+    def version(self, label_config: str | None, project: int | None = None) -> str:
+        """Tell the version of predictions for a label config; without one, the model's.
+
+        Takes the hint that a project uses this service. Raises LabelConfigError or VocabularyError for a
+        label config that cannot be served, and ModelUnavailable if the model could not be loaded.
+        """
+        model = self.model.current()
+        if model.failure:
+            raise ModelUnavailable(model.failure)
+        if not label_config:
+            self._note_project(project, "")
+            return model.version
+        version = read_labelling(label_config, self.settings).version(model.version)
+        self._note_project(project, version if model.ready else "")
+        return version
+
+    def _note_project(self, project: int | None, version: str) -> None:
+        """Take the hint that a project uses this service; ``version``: of its predictions, if it is known."""
         if self.outbox and project is not None:
-            self.outbox.called(project, self.hostname)
+            self.outbox.called(project, self.hostname, version)
 
     def note_event(self, event: Event) -> bool:
         """Take an event as a hint; tell whether it is one, and hints are taken here."""
@@ -152,8 +169,8 @@ class Service:
         finally:
             self._places.release()
         # Asked once, and last: a model that was still being loaded may have come with a later task.
-        version = request.model.version
-        self.note_project(project)
+        version = request.pipeline.labelling.version(request.model.version)
+        self._note_project(project, version if request.model.ready else "")
         if self.outbox and project is not None and request.asked is None and request.model.ready:
             self.outbox.unfinished(project, _unfinished(tasks, answers), version)
         results = [_result(answer, version) for answer in answers]
@@ -168,17 +185,10 @@ class Service:
             return [self._answer(task, photo, request) for task, photo in photos]
 
     def _request(self, label_config: str, context: Mapping[str, Any] | None) -> _Request:
-        labelling = read_label_config(label_config)
-        settings = self.settings
+        labelling = read_labelling(label_config, self.settings)
         return _Request(
             model=self.model.current(),
-            pipeline=Pipeline(
-                labelling,
-                self._photos,
-                default_threshold=settings.score_threshold,
-                default_min_area=settings.min_area,
-                max_pixels=settings.max_pixels,
-            ),
+            pipeline=Pipeline(labelling, self._photos, max_pixels=self.settings.max_pixels),
             asked=parse_context(context, labelling.control),
             deadline=time.monotonic() + self.settings.predict_budget,
         )

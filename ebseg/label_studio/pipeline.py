@@ -48,32 +48,17 @@ class Model(Protocol):
 class Pipeline:
     """How the tasks of one label config become predictions; its steps may be taken in different threads.
 
-    ``default_threshold`` and ``default_min_area``: shares 0..1 that hold where the control has none of its
-    own; without a threshold the model's own holds. ``max_pixels``: that a photo may have.
+    ``max_pixels``: that a photo may have.
     """
 
     labelling: Labelling
     fetcher: Fetcher
-    default_threshold: float | None
-    default_min_area: float
     max_pixels: int
-
-    @property
-    def threshold(self) -> float | None:
-        """Share of the scores under which a pixel stays unlabelled; None: the model's own."""
-        own = self.labelling.threshold
-        return self.default_threshold if own is None else own
-
-    @property
-    def min_area(self) -> float:
-        """Share of the photo's pixels below which a label is dropped."""
-        own = self.labelling.min_area
-        return self.default_min_area if own is None else own
 
     def predict(self, task: Any, model: Model) -> dict[str, Any]:
         """Make a task's prediction as Label Studio stores it. Raises EBSegError for a bad task or photo."""
         [found] = model.predict_many([self.ask(self.photo(task))])
-        return prediction(self.regions(found), model.version)
+        return prediction(self.regions(found), self.labelling.version(model.version))
 
     def photo(self, task: Any) -> npt.NDArray[np.uint8]:
         """Fetch and decode a task's photo: (H, W, 3) uint8 RGB.
@@ -86,16 +71,16 @@ class Pipeline:
 
     def ask(self, photo: npt.NDArray[np.uint8]) -> Ask:
         """Ask for every pixel's label of a photo (H, W, 3) uint8 RGB."""
-        return Ask(photo, self.labelling.vocabulary, self.threshold)
+        return Ask(photo, self.labelling.vocabulary, self.labelling.threshold)
 
     def regions(self, found: Segmentation, asked: InteractiveRequest | None = None) -> list[Region]:
         """Turn a segmentation into regions: all that are large enough, or what a smart tool asked for.
 
         Raises AnnotationError for scores that are not finite, and for prompts that do not fit the photo.
         """
-        control = self.labelling.control
+        control, min_area = self.labelling.control, self.labelling.min_area
         if asked is None:
-            return masks_to_regions(found.label_map, found.scores, control, min_area=self.min_area)
+            return masks_to_regions(found.label_map, found.scores, control, min_area=min_area)
         index = control.labels.index(asked.label)
         part = select_region(found.label_map == index, asked)
         return masks_to_regions(np.where(part, index, -1), found.scores, control)

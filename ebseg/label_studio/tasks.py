@@ -1,13 +1,15 @@
 """Read label configs and tasks, whose content is other people's."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
 from ebseg.errors import EBSegError
+from ebseg.label_studio import version
 from ebseg.label_studio.label_config import Control, parse
 from ebseg.label_studio.shown import MOST_WORDS, shown
-from ebseg.vocabulary import Vocabulary
+from ebseg.vocabulary import TEMPLATES, Vocabulary
 
 _MOST_TASK_ID = 2**63 - 1  # of its database
 
@@ -20,27 +22,44 @@ class TaskError(EBSegError):
 class Labelling:
     """What a label config asks of the model.
 
-    ``data_key``: where a task's data has the photo's address. ``threshold`` and ``min_area``: the control's
-    own settings, shares 0..1, None where it has none.
+    ``data_key``: where a task's data has the photo's address. ``threshold``: share of the scores, 0..1, under
+    which a pixel stays unlabelled; None: the model's own. ``min_area``: share of the photo's pixels, 0..1,
+    below which a label is dropped.
     """
 
     control: Control
     data_key: str
     vocabulary: Vocabulary
     threshold: float | None
-    min_area: float | None
+    min_area: float
+
+    def version(self, model: str) -> str:
+        """Name the version of the predictions that a model of that version makes for this label config."""
+        return version.join(model, self._decides)
+
+    @cached_property
+    def _decides(self) -> list[object]:
+        """List all that decides a prediction besides the model and the photo; not how labels look."""
+        control = self.control
+        labels = sorted((label.key, label.prompts) for label in control.labels)
+        place = [control.kind, control.name, control.to_name, self.data_key]
+        return [place, labels, TEMPLATES, self.threshold, self.min_area]
 
 
-def read_label_config(xml: str) -> Labelling:
-    """Read a label config. Raises LabelConfigError or VocabularyError for one that cannot be served."""
+def read_label_config(xml: str, *, threshold: float | None = None, min_area: float = 0.0) -> Labelling:
+    """Read a label config. Raises LabelConfigError or VocabularyError for one that cannot be served.
+
+    ``threshold`` and ``min_area``: hold where the control has none of its own; see Labelling.
+    """
     config = parse(xml)
     control = config.mask_control()
+    own = control.setting("model_score_threshold"), control.setting("model_min_area")
     return Labelling(
         control=control,
         data_key=config.image.data_key,
         vocabulary=Vocabulary(config.prompts(control)),
-        threshold=control.setting("model_score_threshold"),
-        min_area=control.setting("model_min_area"),
+        threshold=threshold if own[0] is None else own[0],
+        min_area=min_area if own[1] is None else own[1],
     )
 
 

@@ -19,6 +19,8 @@ from ebseg.label_studio.regions import masks_to_regions
 from ebseg.render import palette
 from tests.e2e import held_back
 from tests.e2e.projects import ROOT
+from training.annotations.labelling import read_labelling
+from training.settings import Settings
 
 CAMVID_LABELS = (
     "sky", "building", "pole", "road", "pavement", "tree",
@@ -78,6 +80,10 @@ class Team:
         self.config = config
         self.project = Project(server, "A team's photos", config)
         self.tasks = self.project.upload(shown.files)
+
+    def version(self, model: str) -> str:
+        """Name the version of predictions for this project by a model of that version."""
+        return read_labelling(self.config, Settings()).version(model)
 
     def truth(self, task: int) -> LabelMap:
         return self.pictures.truths[self.tasks.index(task)]

@@ -147,7 +147,7 @@ def test_label_studio_may_be_away_while_annotations_are_read(world: World, team:
 
 
 def test_label_studio_may_be_away_while_tasks_are_labelled(world: World, team: Team) -> None:
-    version = version_name(checkpoint_path(MODEL))
+    version = team.version(version_name(checkpoint_path(MODEL)))
     world.start_worker()
     world.start_worker()
     world.ebseg("label", str(team.project.id), "--no-wait")

@@ -24,6 +24,7 @@ from backend.demo.label_studio_server import LabelStudioServer
 from backend.demo.project import EBSEG, serve_backend, start_worker
 from backend.processes import ServerProcess
 from ebseg.label_studio.annotations import paint
+from ebseg.label_studio.version import model_of
 from ebseg.predictor import Predictor
 from tests.e2e.team import LabelMap, Team, camvid, pictures
 from tests.e2e.waiting import wait_until
@@ -105,7 +106,7 @@ def loop(server: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) ->
         )
         environment = {**os.environ, **variables, "EBSEG_MODEL": MODEL}
         environment |= {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.access_token}
-        base = ebseg.load(MODEL).version
+        base = team.version(ebseg.load(MODEL).version)
         yield Loop(settings, connect(settings), backend, worker, team, base, environment)
 
 
@@ -186,22 +187,27 @@ def test_corrections_become_a_better_model_that_is_served_without_a_pause(loop: 
     assert champion is not None and champion.number == 2
     assert seen.failures == []
     assert len(seen.answers) >= 200
-    assert set(seen.versions) == {loop.base, champion.name}
-    check_masks(
-        loop, seen, {loop.base: MODEL, champion.name: str(Registry(loop.settings).checkpoint(champion))}
-    )
-    assert httpx.post(f"{loop.backend.url}/setup", json={}).json() == {"model_version": champion.name}
+    version = team.version(champion.name)
+    assert set(seen.versions) == {loop.base, version}
+    check_masks(loop, seen, {loop.base: MODEL, version: str(Registry(loop.settings).checkpoint(champion))})
+    assert told(loop) == version
 
     loop.wait_for(lambda: len(loop.judged("label-")) > 0 and not active(loop, "label-", "plan-"))
-    after = team.miou(others, champion.name)
+    after = team.miou(others, version)
     print(f"\nmIoU of the {len(others)} other tasks' predictions: {before:.1f} before, {after:.1f} after")
     if picture := os.environ.get("EBSEG_LOOP_PICTURE"):
-        team.picture(others[:3], [loop.base, champion.name], Path(picture))
+        team.picture(others[:3], [loop.base, version], Path(picture))
     assert after - before >= 10
-    assert team.server.client.projects.get(team.project.id).model_version == champion.name
+    assert team.server.client.projects.get(team.project.id).model_version == version
     for task in others:
         stored = [p.model_version for p in team.project.predictions(task)]
-        assert stored.count(champion.name) == 1
+        assert stored.count(version) == 1
+
+
+def told(loop: Loop) -> str:
+    """What the service tells Label Studio as the project's version."""
+    answer = httpx.post(f"{loop.backend.url}/setup", json={"schema": loop.team.config})
+    return str(answer.json()["model_version"])
 
 
 def active(loop: Loop, *prefixes: str) -> bool:
@@ -261,9 +267,8 @@ def test_shuffled_labels_are_rejected(loop: Loop) -> None:
 
 
 def test_a_rollback_is_served_at_once(loop: Loop) -> None:
-    assert loop.base in loop.command("models", "rollback")
-    served = lambda: httpx.post(f"{loop.backend.url}/setup", json={}).json()["model_version"]  # noqa: E731
-    loop.wait_for(lambda: served() == loop.base, minutes=0.5)
+    assert model_of(loop.base) in loop.command("models", "rollback")
+    loop.wait_for(lambda: told(loop) == loop.base, minutes=0.5)
     task = loop.team.tasks[0]
     loop.team.project.retrieve_predictions([task])
     assert loop.team.project.predictions(task)[-1].model_version == loop.base

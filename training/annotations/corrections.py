@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.label_config import Control
+from ebseg.label_studio.version import model_of
 from training.annotations.entry import Correction, Entry
 from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
 from training.annotations.one_task import BadTask, one_task
@@ -79,11 +80,14 @@ def compare(version: str, predicted: npt.NDArray[np.int16], corrected: npt.NDArr
 
 
 def summarise(entries: Iterable[Entry]) -> dict[str, Live]:
-    """Sum a snapshot's corrections up by version; each counts the same, whatever its photo's size."""
+    """Sum a snapshot's corrections up by the model's version; each counts the same, whatever its photo's size.
+
+    What else the version of a prediction names, such as the labels, does not tell models apart.
+    """
     by_version: dict[str, list[Correction]] = defaultdict(list)
     for entry in entries:
         if entry.correction is not None:
-            by_version[entry.correction.version].append(entry.correction)
+            by_version[model_of(entry.correction.version)].append(entry.correction)
     return {
         version: Live(
             corrections=len(corrections),

@@ -13,13 +13,14 @@ from ebseg.engine import Engine
 from ebseg.errors import FetchError, TokenRefused
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Model, Pipeline
-from ebseg.label_studio.tasks import Labelling, read_label_config
+from ebseg.label_studio.tasks import Labelling
 from ebseg.loading import load
 from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
+from training.annotations.labelling import read_labelling
 from training.annotations.one_task import BadTask, one_task
 from training.annotations.photos import PatientFetcher
 from training.jobs.job import job
-from training.jobs.planning import end_part, is_served
+from training.jobs.planning import end_part
 from training.loop import Loop, Result
 from training.queue.plans import claimer, leave_open
 from training.settings import Settings
@@ -56,18 +57,21 @@ class Pushed:
 
 
 def predict_tasks(loop: Loop, project: int, tasks: list[int], version: str, plan: str) -> Result:
-    """Predict some tasks and push the predictions; the last job of a plan makes the project show them."""
+    """Predict some tasks and push the predictions; the last job of a plan makes the project show them.
+
+    Without a plan the model of that version predicts them, with the label config as it is now.
+    """
     settings, studio = loop.settings, loop.studio()
     loop.progress.stage("loading the model")
     try:
-        labelling = read_label_config(studio.project(project).label_config)
+        labelling = read_labelling(studio.project(project).label_config, settings)
     except NotInLabelStudio:
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
-    if plan and not is_served(loop, project, version):
+    if plan and labelling.version(loop.registry.ensure_base(project).name) != version:
         return {"outcome": f"{version} is not served any more"}
     model = Engine(load(loop.registry.named(version), device=settings.device), cache_bytes=NO_CACHE)
     done = loop.progress.stage("predicting", len(tasks))
-    claim = claimer(loop.connection, loop.job_id, version)
+    claim = claimer(loop.connection, loop.job_id, labelling.version(model.version))
     pushed = label(studio, loop.photos(), model, labelling, settings, project, tasks, claim, done)
     if plan:
         if pushed.deferred:
@@ -101,8 +105,6 @@ def label(
     pipeline = Pipeline(
         labelling,
         PatientFetcher(photos, lambda: studio.project(project), settings.patience),
-        default_threshold=settings.score_threshold,
-        default_min_area=settings.min_area,
         max_pixels=settings.max_pixels,
     )
     for number, task_id in enumerate(tasks, start=1):
@@ -118,7 +120,8 @@ def _label_one(
     studio: LabelStudioClient, pipeline: Pipeline, model: Model, project: int, task_id: int, done: Pushed
 ) -> None:
     try:
-        if any(version == model.version for _, version in studio.predictions_of(task_id)):
+        wanted = pipeline.labelling.version(model.version)
+        if any(version == wanted for _, version in studio.predictions_of(task_id)):
             done.there.append(task_id)
             return
         task = studio.task(project, task_id)

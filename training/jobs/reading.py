@@ -6,15 +6,18 @@ import math
 from rq import Retry
 
 from ebseg.errors import DataError
+from ebseg.label_studio.version import model_of
 from training.annotations import corrections, manifest, snapshot
 from training.annotations.label_studio import NotInLabelStudio
 from training.annotations.manifest import Manifest
 from training.finetuning import parent
 from training.jobs.job import job
+from training.jobs.planning import served
 from training.judging.reasons import reason_to_train
 from training.judging.seen import seen_photos
 from training.loop import Loop, Result
 from training.queue import orders
+from training.queue.plans import submit_plan
 from training.queue.projects import Project, forget_project, require_the_services_model
 
 _log = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ def read_annotations(loop: Loop, project: int, number: int) -> Result | Retry:
     except NotInLabelStudio:
         forget_project(loop.connection, project)
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
+    _refresh_if_due(loop, state)
     for version, live in corrections.summarise(found.entries).items():
         loop.registry.record_live(version, live.numbers())
     waits = state.training
@@ -50,6 +54,15 @@ def read_annotations(loop: Loop, project: int, number: int) -> Result | Retry:
     if state.has_news:
         state.request_round(settings.debounce)
     return {"outcome": outcome, **summary(found)}
+
+
+def _refresh_if_due(loop: Loop, state: Project) -> None:
+    """Have the tasks predicted anew where the label config, say, has changed what is predicted."""
+    number, version = state.number, served(loop, loop.studio(), state.number)
+    if state.version is None:
+        state.version = version  # nothing is known of before
+    elif state.version != version:
+        submit_plan(loop.connection, number, model_of(version))
 
 
 def summary(found: Manifest) -> Result:

@@ -89,19 +89,19 @@ def judge(settings: Settings, name: str, project: int, fingerprint: str, candida
     )
 
 
-def plan(project: int, version: str) -> Order:
-    """Have all unlabelled tasks of a project predicted with a version."""
+def plan(project: int, model: str) -> Order:
+    """Have all unlabelled tasks of a project predicted with the model of that version."""
     return Order(
         "training.jobs.label_project",
         QueueName.CONTROL,
-        (project, version),
-        id_of("plan", project, version),
-        f"predict the unlabelled tasks of project {project} with {version}",
+        (project, model),
+        id_of("plan", project, model),
+        f"predict the unlabelled tasks of project {project} with {model}",
     )
 
 
 def predict(project: int, tasks: Sequence[int], version: str, plan: str = "") -> Order:
-    """Predict some tasks; ``plan``: id of the job on whose behalf."""
+    """Predict some tasks; ``version``: of the predictions; ``plan``: id of the job on whose behalf."""
     digest = sha256(repr((plan, list(tasks))).encode()).hexdigest()[:8]
     return Order(
         "training.jobs.label_tasks",

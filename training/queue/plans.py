@@ -21,15 +21,15 @@ OPEN_SECONDS = 30 * 24 * 3600
 """How long the list of a plan's unfinished chunks is kept."""
 
 
-def refresh(connection: Redis, settings: Settings, version: str) -> None:
-    """Have all unlabelled tasks of all known projects predicted with a version."""
+def refresh(connection: Redis, settings: Settings, model: str) -> None:
+    """Have all unlabelled tasks of all known projects predicted with the model of that version."""
     for number in known_projects(connection, settings):
-        submit_plan(connection, number, version)
+        submit_plan(connection, number, model)
 
 
-def submit_plan(connection: Redis, project: int, version: str) -> str:
-    """Have all unlabelled tasks of a project predicted with a version; return the job's id."""
-    order = orders.plan(project, version)
+def submit_plan(connection: Redis, project: int, model: str) -> str:
+    """Have all unlabelled tasks of a project predicted with the model of that version; return the job's id."""
+    order = orders.plan(project, model)
     order.resubmit(connection)
     return order.job_id
 
@@ -39,6 +39,7 @@ def submit_chunks(
 ) -> list[str]:
     """Fan tasks out into jobs of a few; the same tasks and version are submitted once. Return the jobs' ids.
 
+    ``version``: of the predictions, which names the model and what else decides them.
     ``plan``: the job on whose behalf; when all its chunks are done the project shows the version's scores.
     """
     ids: list[str] = []

@@ -110,6 +110,22 @@ class Project:
         self.connection.hset(self._key, "trained", fingerprint)
 
     @property
+    def version(self) -> str | None:
+        """The version that the project's unlabelled tasks were last to be predicted with, as far as known."""
+        return self._text("version")
+
+    @version.setter
+    def version(self, version: str) -> None:
+        self.connection.hset(self._key, "version", version)
+
+    def heard_of(self, version: str) -> bool:
+        """Note the version that the service gives; tell whether it is another one than it gave before."""
+        before = self._text("told")
+        self.connection.hset(self._key, "told", version)
+        self.connection.hsetnx(self._key, "version", version)
+        return before is not None and before != version
+
+    @property
     def training(self) -> str | None:
         """The id of the job that trains or judges for this project now."""
         for job_id in (self._text("training") or "").split():

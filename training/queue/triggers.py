@@ -19,9 +19,16 @@ class Triggers:
         self._connection = connect(settings)
         tell_the_model(self._connection, settings)
 
-    def note_project(self, project_id: int) -> None:
-        """Remember a project that has called, for the schedule; no more than so many."""
-        self._is_known(project_id)
+    def note_project(self, project_id: int, version: str) -> None:
+        """Remember a project that has called, for the schedule; no more than so many.
+
+        ``version``: of its predictions, as it was told, if it was. Where it is another one than before, such
+        as with other labels, a round is due: it has the tasks predicted anew.
+        """
+        if self._is_known(project_id) and version:
+            project = Project(self._connection, project_id)
+            if project.heard_of(version):
+                project.request_round(self._settings.debounce)
 
     def note_hostname(self, hostname: str) -> None:
         """Remember what Label Studio calls itself, for the workers: tasks' photos carry that address."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebseg.errors import ConfigError, EBSegError, MlflowUnavailable
 from ebseg.files import locked
+from ebseg.label_studio.version import model_of
 from ebseg.runs.mlflow_store import connect, database_file, disconnect, experiment_id, unusable
 from training.registry.decision import Decision
 from training.registry.history import History, predecessors, succeed
@@ -51,7 +52,7 @@ class ChampionChanged(EBSegError):
 class Version:
     """A version of the model.
 
-    ``name``: what its predictions carry as their version. ``created``: ISO 8601, UTC. ``run_id``: MLflow's
+    ``name``: with which the version of its predictions begins. ``created``: ISO 8601, UTC. ``run_id``: MLflow's
     run with its file and its numbers. ``source``: where MLflow looks for its file.
     """
 
@@ -62,6 +63,10 @@ class Version:
     run_id: str | None
     tags: Mapping[str, str]
     source: str
+
+    def is_called(self, name: str) -> bool:
+        """Tell whether that is its name, or its predictions carry that version."""
+        return self.name in (name, model_of(name))
 
 
 class Registry:
@@ -141,10 +146,13 @@ class Registry:
             return self._versions(client)
 
     def version(self, ref: str) -> Version:
-        """Find a version by its number, its alias or its name. Raises ConfigError for an unknown one."""
+        """Find a version by its number, its alias, its name or that of its predictions.
+
+        Raises ConfigError for an unknown one.
+        """
         versions = self.versions()
         for version in reversed(versions):
-            if ref in (str(version.number), version.name, *version.aliases):
+            if ref in (str(version.number), *version.aliases) or version.is_called(ref):
                 return version
         if not versions:
             raise ConfigError(f"nothing is registered as {self._model!r} yet: the first training does that")
@@ -189,17 +197,17 @@ class Registry:
             return fetch(client, run_id, file, version.name, kept)
 
     def named(self, name: str) -> Path:
-        """Find the file of the model whose predictions carry a version's name.
+        """Find the file of the model by its version, or by that of its predictions.
 
         It is a registered version, or the settings' model. Raises ConfigError where it is neither.
         """
         from ebseg.loading import checkpoint_path, version_name
 
         for version in reversed(self.versions()):
-            if version.name == name:
+            if version.is_called(name):
                 return self.checkpoint(version)
         path = checkpoint_path(self._settings.model)
-        if version_name(path) != name:
+        if version_name(path) not in (name, model_of(name)):
             raise ConfigError(f"no model has the version {name!r}: it is not registered as {self._model!r}")
         return path
 
@@ -275,8 +283,8 @@ class Registry:
             return decision
 
     def record_live(self, model_version: str, live: Mapping[str, float]) -> None:
-        """Keep what people's corrections say of the version whose predictions carry that name."""
-        version = next((each for each in reversed(self.versions()) if each.name == model_version), None)
+        """Keep what people's corrections say of the version of that name, or of its predictions."""
+        version = next((each for each in reversed(self.versions()) if each.is_called(model_version)), None)
         if version is None:
             _log.debug("%s is no version of %r: its corrections are not kept", model_version, self._model)
             return

@@ -12,6 +12,7 @@ import pytest
 from backend import label_studio_ml as adapter
 from ebseg.errors import ConfigError
 from ebseg.label_studio import brush
+from ebseg.label_studio.tasks import read_label_config
 from tests.unit.backend.conftest import label_config, task, upload
 
 CONFIG = label_config()
@@ -147,7 +148,7 @@ def test_the_signatures_of_2_x_work_unchanged(monkeypatch, predictor, scenes):
     while not model.ready and time.monotonic() < end:
         time.sleep(0.01)
     backend = backend_class(project_id="1", label_config=CONFIG)
-    assert backend.get("model_version") == model.version
+    assert backend.get("model_version") == read_label_config(CONFIG).version(model.version)
     [answer] = backend.predict([task(1, upload(0))], context={}, login=None, password=None)
     assert_predicted(answer, predictor, scenes[0])
     assert backend.fit("ANNOTATION_CREATED", {"project": {"id": 1}}, job_id="1") == {}

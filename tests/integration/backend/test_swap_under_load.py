@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from tests.unit.backend.conftest import predict, results, task, upload
+from tests.unit.backend.conftest import named, predict, results, task, upload
 from tests.unit.backend.test_swap import LABELS, masks, service_of
 
 CALLERS = 8
@@ -42,12 +42,12 @@ def test_under_load_no_request_fails_and_each_answer_is_of_the_version_it_names(
 
     models = {model.version: model for model in (predictor, successor)}
     expected = {
-        (version, number): expected_masks(model, scene)
+        (named(version), number): expected_masks(model, scene)
         for version, model in models.items()
         for number, scene in enumerate(scenes)
     }
     assert len(answers) == 2 * CALLERS * CALLS > 200
-    assert {answer["model_version"] for _, answer in answers} == set(models)
+    assert {answer["model_version"] for _, answer in answers} == {named(version) for version in models}
     for scene, answer in answers:
         wanted, found = expected[answer["model_version"], scene], masks(answer)
         assert found.keys() == wanted.keys()

@@ -15,6 +15,7 @@ from PIL import Image
 from backend.app import create_app
 from ebseg.checkpoint import save_checkpoint
 from ebseg.data.drawn.synthetic import draw_scene
+from ebseg.label_studio.tasks import read_label_config
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor
 from ebseg.vocabulary import Vocabulary
@@ -124,8 +125,8 @@ class Sink:
     def note_event(self, project_id: int, events: int, forced: bool) -> None:
         self._tell("event", project_id, events, forced)
 
-    def note_project(self, project_id: int) -> None:
-        self._tell("project", project_id)
+    def note_project(self, project_id: int, version: str) -> None:
+        self._tell("project", project_id, version)
 
     def note_hostname(self, hostname: str) -> None:
         self._tell("hostname", hostname)
@@ -170,6 +171,11 @@ def label_config(*labels: str, control: str = "") -> str:
         f'<BrushLabels name="mask" toName="photo" model_score_threshold="0" {control}>{tags}</BrushLabels>'
         "</View>"
     )
+
+
+def named(model: str, config: str = "") -> str:
+    """Name the version of a model's predictions, with the label config above unless told otherwise."""
+    return read_label_config(config or label_config()).version(model)
 
 
 def task(number: int, image: object) -> dict[str, object]:

@@ -336,8 +336,8 @@ def test_projects_without_a_model_are_passed_over_unless_they_are_named(world):
 
 def test_projects_that_have_called_are_looked_at_too(world, learning):
     settings = Settings(**learning)
-    Triggers(settings).note_project(6)
-    Triggers(settings).note_project(7)  # was deleted meanwhile
+    Triggers(settings).note_project(6, "")
+    Triggers(settings).note_project(7, "")  # was deleted meanwhile
     world.label_studio.routes["/api/projects/"] = as_json({"count": 0, "results": []})
     world.backends[6] = [world.backend]
     world.label_studio.routes["/api/projects/6/"] = as_json(world.project | {"id": 6})

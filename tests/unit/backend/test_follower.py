@@ -17,7 +17,7 @@ from backend.metrics import Metrics, Swap
 from backend.model_holder import ModelHolder
 from ebseg.checkpoint import save_checkpoint
 from ebseg.errors import CheckpointError, ConfigError
-from tests.unit.backend.conftest import label_config, predict, results, task, until, upload
+from tests.unit.backend.conftest import label_config, named, predict, results, task, until, upload
 from tests.unit.backend.test_swap import Versioned, service_of
 from training.settings import Settings
 
@@ -259,7 +259,7 @@ def test_the_application_serves_the_champion_and_shows_what_became_of_it(make_cl
     names.append("two")
     until(lambda: client.get("/ready").json == {"status": "ready", "model_version": "two"}, "the swap")
     [answer] = results(predict(client, [task(1, upload(0))]))
-    assert answer["model_version"] == "two"
+    assert answer["model_version"] == named("two")
     names.append("three")
     until(lambda: service_of(client).follower.failed, "the failed swap")
     page = client.get("/").get_data(as_text=True)
@@ -271,7 +271,7 @@ def test_the_application_serves_the_champion_and_shows_what_became_of_it(make_cl
         'ebseg_model_swaps_total{outcome="failed"} 1.0',
     ):
         assert line in metrics
-    assert client.post("/setup", json={"schema": label_config()}).json == {"model_version": "two"}
+    assert client.post("/setup", json={"schema": label_config()}).json == {"model_version": named("two")}
     service_of(client).stop()
 
 

@@ -9,7 +9,7 @@ import pytest
 from backend import label_studio_ml
 from backend.app import create_app
 from backend.webhook_events import PARSED_BYTES
-from tests.unit.backend.conftest import label_config, predict, results, task, until, upload
+from tests.unit.backend.conftest import label_config, named, predict, results, task, until, upload
 from tests.unit.backend.test_predictions import click
 from tests.unit.backend.test_swap import Versioned, service_of
 from tests.unit.backend.test_time_and_failures import Gate, ScriptedModel, in_background
@@ -112,24 +112,27 @@ def test_without_learning_nothing_is_taken(learning, sink):
 def test_a_project_that_calls_is_told(learning, sink):
     client = learning()
     client.post("/setup", json={"project": "5.1700000000", "schema": label_config()})
-    assert told(client, sink) == [("project", 5)]
+    assert told(client, sink) == [("project", 5, named("scripted"))]
     results(predict(client, [task(1, upload(0))]))
-    assert told(client, sink) == [("project", 5), ("project", 1)]
+    assert told(client, sink) == [("project", 5, named("scripted")), ("project", 1, named("scripted"))]
 
 
 def test_what_label_studio_calls_itself_is_told_to_the_workers(learning, sink):
     client = learning()
     body = {"project": "5.1700000000", "schema": label_config(), "hostname": "http://labels.example.com/ls/"}
     client.post("/setup", json=body)
-    assert told(client, sink) == [("project", 5), ("hostname", "http://labels.example.com/ls")]
+    assert told(client, sink) == [
+        ("project", 5, named("scripted")),
+        ("hostname", "http://labels.example.com/ls"),
+    ]
 
 
 @pytest.mark.parametrize("hostname", [None, 7, {}, "labels.example.com", "http://", "x" * 5000])
 def test_an_odd_name_is_nothing_to_be_told(learning, sink, hostname):
     client = learning()
     body = {"project": "5.1700000000", "schema": label_config(), "hostname": hostname}
-    assert client.post("/setup", json=body).json == {"model_version": "scripted"}
-    assert told(client, sink) == [("project", 5)]
+    assert client.post("/setup", json=body).json == {"model_version": named("scripted")}
+    assert told(client, sink) == [("project", 5, named("scripted"))]
 
 
 def test_photos_at_the_name_that_setup_told_come_from_label_studio(learning):
@@ -145,7 +148,7 @@ def test_a_call_that_names_no_project_is_answered_and_not_told(learning, sink):
     client = learning()
     for project in (None, "", "x", {"id": []}, 0):
         answer = client.post("/setup", json={"project": project, "schema": label_config()})
-        assert answer.json == {"model_version": "scripted"}
+        assert answer.json == {"model_version": named("scripted")}
         body = {"project": project, "tasks": [task(1, upload(0))], "label_config": label_config()}
         assert results(client.post("/predict", json=body))[0]["result"]
     assert told(client, sink) == []
@@ -169,7 +172,10 @@ def test_tasks_left_out_for_want_of_time_are_told_and_no_others(learning, sink, 
     first, empty, *others = results(predict(client, tasks))
     gate.open()
     assert first["result"] and empty["result"] == [] and others == [{}, {}, {}]
-    assert told(client, sink) == [("project", 1), ("finish", 1, [13, 14], "scripted")]
+    assert told(client, sink) == [
+        ("project", 1, named("scripted")),
+        ("finish", 1, [13, 14], named("scripted")),
+    ]
 
 
 def test_they_are_told_with_the_version_that_served_the_request(learning, sink):
@@ -181,13 +187,13 @@ def test_they_are_told_with_the_version_that_served_the_request(learning, sink):
         service_of(client).stop()
         gate.open()
         results(answer.result(20))
-    assert told(client, sink) == [("project", 1), ("finish", 1, [2, 3], "v1")]
+    assert told(client, sink) == [("project", 1, named("v1")), ("finish", 1, [2, 3], named("v1"))]
 
 
 def test_a_task_that_the_model_fails_on_is_not_told(learning, sink):
     client = learning(lambda: ScriptedModel(lambda image: 1 / 0))
     assert results(predict(client, [task(1, upload(0))])) == [{}]
-    assert told(client, sink) == [("project", 1)]
+    assert told(client, sink) == [("project", 1, named("scripted"))]
     assert 'ebseg_tasks_total{outcome="failed"} 1.0' in client.get("/metrics").get_data(as_text=True)
 
 
@@ -196,7 +202,7 @@ def test_what_a_smart_tool_had_no_time_for_is_not_told(learning, sink):
     client = learning(lambda: ScriptedModel(gate), predict_budget=0.2)
     assert results(predict(client, [task(1, upload(0))], context=click("sky", 50, 50))) == [{}]
     gate.open()
-    assert told(client, sink) == [("project", 1)]
+    assert told(client, sink) == [("project", 1, named("scripted"))]
 
 
 def test_while_no_model_is_there_no_version_can_be_told(learning, sink):
@@ -209,7 +215,7 @@ def test_while_no_model_is_there_no_version_can_be_told(learning, sink):
     client = learning(load, wait=False, predict_budget=0.1)
     assert results(predict(client, [task(1, upload(0))])) == [{}]
     gate.open()
-    assert told(client, sink) == [("project", 1)]
+    assert told(client, sink) == [("project", 1, "")]
 
 
 # Orders to train and the state of jobs
@@ -324,7 +330,7 @@ def test_the_adapter_tells_unfinished_tasks_of_the_project_that_2_x_names(
     assert adapter.predict([task(1, upload(0))], context={}) == [{}]
     gate.open()
     until(lambda: not service.outbox.waiting, "the hints are handed over")
-    assert sink.told == [("project", 5), ("finish", 5, [1], "scripted")]
+    assert sink.told == [("project", 5, named("scripted")), ("finish", 5, [1], named("scripted"))]
 
 
 # With the settings' own parts

@@ -45,12 +45,12 @@ def test_each_kind_of_hint_reaches_the_sink(sink, outbox):
         tell()
         waiting(sink, outbox)
     assert sink.told == [
-        ("project", 1),
+        ("project", 1, ""),
         ("event", 2, 1, False),
         ("event", 3, 1, True),
-        ("project", 4),
+        ("project", 4, ""),
         ("finish", 4, [8, 9], "v1"),
-        ("project", 6),
+        ("project", 6, ""),
         ("hostname", "http://labels"),
     ]
 
@@ -72,7 +72,7 @@ def test_unfinished_tasks_are_told_once_for_each_version(sink, outbox):
         outbox.unfinished(7, tasks, version)
     sink.away.clear()
     until(lambda: not outbox.waiting, "the tasks are handed over")
-    assert sink.told == [("project", 7), ("finish", 7, [1, 2, 3], "v1"), ("finish", 7, [3], "v2")]
+    assert sink.told == [("project", 7, ""), ("finish", 7, [1, 2, 3], "v1"), ("finish", 7, [3], "v2")]
 
 
 def test_what_was_taken_on_before_a_failure_is_not_told_again():
@@ -95,7 +95,7 @@ def test_what_was_taken_on_before_a_failure_is_not_told_again():
         ("event", 7, 1, False),
         ("finish", 7, [1], "v1"),
         "failed",
-        ("project", 7),
+        ("project", 7, ""),
         ("finish", 7, [2], "v2"),
     ]
 

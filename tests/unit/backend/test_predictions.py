@@ -12,11 +12,11 @@ from PIL import Image
 
 from backend.metrics import TaskOutcome
 from ebseg.label_studio import brush
-from ebseg.label_studio.tasks import read_label_config
-from tests.unit.backend.conftest import label_config, png, predict, results, task, upload
+from tests.unit.backend.conftest import label_config, named, png, predict, results, task, upload
 from tests.unit.label_studio.http_server import redirect, reply
 from tests.unit.training.fake_label_studio import FakeLabelStudio
 from training.annotations.label_studio import LabelStudioClient
+from training.annotations.labelling import read_labelling
 from training.annotations.photos import photo_fetcher
 from training.jobs.labelling import label
 from training.settings import Settings
@@ -40,7 +40,7 @@ def test_regions_are_the_models_label_map_pixel_for_pixel(client, predictor, sce
     for number, answer in zip((2, 0, 1), answers, strict=True):
         expected = predictor.predict(scenes[number], [[label] for label in LABELS], threshold=0.0)
         assert np.array_equal(label_map_of(answer["result"], (60, 80)), expected.label_map)
-        assert answer["model_version"] == "tiny-untrained"
+        assert answer["model_version"] == named("tiny-untrained")
         assert answer["score"] == pytest.approx(expected.scores.mean(), rel=1e-5)
 
 
@@ -122,7 +122,7 @@ def test_a_workers_prediction_of_a_task_is_the_same_byte_for_byte(
     worker = Settings(**{"min_area": 0.0, **settings})
     label(
         LabelStudioClient(worker, http=studio.http), photo_fetcher(worker), predictor,
-        read_label_config(config), worker, 1, tasks, lambda task: True, lambda done: None,
+        read_labelling(config, worker), worker, 1, tasks, lambda task: True, lambda done: None,
     )  # fmt: skip
     pushed = [
         {key: stored[key] for key in ("result", "score", "model_version")}
@@ -183,7 +183,7 @@ def test_a_bad_task_gets_an_empty_prediction_and_a_reason_in_the_log(
         label_studio.routes["/data/bad"] = reply(content)
     with caplog.at_level(logging.WARNING, "backend"):
         first, empty, last = results(predict(client, [task(1, upload(0)), bad, task(2, upload(1))]))
-    assert empty == {"result": [], "score": 0.0, "model_version": "tiny-untrained"}
+    assert empty == {"result": [], "score": 0.0, "model_version": named("tiny-untrained")}
     assert first["result"] and last["result"]
     assert outcomes(client) == {"predicted": 2, "empty": 1}
     [record] = caplog.records
@@ -195,7 +195,7 @@ def test_a_bad_task_gets_an_empty_prediction_and_a_reason_in_the_log(
 def test_a_photo_that_a_public_host_does_not_have_is_the_tasks_own_fault(make_client, label_studio, caplog):
     client = make_client(label_studio_url="http://localhost:1", allowed_hosts=label_studio.host)
     [empty] = results(predict(client, [task(9, f"{label_studio.url}/none.png")]))
-    assert empty == {"result": [], "score": 0.0, "model_version": "tiny-untrained"}
+    assert empty == {"result": [], "score": 0.0, "model_version": named("tiny-untrained")}
     assert "gets an empty prediction" in caplog.text and "not found (404)" in caplog.text
 
 
@@ -382,7 +382,7 @@ def test_a_click_beside_the_labels_mask_gets_nothing(client, predictor, scenes):
     row, column = np.argwhere(~sky)[len(np.argwhere(~sky)) // 2]
     context = click("sky", 100 * (column + 0.5) / 80, 100 * (row + 0.5) / 60)
     [answer] = results(predict(client, [task(1, upload(0))], context=context))
-    assert answer == {"result": [], "score": 0.0, "model_version": "tiny-untrained"}
+    assert answer == {"result": [], "score": 0.0, "model_version": named("tiny-untrained")}
 
 
 @pytest.mark.parametrize("context", [None, {}, {"result": []}])

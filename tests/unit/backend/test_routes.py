@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.unit.backend.conftest import basic, label_config, predict, results, task, upload
+from tests.unit.backend.conftest import basic, label_config, named, predict, results, task, upload
 
 IMAGE = '<Image name="photo" value="$image"/>'
 MASKS = '<BrushLabels name="mask" toName="photo"><Label value="sky"/></BrushLabels>'
@@ -16,9 +16,62 @@ def post_setup(client, config: str, **options):
     return client.post("/setup", json={"project": "1.1", "schema": config, "extra_params": None}, **options)
 
 
-@pytest.mark.parametrize("schema", [label_config(), "", None], ids=["a label config", "an empty one", "none"])
-def test_setup_answers_with_the_models_version(client, schema):
+def test_setup_answers_with_the_version_of_the_predictions(client):
+    assert post_setup(client, label_config()).json == {"model_version": named("tiny-untrained")}
+    [answer] = results(predict(client, [task(1, upload(0))]))
+    assert answer["model_version"] == named("tiny-untrained")
+
+
+@pytest.mark.parametrize("schema", ["", None], ids=["an empty label config", "none"])
+def test_without_a_label_config_setup_answers_with_the_models_version(client, schema):
     assert post_setup(client, schema).json == {"model_version": "tiny-untrained"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('value="road"', 'value="street"'),
+        ('value="road"', 'value="road" synonyms="street"'),
+        ('value="road"', 'value="road" predicted_values="street"'),
+        ('value="road"', 'value="road" alias="r"'),
+        ('<Label value="road"/>', ""),
+        ("</Brush", '<Label value="car"/></Brush'),
+        ('model_score_threshold="0"', 'model_score_threshold="0.3"'),
+        ('model_score_threshold="0"', 'model_score_threshold="0" model_min_area="0.1"'),
+        ('name="mask"', 'name="masks"'),
+        ("$image", "$photo"),
+    ],
+    ids=str,
+)
+def test_whatever_decides_a_prediction_is_in_its_version(client, change):
+    """Label Studio skips a task that holds a prediction of the version that /setup tells."""
+    before, after = label_config(), label_config().replace(*change)
+    assert before != after
+    versions = [post_setup(client, config).json["model_version"] for config in (before, after)]
+    assert versions[0] != versions[1]
+    assert all(re.fullmatch(r"tiny-untrained\+[0-9a-f]{6}", version) for version in versions)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('<Label value="sky"/><Label value="road"/>', '<Label value="road"/><Label value="sky"/>'),
+        ('value="road"', 'value="road" background="#ff0000" hotkey="r"'),
+        ("<View>", '<View><Header value="Streets"/>'),
+        ('model_score_threshold="0"', 'model_score_threshold="0.0" opacity="0.4"'),
+    ],
+    ids=str,
+)
+def test_how_a_project_looks_is_not_in_the_version(client, change):
+    before, after = label_config(), label_config().replace(*change)
+    assert before != after and named("x", before) == named("x", after)
+
+
+def test_the_settings_that_decide_are_in_the_version(make_client):
+    config = label_config().replace('model_score_threshold="0"', "")
+    options = [{}, {"score_threshold": 0.4}, {"min_area": 0.1}, {"score_threshold": 0.4, "min_area": 0.1}]
+    versions = {post_setup(make_client(**each), config).json["model_version"] for each in options}
+    assert len(versions) == 4
 
 
 BAD_CONFIGS = {

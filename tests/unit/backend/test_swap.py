@@ -3,7 +3,7 @@
 import numpy as np
 
 from ebseg.label_studio import brush
-from tests.unit.backend.conftest import label_config, predict, results, task, upload
+from tests.unit.backend.conftest import label_config, named, predict, results, task, upload
 from tests.unit.backend.test_time_and_failures import Gate, ScriptedModel, in_background
 
 LABELS = ["sky", "road"]
@@ -50,16 +50,16 @@ def test_a_request_that_a_swap_overtakes_is_finished_by_its_own_model(make_clien
         service_of(client).model.replace(lambda: Versioned("v2", label=1), "v2")
         gate.open()
         found = results(answer.result(20))
-    assert [each["model_version"] for each in found] == ["v1"] * 5
+    assert [each["model_version"] for each in found] == [named("v1")] * 5
     assert [list(masks(each)) for each in found] == [["sky"], [], ["sky"], [], ["sky"]]
     [after] = results(predict(client, [task(6, upload(0))]))
-    assert (after["model_version"], list(masks(after))) == ("v2", ["road"])
+    assert (after["model_version"], list(masks(after))) == (named("v2"), ["road"])
 
 
 def test_setup_versions_and_ready_tell_the_new_version_at_once(make_client):
     client = make_client(lambda: Versioned("v1"))
     service_of(client).model.replace(lambda: Versioned("v2"), "v2")
-    assert client.post("/setup", json={"schema": label_config()}).json == {"model_version": "v2"}
+    assert client.post("/setup", json={"schema": label_config()}).json == {"model_version": named("v2")}
     assert client.get("/versions").json == {"versions": ["v2"]}
     assert client.get("/ready").json == {"status": "ready", "model_version": "v2"}
 
@@ -76,4 +76,4 @@ def test_empty_predictions_of_a_request_that_waited_for_the_model_carry_its_vers
         gate.wait_until_reached()
         gate.open()
         empty, found = results(answer.result(20))
-    assert (empty["model_version"], found["model_version"]) == ("v1", "v1")
+    assert (empty["model_version"], found["model_version"]) == (named("v1"), named("v1"))

@@ -13,7 +13,7 @@ import pytest
 
 from backend.service import FETCH_AHEAD
 from ebseg.errors import CheckpointError
-from tests.unit.backend.conftest import basic, label_config, png, predict, results, task, upload
+from tests.unit.backend.conftest import basic, label_config, named, png, predict, results, task, upload
 from tests.unit.label_studio.http_server import reply
 from tests.unit.one_by_one import OneByOne
 from training.settings import RESERVED_THREADS
@@ -71,7 +71,7 @@ def test_while_the_model_loads_everything_but_predict_answers(make_client):
 
     client = make_client(load, wait=False, model="ebseg-tiny", predict_budget=0.1)
     assert client.get("/health").json == {"status": "UP"}
-    assert client.post("/setup", json=SETUP).json == {"model_version": "ebseg-tiny"}
+    assert client.post("/setup", json=SETUP).json == {"model_version": named("ebseg-tiny")}
     assert client.get("/versions").json == {"versions": ["ebseg-tiny"]}
     assert (client.get("/ready").status_code, client.get("/ready").json) == (503, {"status": "loading"})
     assert b"loading" in client.get("/").data
@@ -91,7 +91,7 @@ def test_predict_waits_for_the_model_within_its_budget(make_client):
         gate.wait_until_reached()
         gate.open()
         [found] = results(answer.result(20))
-    assert found["model_version"] == "scripted"
+    assert found["model_version"] == named("scripted")
     assert client.get("/ready").json == {"status": "ready", "model_version": "scripted"}
 
 
@@ -208,7 +208,7 @@ def test_health_and_setup_answer_while_predictions_run(make_client):
     with in_background(lambda: predict(client, [task(1, upload(0))])) as answer:
         gate.wait_until_reached()
         assert client.get("/health").status_code == 200
-        assert client.post("/setup", json=SETUP).json == {"model_version": "scripted"}
+        assert client.post("/setup", json=SETUP).json == {"model_version": named("scripted")}
         assert client.post("/webhook", data=b"{}").status_code == 200
         assert not answer.done()
         gate.open()

@@ -10,6 +10,7 @@ from ebseg.label_studio.pipeline import Pipeline
 from ebseg.label_studio.regions import masks_to_regions, prediction
 from ebseg.label_studio.smart_tools import parse_context
 from ebseg.label_studio.tasks import TaskError, read_label_config
+from ebseg.label_studio.version import model_of
 from tests.unit.one_by_one import OneByOne
 
 HEIGHT, WIDTH = 6, 8
@@ -58,8 +59,8 @@ class Model(OneByOne):
 
 def pipeline(settings="", *, threshold=None, min_area=0.0, max_pixels=100, photos=None):
     return Pipeline(
-        read_label_config(label_config(settings)), photos or Photos(),
-        default_threshold=threshold, default_min_area=min_area, max_pixels=max_pixels,
+        read_label_config(label_config(settings), threshold=threshold, min_area=min_area),
+        photos or Photos(), max_pixels=max_pixels,
     )  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def test_a_task_becomes_what_label_studio_stores():
     made = pipeline(photos=photos).predict(task(), model)
     assert photos.fetched == [("/a.png", 7)]
     assert model.asked == [((HEIGHT, WIDTH, 3), ("sky", "road"), None)]
-    assert (made["score"], made["model_version"]) == (0.5, "model-1")
+    assert (made["score"], model_of(made["model_version"])) == (0.5, "model-1")
     assert [region["value"]["brushlabels"] for region in made["result"]] == [["sky"], ["road"]]
     assert {(region["original_width"], region["original_height"]) for region in made["result"]} == {(8, 6)}
 
@@ -85,7 +86,7 @@ def test_the_whole_is_its_steps():
     regions = path.regions(found)
     expected = masks_to_regions(found.label_map, found.scores, path.labelling.control, min_area=0.3)
     assert regions == expected and len(regions) == 1
-    assert path.predict(task(), model) == prediction(regions, "model-1")
+    assert path.predict(task(), model) == prediction(regions, path.labelling.version("model-1"))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_the_whole_is_its_steps():
 def test_the_threshold_is_the_controls_else_the_default(settings, default, expected):
     model, path = Model(), pipeline(settings, threshold=default)
     path.predict(task(), model)
-    assert path.threshold == expected
+    assert path.labelling.threshold == expected
     assert [threshold for *_, threshold in model.asked] == [expected]
 
 

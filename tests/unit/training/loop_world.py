@@ -31,6 +31,7 @@ from ebseg.vocabulary import Vocabulary
 from tests.unit.training.fake_label_studio import FakeLabelStudio
 from training.annotations import snapshot
 from training.annotations.label_studio import LabelStudioClient
+from training.annotations.labelling import read_labelling
 from training.annotations.manifest import Manifest
 from training.annotations.snapshot import is_held_out
 from training.finetuning import parent
@@ -166,6 +167,10 @@ class World:
         folder.mkdir(parents=True, exist_ok=True)
         made = shutil.copy(self.model_file(self.train(spec)), folder / "model.safetensors")
         FinetuneFolder(folder).outcome.write_text(json.dumps({"path": str(made), "steps": 7}))
+
+    def version(self, model: str) -> str:
+        """Name the version of the project's predictions by a model, as of now."""
+        return read_labelling(self.fake.config, self.settings).version(model)
 
     def change(self, **settings: Any) -> None:
         self.settings = self.settings.model_copy(update=settings)

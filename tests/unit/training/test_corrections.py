@@ -89,3 +89,11 @@ def test_corrections_are_summed_up_by_version():
         "corrections": 4, "mean_iou": 0.5, "changed": 0.5, "untouched_share": 0.25,
     }  # fmt: skip
     assert summarise([]) == {}
+
+
+def test_predictions_for_other_labels_are_the_same_models():
+    """Versions name the label config too; what people corrected tells of the model."""
+    corrections = [Correction("v1+aaaaaa", 1.0, 0.0, True), Correction("v1+bbbbbb", 0.0, 1.0, False)]
+    corrections += [Correction("v1", 0.5, 0.5, False), Correction("v1+bbbbbbb", 0.5, 0.5, False)]
+    live = summarise(map(entry, corrections))
+    assert live == {"v1": Live(3, 0.5, 0.5, 1 / 3), "v1+bbbbbbb": Live(1, 0.5, 0.5, 0.0)}

@@ -22,7 +22,7 @@ def served(world):
 
 
 def test_all_unlabelled_tasks_get_a_prediction_and_then_the_project_shows_them(served):
-    annotated = served.annotate(1, 0)
+    annotated, version = served.annotate(1, 0), served.version("base-0")
     tasks = [served.add_task() for _ in range(5)]
     plan = submit_plan(served.connection, 1, "base-0")
     assert plan == "plan-1-base-0"
@@ -31,7 +31,7 @@ def test_all_unlabelled_tasks_get_a_prediction_and_then_the_project_shows_them(s
     assert result["outcome"] == "5 unlabelled tasks in 3 jobs"
     assert served.waiting() == chunks
     assert [find(served.connection, chunk).args for chunk in chunks] == [
-        [1, tasks[:2], "base-0", plan], [1, tasks[2:4], "base-0", plan], [1, tasks[4:], "base-0", plan],
+        [1, tasks[:2], version, plan], [1, tasks[2:4], version, plan], [1, tasks[4:], version, plan],
     ]  # fmt: skip
     assert set(served.jobs.stages) == {"listing tasks"}
     assert served.jobs.meta["progress"] == {"stage": "listing tasks", "total": None, "done": 5}
@@ -41,15 +41,15 @@ def test_all_unlabelled_tasks_get_a_prediction_and_then_the_project_shows_them(s
     assert served.do(chunks[1]) == {
         "outcome": "2 predictions pushed", "left_out": {}, "deferred": {},
     }  # fmt: skip
-    assert served.fake.model_version == "base-0" and not is_open(served.connection, plan)
+    assert served.fake.model_version == version and not is_open(served.connection, plan)
     assert sorted(each["task"] for each in served.fake.predictions.values()) == tasks
     assert annotated[0] not in tasks
 
 
 def test_a_plan_of_no_tasks_ends_at_once(served):
-    served.fake.predict(served.annotate(1, 0)[0], [], "base-0")
+    served.fake.predict(served.annotate(1, 0)[0], [], served.version("base-0"))
     assert served.ask(orders.plan(1, "base-0")) == {"outcome": "0 unlabelled tasks in 0 jobs", "chunks": []}
-    assert served.fake.model_version == "base-0"
+    assert served.fake.model_version == served.version("base-0")
 
 
 def test_a_plan_for_a_version_that_is_not_served_does_nothing(served):
@@ -81,15 +81,16 @@ def test_tasks_that_a_request_had_no_time_for_are_predicted_with_its_version(ser
     """Also where another one is served by now: whoever asked shows these."""
     task = served.add_task()
     served.registry.promote(served.register("street-1", 5), "by hand")
-    result = served.ask(orders.predict(1, [task], "base-0"))
+    version = served.version("base-0")
+    result = served.ask(orders.predict(1, [task], version))
     assert result["outcome"] == "1 predictions pushed"
-    assert [each["model_version"] for each in served.fake.predictions.values()] == ["base-0"]
+    assert [each["model_version"] for each in served.fake.predictions.values()] == [version]
     assert served.fake.model_version is None
 
 
 def test_a_prediction_of_a_task_is_pushed_once(served):
     tasks = [served.add_task() for _ in range(2)]
-    served.fake.predict(tasks[0], [LEFT], "base-0")
+    served.fake.predict(tasks[0], [LEFT], served.version("base-0"))
     served.photos.files.pop(served.fake.tasks[tasks[1]]["data"]["image"])
     result = served.ask(orders.predict(1, tasks, "base-0"))
     assert result["outcome"] == "0 predictions pushed, 1 were there, 1 tasks left out"
@@ -102,7 +103,7 @@ def test_a_task_that_another_living_job_is_at_is_left_to_it(served):
     tasks = [served.add_task() for _ in range(2)]
     other = orders.predict(1, tasks, "base-0", "plan-1-base-0")
     other.submit(served.connection)
-    served.connection.set(f"ebseg:claim:base-0:{tasks[0]}", other.job_id)
+    served.connection.set(f"ebseg:claim:{served.version('base-0')}:{tasks[0]}", other.job_id)
     result = served.ask(orders.predict(1, tasks, "base-0"))
     assert result["left_out"] == {str(tasks[0]): "another job is at it"}
 
@@ -175,7 +176,7 @@ def test_tasks_that_were_deferred_are_predicted_by_the_next_look(served, monkeyp
     assert [job["deferred"] for job in list(done.values())[1:]] == [
         {str(tasks[0]): "the token is refused"}, {},
     ]  # fmt: skip
-    assert served.fake.model_version == "base-0" and is_open(served.connection, plan)
+    assert served.fake.model_version == served.version("base-0") and is_open(served.connection, plan)
     refusing.clear()
     sweep(served)
     served.work()

@@ -1,6 +1,7 @@
 """Reading annotations: when it is done, what it starts, and what it remembers."""
 
 import pytest
+from pydantic import SecretStr
 from rq import Retry
 
 from ebseg.errors import ConfigError
@@ -9,6 +10,7 @@ from training.finetuning import parent
 from training.queue import orders
 from training.queue.projects import PROJECTS_KEY, known_projects, tell_the_model
 from training.queue.queues import find
+from training.queue.triggers import Triggers
 
 
 def read(world, number=0):
@@ -185,3 +187,52 @@ def test_cross_validation_wants_photos_that_the_champion_has_not_seen(world):
     )
     world.change(few_held_out="wait")
     assert "waits for held-out tasks: 1 of 8" in read(world, 1)["outcome"]
+
+
+# A change of what is predicted
+
+
+def test_a_label_that_was_added_has_the_unlabelled_tasks_predicted_anew(world):
+    """Label Studio asks for none of them again by itself."""
+    task = world.add_task()
+    world.ask(orders.plan(1, world.registry.ensure_base().name))
+    world.work()
+    before = world.version("base-0")
+    world.fake.config = world.fake.config.replace("</Brush", '<Label value="road"/></Brush')
+    world.project().note(1, forced=False)  # PROJECT_UPDATED
+    read(world)
+    assert "plan-1-base-0" in world.waiting()
+    world.work()
+    versions = [each["model_version"] for each in world.fake.predictions.values() if each["task"] == task]
+    assert versions == [before, world.version("base-0")] and before != versions[1]
+    assert world.fake.model_version == versions[1]
+    read(world, 1)
+    assert world.waiting() == []
+
+
+def test_a_first_reading_knows_nothing_of_a_change(world):
+    world.add_task()
+    read(world)
+    assert world.waiting() == []
+    world.change(score_threshold=0.4)
+    read(world, 1)
+    assert world.waiting() == ["plan-1-base-0"]
+
+
+def test_a_change_since_the_service_was_told_is_known_at_the_first_reading(world, redis_url):
+    settings = world.settings.model_copy(update={"redis_url": SecretStr(redis_url)})
+    Triggers(settings).note_project(1, world.version("base-0"))
+    world.fake.config = world.fake.config.replace('value="sky"', 'value="clouds"')
+    read(world)
+    assert world.waiting() == ["plan-1-base-0"]
+
+
+def test_work_for_the_labels_of_before_stops_by_itself(world):
+    tasks, version = [world.add_task()], world.version(world.registry.ensure_base().name)
+    world.fake.config = world.fake.config.replace('value="sky"', 'value="clouds"')
+    outcome = {"outcome": f"{version} is not served any more"}
+    assert world.ask(orders.predict(1, tasks, version, "plan-1-base-0")) == outcome
+    # What a request had no time for is predicted, with the labels as they are now.
+    assert world.ask(orders.predict(1, tasks, version))["outcome"] == "1 predictions pushed"
+    [stored] = world.fake.predictions.values()
+    assert stored["model_version"] == world.version("base-0") != version

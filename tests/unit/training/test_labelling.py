@@ -13,6 +13,8 @@ from training.annotations.label_studio import LabelStudioClient, LabelStudioUnav
 from training.jobs.labelling import label
 from training.settings import Settings
 
+VERSION = read_label_config(CONFIG).version("model-2")
+
 
 class Model(OneByOne):
     """Says "sky" for the upper half of every photo."""
@@ -51,7 +53,7 @@ def test_predictions_are_pushed_with_their_version_and_score(world):
     assert (done.pushed, done.summary()) == (tasks, "2 predictions pushed")
     stored = list(world.fake.predictions.values())
     assert [(each["task"], each["model_version"], each["score"]) for each in stored] == [
-        (task, "model-2", 0.75) for task in tasks
+        (task, VERSION, 0.75) for task in tasks
     ]
     assert stored[0]["result"][0]["value"]["brushlabels"] == ["sky"]
 

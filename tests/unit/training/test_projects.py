@@ -176,15 +176,28 @@ def test_an_event_makes_a_project_known_and_its_annotations_read_after_a_while(t
 
 
 def test_a_project_that_calls_is_known_and_not_read(triggers, connection):
-    triggers.note_project(7)
+    triggers.note_project(7, "street-1+aaaaaa")
+    triggers.note_project(7, "street-1+aaaaaa")
     assert known_projects(connection, SETTINGS) == [7]
     assert connection.keys("rq:job:*") == []
 
 
+def test_a_project_whose_version_has_changed_is_read_when_it_is_quiet(triggers, connection):
+    """What is predicted changes with the labels, and the reading has it predicted anew."""
+    triggers.note_project(7, "")
+    triggers.note_project(7, "street-1+aaaaaa")
+    triggers.note_project(7, "")
+    assert connection.keys("rq:job:*") == []
+    triggers.note_project(7, "street-1+bbbbbb")
+    scheduled = queue(connection, QueueName.CONTROL).scheduled_job_registry
+    assert scheduled.get_job_ids() == ["snapshot-7-0"] and scheduled.get_jobs_to_schedule() == []
+    assert Project(connection, 7).version == "street-1+aaaaaa"
+
+
 def test_strangers_cannot_fill_the_memory(triggers, connection):
     connection.sadd(PROJECTS_KEY, *range(1, MOST_PROJECTS))
-    triggers.note_project(10**6)
-    triggers.note_project(10**6 + 1)
+    triggers.note_project(10**6, "")
+    triggers.note_project(10**6 + 1, "v")
     triggers.note_event(10**6 + 2, 1, True)
     assert connection.scard(PROJECTS_KEY) == MOST_PROJECTS
     assert connection.keys("ebseg:project:*") == connection.keys("rq:job:*") == []

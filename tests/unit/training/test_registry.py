@@ -223,7 +223,7 @@ def test_a_candidate_lies_in_the_run_that_trained_it(registry, model_file):
         assert client.get_run(run_id).info.status == "FINISHED"  # though nobody has told MLflow
 
 
-@pytest.mark.parametrize("ref", ["3", "candidate", "street-3"])
+@pytest.mark.parametrize("ref", ["3", "candidate", "street-3", "street-3+3f9a2c"])
 def test_versions_are_found_by_number_alias_and_name(three, ref):
     assert three.version(ref).number == 3
 
@@ -310,7 +310,7 @@ def test_live_numbers_are_kept_with_the_version_that_predicted(three, caplog):
     assert {name: value for name, value in version.tags.items() if name.startswith("live.")} == {
         "live.corrections": "12", "live.mean_iou": "0.712346"
     }  # fmt: skip
-    three.record_live("street-2", {"corrections": 13})
+    three.record_live("street-2+3f9a2c", {"corrections": 13})
     with client_of(three) as client:
         points = client.get_metric_history(version.run_id, "live.corrections")
     assert [point.value for point in points] == [12, 13]
@@ -320,16 +320,19 @@ def test_live_numbers_are_kept_with_the_version_that_predicted(three, caplog):
 
 
 def test_a_model_is_found_by_the_name_that_predictions_carry(three):
-    assert three.named("street-2") == three.checkpoint(three.version("2"))
+    for name in ("street-2", "street-2+3f9a2c"):
+        assert three.named(name) == three.checkpoint(three.version("2"))
     packaged = three.checkpoint(three.version("1"))
     assert three.named(version_name(packaged)) == packaged
+    assert three.named(f"{version_name(packaged)}+3f9a2c") == packaged
     with pytest.raises(ConfigError, match="no model has the version 'street-7'"):
         three.named("street-7")
 
 
 def test_the_settings_model_is_found_before_anything_is_registered(tmp_path, model_file):
     settings = Settings(home=tmp_path / "new", model=str(model_file(version="street-1")))
-    assert str(Registry(settings).named("street-1")) == settings.model
+    for name in ("street-1", "street-1+3f9a2c"):
+        assert str(Registry(settings).named(name)) == settings.model
 
 
 def test_names_of_the_registry_can_be_loaded(registry, random_checkpoint):
