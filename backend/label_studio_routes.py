@@ -55,7 +55,7 @@ def blueprint(service: Service) -> Blueprint:
         """Give the version of its predictions, at once; an error status for what would make /predict fail."""
         body = SetupRequest.model_validate_json(request.get_data())
         service.note_hostname(body.hostname)
-        return jsonify(model_version=service.version(body.label_config, read_project(body.project)))
+        return jsonify(model_version=service.setup(body.label_config, read_project(body.project)))
 
     @routes.post("/predict")
     def predict() -> Response:

@@ -44,6 +44,7 @@ def blueprint(service: Service) -> Blueprint:
             current=model.current(),
             follower=service.follower,
             outbox=service.outbox,
+            watch=service.watch,
             counts={outcome.value: service.metrics.count(outcome) for outcome in TaskOutcome},
             label_studio_url=service.settings.label_studio_url,
         )

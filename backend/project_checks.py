@@ -10,8 +10,13 @@ from ebseg.errors import EBSegError
 from ebseg.images import read_image
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.tasks import Labelling, photo_url, read_label_config
-from training.annotations.inspection import StudioBackend, StudioInspection
-from training.annotations.label_studio import LabelStudioProject, LabelStudioTask, NotInLabelStudio
+from training.annotations.inspection import StudioInspection
+from training.annotations.label_studio import (
+    LabelStudioBackend,
+    LabelStudioProject,
+    LabelStudioTask,
+    NotInLabelStudio,
+)
 from training.annotations.manifest import latest
 from training.annotations.snapshot import decided, is_held_out
 from training.settings import Settings
@@ -63,7 +68,7 @@ class _Walk:
         photos: ImageFetcher,
         settings: Settings,
         project: LabelStudioProject,
-        backends: list[StudioBackend],
+        backends: list[LabelStudioBackend],
     ) -> None:
         self._studio, self._photos, self._settings = studio, photos, settings
         self._project, self._backends = project, backends
@@ -85,7 +90,7 @@ class _Walk:
     def _finding(self, check: str, detail: str, remedy: str = "") -> Finding:
         return Finding(f"project {self._project.id}, {check}", detail, remedy)
 
-    def _connection(self, backend: StudioBackend) -> Finding:
+    def _connection(self, backend: LabelStudioBackend) -> Finding:
         check, url = "model", backend.url
         if backend.connected:
             return self._finding(check, f'"{self._project.title}" gets {backend.version} from {url}')

@@ -14,11 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.follower import AskChampion, ChampionFollower, registry_champion
+from backend.label_studio_watch import LabelStudioWatch
 from backend.metrics import Metrics, TaskOutcome
 from backend.model_holder import ModelHolder, ModelUnavailable, PinnedModel
 from backend.outbox import Outbox, Sink
 from backend.webhook_events import Event
-from ebseg.errors import AnnotationError, Curable, EBSegError, ImageError, NoPhoto
+from ebseg.errors import (
+    AnnotationError,
+    Curable,
+    EBSegError,
+    ImageError,
+    NoPhoto,
+    Refused,
+    TokenRefused,
+    Unreachable,
+)
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.label_studio.regions import Region, prediction
@@ -84,12 +94,14 @@ class Service:
         metrics: Metrics,
         follower: ChampionFollower | None = None,
         outbox: Outbox | None = None,
+        watch: LabelStudioWatch | None = None,
     ) -> None:
         self.settings = settings
         self.model = model
         self.metrics = metrics
         self.follower = follower
         self.outbox = outbox
+        self.watch = watch
         self._photos = photos
         self._stopping = False
         self._places = threading.BoundedSemaphore(settings.threads - RESERVED_THREADS)
@@ -104,6 +116,8 @@ class Service:
         self.model.stop()
         if self.follower:
             self.follower.stop()
+        if self.watch:
+            self.watch.stop()
 
     @property
     def hostname(self) -> str:
@@ -114,26 +128,35 @@ class Service:
         """Take what Label Studio calls itself: photos at that address are its own, for the workers too."""
         self._photos.note_hostname(hostname)
 
-    def version(self, label_config: str | None, project: int | None = None) -> str:
+    def version(self, label_config: str | None) -> str:
         """Tell the version of predictions for a label config; without one, the model's.
 
-        Takes the hint that a project uses this service. Raises LabelConfigError or VocabularyError for a
-        label config that cannot be served, and ModelUnavailable if the model could not be loaded.
+        Raises LabelConfigError or VocabularyError for one that cannot be served.
+        """
+        model = self.model.version
+        return read_labelling(label_config, self.settings).version(model) if label_config else model
+
+    def setup(self, label_config: str | None, project: int | None) -> str:
+        """Tell a project's version, at once, and take the hint that it uses this service.
+
+        Raises what would make its predictions fail: ModelUnavailable, LabelConfigError or VocabularyError,
+        and Refused while nothing can be had from Label Studio, as was last seen.
         """
         model = self.model.current()
         if model.failure:
             raise ModelUnavailable(model.failure)
-        if not label_config:
-            self._note_project(project, "")
-            return model.version
-        version = read_labelling(label_config, self.settings).version(model.version)
-        self._note_project(project, version if model.ready else "")
+        version = self.version(label_config)
+        self._note_project(project, version if label_config and model.ready else "")
+        if self.watch and self.watch.trouble:
+            raise Refused(self.watch.trouble)
         return version
 
     def _note_project(self, project: int | None, version: str) -> None:
         """Take the hint that a project uses this service; ``version``: of its predictions, if it is known."""
         if self.outbox and project is not None:
             self.outbox.called(project, self.hostname, version)
+        if self.watch and project is not None and version:
+            self.watch.show(project, version)
 
     def note_event(self, event: Event) -> bool:
         """Take an event as a hint; tell whether it is one, and hints are taken here."""
@@ -174,6 +197,8 @@ class Service:
         if self.outbox and project is not None and request.asked is None and request.model.ready:
             self.outbox.unfinished(project, _unfinished(tasks, answers), version)
         results = [_result(answer, version) for answer in answers]
+        if self.watch and project is not None and request.asked is None and any(results):
+            self.watch.show(project, version, stored=True)
         used = self.settings.predict_budget - request.seconds_left
         logger.info("%d of %d tasks answered in %.1f s", sum(map(bool, results)), len(tasks), used)
         return results
@@ -220,6 +245,8 @@ class Service:
         except EBSegError as error:
             if request.asked and isinstance(error, AnnotationError | Curable):
                 raise
+            if self.watch and isinstance(error, TokenRefused | Unreachable):
+                self.watch.look_now()
             logger.warning("%s is left out: %s", name, error)
             answer = _Answer(TaskOutcome.DEFERRED if isinstance(error, Curable) else TaskOutcome.FAILED)
         except Exception:  # one task must not cost the others' finished masks; left out, it can be retried
@@ -243,18 +270,21 @@ def build_service(
     load: Callable[[], Model] | None = None,
     champion: AskChampion | None = None,
     connect: Callable[[], Sink] | None = None,
+    watch: LabelStudioWatch | None = None,
 ) -> Service:
     """Build the service that ``settings`` describe and begin to load its model in the background.
 
-    ``load`` gives another model than the one that the settings name; with it no champion is followed and no
-    hints are taken but by ``champion`` and ``connect``, which stand for the registry and the queues of the
-    settings. Raises FetchError for an address in the settings that cannot be one.
+    ``load`` gives another model than the one that the settings name; with it no champion is followed, no
+    hints are taken and Label Studio is not watched, except by ``champion``, ``connect`` and ``watch``, which
+    stand for the registry, the queues and the token of the settings. Raises FetchError for an address in the
+    settings that cannot be one.
     """
     photos = photo_fetcher(settings)
     if load is None:
         load = partial(load_model, settings)
         champion = champion or partial(registry_champion, settings)
         connect = connect or partial(_triggers, settings)
+        watch = watch or (LabelStudioWatch.of(settings) if settings.label_studio_api_key else None)
     metrics = Metrics()
     follower = None
     if champion and settings.follow:
@@ -267,7 +297,9 @@ def build_service(
     outbox = Outbox(connect) if connect and settings.learn else None
     if outbox:
         outbox.start()
-    return Service(settings, model, photos, metrics, follower, outbox)
+    if watch:
+        watch.start()
+    return Service(settings, model, photos, metrics, follower, outbox, watch)
 
 
 def load_model(settings: Settings, checkpoint: Path | None = None) -> Model:

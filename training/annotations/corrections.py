@@ -80,9 +80,9 @@ def compare(version: str, predicted: npt.NDArray[np.int16], corrected: npt.NDArr
 
 
 def summarise(entries: Iterable[Entry]) -> dict[str, Live]:
-    """Sum a snapshot's corrections up by the model's version; each counts the same, whatever its photo's size.
+    """Sum a snapshot's corrections up by the model's version, whatever else the predictions' version names.
 
-    What else the version of a prediction names, such as the labels, does not tell models apart.
+    Each counts the same, whatever its photo's size.
     """
     by_version: dict[str, list[Correction]] = defaultdict(list)
     for entry in entries:

@@ -1,7 +1,6 @@
 """What ``ebseg doctor`` asks of Label Studio besides what the learning loop does."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -14,8 +13,6 @@ from training.settings import Settings
 
 if TYPE_CHECKING:
     from label_studio_sdk import LabelStudio
-
-_NOT_CONNECTED = ("DI", "ER")  # its states of a model: disconnected, error
 
 
 class Objection(EBSegError):
@@ -30,29 +27,8 @@ class Unresolved(Objection):
     """Label Studio finds no host of this name."""
 
 
-@dataclass(frozen=True)
-class StudioBackend:
-    """A model that is connected to a project.
-
-    ``connected``: whether it answered Label Studio just now, to /health and to /setup. ``error``: what it
-    answered instead, or empty where it did not. ``version``: of its model, as it said last.
-    """
-
-    url: str
-    title: str
-    connected: bool
-    error: str
-    version: str
-
-
 class StudioInspection(LabelStudioClient):
     """The same client, for looking at how things are set up."""
-
-    def user(self) -> str:
-        """Tell whose token it is: the user's e-mail address."""
-        return self._call(
-            "the token's user", lambda sdk: sdk.users.whoami(request_options=OPTIONS).email or ""
-        )
 
     def projects(self, count: int) -> list[int]:
         """List the projects that the token's user sees: the newest ``count``."""
@@ -64,23 +40,6 @@ class StudioInspection(LabelStudioClient):
             return [project.id for project in page.items or () if project.id is not None]
 
         return self._call("its projects", listed)
-
-    def backends(self, project_id: int) -> list[StudioBackend]:
-        """List a project's models. Label Studio calls each of them now: 4 s where one does not answer."""
-        found = self._call(
-            f"the models of project {project_id}",
-            lambda sdk: sdk.ml.list(project=project_id, request_options=OPTIONS),
-        )
-        return [
-            StudioBackend(
-                url=backend.url,
-                title=backend.title or "",
-                connected=backend.state not in _NOT_CONNECTED,
-                error=(backend.error_message or "") if backend.state == "ER" else "",
-                version=backend.model_version or "",
-            )
-            for backend in found
-        ]
 
     def webhooks(self, project_id: int) -> list[str]:
         """List the addresses that are called when something happens in a project."""

@@ -29,6 +29,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 PAGE_SIZE = 100
 """Tasks a page. Label Studio loads all their annotations and predictions, whether it sends them or not."""
 
+_NOT_CONNECTED = ("DI", "ER")  # its states of a model: disconnected, error
 _TRY_AGAIN = (408, 429)  # and everything from 500 on
 _NOT_IT = "what answers there is not Label Studio"  # a proxy's page, say
 OPTIONS = RequestOptions(max_retries=0)  # the SDK's own tries would send a prediction twice
@@ -82,6 +83,21 @@ class LabelStudioAnnotation:
     parent_prediction: int | None
 
 
+@dataclass(frozen=True)
+class LabelStudioBackend:
+    """A model that is connected to a project.
+
+    ``connected``: whether it answered Label Studio just now, to /health and to /setup. ``error``: what it
+    answered instead, or empty where it did not. ``version``: of its model, as it said last.
+    """
+
+    url: str
+    title: str
+    connected: bool
+    error: str
+    version: str
+
+
 class LabelStudioClient:
     """A Label Studio server.
 
@@ -107,6 +123,12 @@ class LabelStudioClient:
         http.event_hooks = {"response": [Server(server).require_no_redirect]}
         self._http = http
         self._sdk: LabelStudio | None = None
+
+    def user(self) -> str:
+        """Tell whose token it is: the user's e-mail address."""
+        return self._call(
+            "the token's user", lambda sdk: sdk.users.whoami(request_options=OPTIONS).email or ""
+        )
 
     def project(self, project_id: int) -> LabelStudioProject:
         """Read a project's settings."""
@@ -194,6 +216,23 @@ class LabelStudioClient:
 
         self._call(f"task {task_id} (to predict)", push)
 
+    def backends(self, project_id: int) -> list[LabelStudioBackend]:
+        """List a project's models. Label Studio calls each of them now: 4 s where one does not answer."""
+        found = self._call(
+            f"the models of project {project_id}",
+            lambda sdk: sdk.ml.list(project=project_id, request_options=OPTIONS),
+        )
+        return [
+            LabelStudioBackend(
+                url=backend.url,
+                title=backend.title or "",
+                connected=backend.state not in _NOT_CONNECTED,
+                error=(backend.error_message or "") if backend.state == "ER" else "",
+                version=backend.model_version or "",
+            )
+            for backend in found
+        ]
+
     def set_model_version(self, project_id: int, version: str) -> bool:
         """Have the project show this version's scores; tell whether it does.
 
@@ -251,9 +290,10 @@ class LabelStudioClient:
                 failure, reason = error, _NOT_IT
             left = deadline - time.monotonic()
             if left <= 0:
+                since = f", for {self._patience:g} s" if self._patience else ""
                 raise LabelStudioUnavailable(
-                    f"Label Studio at {self._shown} does not give {what}: {reason}, for {self._patience:g} s;"
-                    " is it running, and is LABEL_STUDIO_URL its address?"
+                    f"Label Studio at {self._shown} does not give {what}: {reason}{since}; "
+                    "is it running, and is LABEL_STUDIO_URL its address?"
                 ) from failure
             time.sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE)

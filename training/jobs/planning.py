@@ -2,6 +2,7 @@
 
 from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
 from training.annotations.labelling import read_labelling
+from training.annotations.score_column import show_scores
 from training.jobs.job import job
 from training.loop import Loop, Result
 from training.queue.plans import close_plan, open_plan, submit_chunks
@@ -40,10 +41,10 @@ def served(loop: Loop, studio: LabelStudioClient, project: int) -> str:
 def end_part(loop: Loop, studio: LabelStudioClient, project: int, version: str, *, plan: str) -> None:
     """Note that this job's part of a plan is done; the last one has the project show the version's scores.
 
-    Not where another version is served by now.
+    Not where another version is served by now, or somebody chose another model's.
     """
     if close_plan(loop.connection, plan, loop.job_id) and served(loop, studio, project) == version:
-        studio.set_model_version(project, version)
+        show_scores(studio, project, version, loop.registry.names)
 
 
 label_project = job(plan)

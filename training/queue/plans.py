@@ -28,7 +28,7 @@ def refresh(connection: Redis, settings: Settings, model: str) -> None:
 
 
 def submit_plan(connection: Redis, project: int, model: str) -> str:
-    """Have all unlabelled tasks of a project predicted with the model of that version; return the job's id."""
+    """Have all unlabelled tasks of a project predicted with a version of the model; return the job's id."""
     order = orders.plan(project, model)
     order.resubmit(connection)
     return order.job_id

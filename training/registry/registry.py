@@ -52,8 +52,8 @@ class ChampionChanged(EBSegError):
 class Version:
     """A version of the model.
 
-    ``name``: with which the version of its predictions begins. ``created``: ISO 8601, UTC. ``run_id``: MLflow's
-    run with its file and its numbers. ``source``: where MLflow looks for its file.
+    ``name``: with which the version of its predictions begins. ``created``: ISO 8601, UTC. ``run_id``:
+    MLflow's run with its file and its numbers. ``source``: where MLflow looks for its file.
     """
 
     number: int
@@ -144,6 +144,10 @@ class Registry:
             return []
         with self._store() as client:
             return self._versions(client)
+
+    def names(self) -> set[str]:
+        """List the versions' names."""
+        return {version.name for version in self.versions()}
 
     def version(self, ref: str) -> Version:
         """Find a version by its number, its alias, its name or that of its predictions.

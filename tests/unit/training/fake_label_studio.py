@@ -13,7 +13,10 @@ CONFIG = (
 
 
 class FakeLabelStudio:
-    """One project, 1. ``seen``: each request's method and path. ``trouble``: what to answer first instead."""
+    """One project, 1. ``seen``: each request's method and path. ``trouble``: what to answer first instead.
+
+    ``models``: the titles of those that are connected, which ``calls_models`` calls.
+    """
 
     def __init__(self) -> None:
         self.title, self.config, self.model_version = "Streets", CONFIG, None
@@ -22,6 +25,8 @@ class FakeLabelStudio:
         self.predictions: dict[int, dict[str, Any]] = {}
         self.seen: list[tuple[str, str]] = []
         self.trouble: list[Callable[[httpx.Request], httpx.Response] | Exception | int] = []
+        self.models: list[str] = []
+        self.calls_models: Callable[[], None] = lambda: None
         self.largest_page = 1_000_000
         self._clock = 0
 
@@ -76,9 +81,11 @@ class FakeLabelStudio:
 
     def serve(self, request: httpx.Request) -> httpx.Response:
         """Answer as a server that is well."""
-        kind, *numbers = request.url.path.removeprefix("/api/").strip("/").split("/")
+        kind, *rest = request.url.path.removeprefix("/api/").strip("/").split("/")
+        numbers = [part for part in rest if part.isdigit()]
         answer = {
             ("projects", "GET"): self._project, ("projects", "PATCH"): self._change_project,
+            ("ml", "GET"): self._models, ("current-user", "GET"): self._user,
             ("tasks", "GET"): self._annotations_of if numbers else self._task_page,
             ("predictions", "GET"): self._prediction if numbers else self._predictions_of,
             ("predictions", "POST"): self._predict,
@@ -97,6 +104,18 @@ class FakeLabelStudio:
             return _invalid("model_version", "Model version doesn't exist")
         self.model_version = version
         return self._project(request, number)
+
+    def _models(self, request: httpx.Request) -> httpx.Response:
+        """List the project's models; a real server calls each of them first."""
+        self.calls_models()
+        rows = [
+            {"id": 1, "project": 1, "url": "http://backend", "title": title, "state": "CO"}
+            for title in self.models
+        ]
+        return httpx.Response(200, json=rows)
+
+    def _user(self, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"id": 1, "email": "a@b.c"})
 
     def _task_page(self, request: httpx.Request) -> httpx.Response:
         asked = request.url.params

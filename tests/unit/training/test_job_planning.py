@@ -52,6 +52,20 @@ def test_a_plan_of_no_tasks_ends_at_once(served):
     assert served.fake.model_version == served.version("base-0")
 
 
+def test_the_scores_of_another_model_that_somebody_chose_stay_shown(served):
+    task, version = served.add_task(), served.version("base-0")
+    served.fake.predict(task, [], "someone-elses-7")
+    served.fake.models, served.fake.model_version = ["EBSeg"], "someone-elses-7"
+    submit_plan(served.connection, 1, "base-0")
+    served.work()
+    assert served.fake.model_version == "someone-elses-7"
+    for shown in ("EBSeg", "base-0", "base-0+ffffff"):  # a title, which nobody chose; and versions of ours
+        served.fake.model_version = shown
+        submit_plan(served.connection, 1, "base-0")
+        served.work()
+        assert served.fake.model_version == version
+
+
 def test_a_plan_for_a_version_that_is_not_served_does_nothing(served):
     served.add_task()
     outcome = {"outcome": "street-1 is not served any more"}
