@@ -79,5 +79,5 @@ class EBSegBackend(LabelStudioMLBase):  # type: ignore[misc]
             service.note_event(found)
         elif service.outbox and found.action and found.project:
             # 1.0.9 calls this in a child, which has no thread of the outbox, and waits for nobody's answer.
-            service.outbox.connect().note_event(found.project, 1, found.forced)
+            service.outbox.connect().note_event(found.project, 1, found.forced, found.uploaded)
         return {}

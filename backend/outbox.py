@@ -32,8 +32,11 @@ STOP_SECONDS = 2.0
 class Sink(Protocol):
     """Takes hints on; raises where it cannot now. ``training.queue.triggers.Triggers`` is one."""
 
-    def note_event(self, project_id: int, events: int, forced: bool) -> None:
-        """Note that so many events of a project came; ``forced``: somebody asked for a training."""
+    def note_event(self, project_id: int, events: int, forced: bool, uploaded: bool) -> None:
+        """Note that so many events of a project came.
+
+        ``forced``: somebody asked for a training; ``uploaded``: tasks were added.
+        """
 
     def note_project(self, project_id: int, version: str) -> None:
         """Note that a project has called; ``version``: of its predictions, empty where none was told."""
@@ -54,6 +57,7 @@ class _Waiting:
 
     events: int = 0
     forced: bool = False
+    uploaded: bool = False
     version: str = ""
     hostname: str = ""
     unfinished: dict[str, set[int]] = field(default_factory=dict)
@@ -65,6 +69,7 @@ class _Waiting:
     def add(self, other: "_Waiting") -> None:
         self.events += other.events
         self.forced |= other.forced
+        self.uploaded |= other.uploaded
         self.version = other.version or self.version
         self.hostname = other.hostname or self.hostname
         for version, tasks in other.unfinished.items():
@@ -104,9 +109,12 @@ class Outbox:
         """
         self._add(project_id, _Waiting(hostname=hostname, version=version))
 
-    def annotated(self, project_id: int, *, forced: bool) -> None:
-        """Take the hint that annotations of a project changed; ``forced``: train whatever there is."""
-        self._add(project_id, _Waiting(events=1, forced=forced))
+    def changed(self, project_id: int, *, forced: bool = False, uploaded: bool = False) -> None:
+        """Take the hint that a project's annotations, labels or tasks changed.
+
+        ``forced``: train whatever there is; ``uploaded``: tasks were added.
+        """
+        self._add(project_id, _Waiting(events=1, forced=forced, uploaded=uploaded))
 
     def unfinished(self, project_id: int, task_ids: Iterable[int], version: str) -> None:
         """Take the hint that a request had no time for these tasks; ``version``: of its model."""
@@ -200,8 +208,8 @@ class Outbox:
             sink.note_project(project_id, hint.version)
             hint.version = ""
         if hint.events:
-            sink.note_event(project_id, hint.events, hint.forced)
-            hint.events, hint.forced = 0, False
+            sink.note_event(project_id, hint.events, hint.forced, hint.uploaded)
+            hint.events, hint.forced, hint.uploaded = 0, False, False
         if hint.hostname:
             sink.note_hostname(hint.hostname)
             hint.hostname = ""

@@ -162,7 +162,7 @@ class Service:
         """Take an event as a hint; tell whether it is one, and hints are taken here."""
         if self.outbox is None or event.action is None or event.project is None:
             return False
-        self.outbox.annotated(event.project, forced=event.forced)
+        self.outbox.changed(event.project, forced=event.forced, uploaded=event.uploaded)
         return True
 
     def predict(

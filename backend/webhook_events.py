@@ -26,12 +26,13 @@ _MOST_PROJECT_ID = 2**31 - 1
 
 
 class Action(StrEnum):
-    """What Label Studio tells that is reason to look at a project's annotations."""
+    """What Label Studio tells that is reason to look at a project."""
 
     ANNOTATION_CREATED = "ANNOTATION_CREATED"
     ANNOTATIONS_CREATED = "ANNOTATIONS_CREATED"
     ANNOTATION_UPDATED = "ANNOTATION_UPDATED"
     ANNOTATIONS_DELETED = "ANNOTATIONS_DELETED"
+    TASKS_CREATED = "TASKS_CREATED"  # photos to predict
     PROJECT_UPDATED = "PROJECT_UPDATED"  # its labels may have changed
     START_TRAINING = "START_TRAINING"
 
@@ -54,6 +55,11 @@ class Event:
     def forced(self) -> bool:
         """Whether somebody asked for a training."""
         return self.action is Action.START_TRAINING
+
+    @property
+    def uploaded(self) -> bool:
+        """Whether tasks were added."""
+        return self.action is Action.TASKS_CREATED
 
 
 def read_event(body: Readable) -> Event:

@@ -3,7 +3,8 @@
 import json
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -84,6 +85,15 @@ class LabelStudioAnnotation:
 
 
 @dataclass(frozen=True)
+class LabelStudioPrediction:
+    """A prediction without its masks. ``version``: of its model; ``empty``: whether it has no region."""
+
+    id: int
+    version: str
+    empty: bool
+
+
+@dataclass(frozen=True)
 class LabelStudioBackend:
     """A model that is connected to a project.
 
@@ -147,9 +157,15 @@ class LabelStudioClient:
         """List the tasks that have an annotation which was not cancelled, in the order of their ids."""
         return self._tasks(project_id, _filter("total_annotations", "greater", 0))
 
-    def unlabelled(self, project_id: int) -> Iterator[LabelStudioTask]:
-        """List the tasks that have no annotation but cancelled ones, in the order of their ids."""
-        return self._tasks(project_id, _filter("total_annotations", "equal", 0))
+    def unlabelled(self, project_id: int, *, predicted: bool | None = None) -> Iterator[LabelStudioTask]:
+        """List the tasks that have no annotation but cancelled ones, in the order of their ids.
+
+        ``predicted``: those alone that have a prediction, of whatever version, or that have none.
+        """
+        chosen = [_filter("total_annotations", "equal", 0)]
+        if predicted is not None:
+            chosen.append(_filter("total_predictions", "greater" if predicted else "equal", 0))
+        return self._tasks(project_id, *chosen)
 
     def task(self, project_id: int, task_id: int) -> LabelStudioTask:
         """Read a task.
@@ -189,22 +205,33 @@ class LabelStudioClient:
         )
         return {"result": found.result or [], "model_version": found.model_version}
 
-    def predictions_of(self, task_id: int) -> list[tuple[int, str]]:
-        """List a task's predictions: id and version of the model. Label Studio sends their masks along."""
-        return self._call(f"the predictions of task {task_id}", lambda sdk: _versions(sdk, task_id))
+    def predictions_of(self, task_id: int) -> list[LabelStudioPrediction]:
+        """List a task's predictions. Label Studio sends their masks along."""
+        return self._call(f"the predictions of task {task_id}", lambda sdk: _predictions(sdk, task_id))
 
-    def push_prediction(self, task_id: int, answer: Mapping[str, Any]) -> None:
+    def delete_prediction(self, prediction_id: int) -> None:
+        """Delete a prediction; one that is gone already is as well."""
+        with suppress(NotInLabelStudio):
+            self._call(
+                f"prediction {prediction_id}",
+                lambda sdk: sdk.predictions.delete(prediction_id, request_options=OPTIONS),
+            )
+
+    def push_prediction(
+        self, task_id: int, answer: Mapping[str, Any], *, besides: Sequence[int] = ()
+    ) -> None:
         """Store a prediction as ``ebseg.label_studio.regions.prediction`` makes it.
 
         A try without an answer may have arrived all the same: before another one it is looked whether the
-        task has a prediction of this version.
+        task has a prediction of this version, ``besides`` those of these ids.
         """
         tries = 0
 
         def push(sdk: "LabelStudio") -> None:
             nonlocal tries
             tries += 1
-            if tries > 1 and any(v == answer["model_version"] for _, v in _versions(sdk, task_id)):
+            found = _predictions(sdk, task_id) if tries > 1 else []
+            if any(each.version == answer["model_version"] and each.id not in besides for each in found):
                 return
             sdk.predictions.create(
                 task=task_id,
@@ -250,7 +277,7 @@ class LabelStudioClient:
 
         return self._call(f"the model version of project {project_id}", update)
 
-    def _tasks(self, project_id: int, chosen: dict[str, Any]) -> Iterator[LabelStudioTask]:
+    def _tasks(self, project_id: int, *chosen: dict[str, Any]) -> Iterator[LabelStudioTask]:
         """List tasks page by page.
 
         A page begins after the last id of the page before, so that none is missed or comes twice where tasks
@@ -258,7 +285,7 @@ class LabelStudioClient:
         """
         last, more = 0, True
         while more:
-            filters = {"conjunction": "and", "items": [chosen, _filter("id", "greater", last)]}
+            filters = {"conjunction": "and", "items": [*chosen, _filter("id", "greater", last)]}
             query = json.dumps({"filters": filters, "ordering": ["tasks:id"]})
             found = self._call(f"the tasks of project {project_id}", partial(_page, project_id, query))
             for task in found.items or ():
@@ -345,9 +372,9 @@ def _page(project_id: int, query: str, sdk: "LabelStudio") -> Any:
     )
 
 
-def _versions(sdk: "LabelStudio", task_id: int) -> list[tuple[int, str]]:
+def _predictions(sdk: "LabelStudio", task_id: int) -> list[LabelStudioPrediction]:
     found = sdk.predictions.list(task=task_id, request_options=OPTIONS)
-    return [(prediction.id, prediction.model_version or "") for prediction in found]
+    return [LabelStudioPrediction(each.id, each.model_version or "", not each.result) for each in found]
 
 
 def faults(error: ApiError) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from redis import Redis
 from rich.progress import Progress
 
 from ebseg.errors import TrainingError
+from training.queue.orders import Which
 from training.queue.plans import submit_plan
 from training.queue.queues import ACTIVE, connect, find
 from training.registry.registry import Registry
@@ -18,6 +20,13 @@ from training.settings import load_settings
 LOOK_SECONDS = 1.0
 
 app = typer.Typer(add_completion=False)
+
+
+class Again(StrEnum):
+    """What is made anew."""
+
+    EMPTY = Which.EMPTY
+    ALL = Which.ALL
 
 
 @dataclass
@@ -37,20 +46,24 @@ class _Done:
 @app.command()
 def label(
     project: Annotated[int, typer.Argument(min=1, help="Number of the project in Label Studio.")],
+    again: Annotated[Again | None, typer.Option(help="Make anew what is empty, or all there is.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until the workers are done.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Have workers predict every unlabelled task of a project with the champion.
 
-    No task is predicted twice by one version, so it can be stopped and repeated at any time; the workers go
+    --again empty finds tasks with an empty prediction, as a refused token or a photo that was not there once
+    left, and makes it anew; --again all replaces every prediction of the version that is served.
+
+    Otherwise no task is predicted twice by one version, so it can be stopped and repeated at any time; the workers go
     on without it. At the end the project shows the version's scores.
 
-    Example: ebseg label 12
+    Example: ebseg label 12 --again empty
     """
     settings = load_settings()
     connection = connect(settings)
     version = Registry(settings).ensure_base(project).name
-    plan = submit_plan(connection, project, version)
+    plan = submit_plan(connection, project, version, Which(again) if again else Which.MISSING)
     if not wait:
         typer.echo(json.dumps({"job": plan, "version": version}) if as_json else f"{plan} is submitted")
         return

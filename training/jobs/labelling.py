@@ -5,7 +5,7 @@ job claims a task in Redis, and looks in Label Studio whether it has such a pred
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +14,16 @@ from ebseg.errors import FetchError, TokenRefused
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.label_studio.tasks import Labelling
+from ebseg.label_studio.version import model_of
 from ebseg.loading import load
-from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
+from training.annotations.label_studio import LabelStudioClient, LabelStudioPrediction, NotInLabelStudio
 from training.annotations.labelling import read_labelling
 from training.annotations.one_task import BadTask, one_task
 from training.annotations.photos import PatientFetcher
 from training.jobs.job import job
 from training.jobs.planning import end_part
 from training.loop import Loop, Result
+from training.queue.orders import Which
 from training.queue.plans import claimer, leave_open
 from training.settings import Settings
 
@@ -56,10 +58,44 @@ class Pushed:
         return ", ".join(parts)
 
 
-def predict_tasks(loop: Loop, project: int, tasks: list[int], version: str, plan: str) -> Result:
+@dataclass(frozen=True)
+class Anew:
+    """What is predicted anew, and which predictions are dropped for it; ``ours``: versions of our model."""
+
+    which: Which
+    ours: Collection[str]
+
+    def is_needed(self, found: Sequence[LabelStudioPrediction], wanted: str) -> bool:
+        """Tell whether a task with these predictions needs one of the wanted version."""
+        there = [each for each in found if each.version == wanted]
+        if self.which is Which.ALL:
+            return True
+        if self.which is Which.EMPTY:
+            return any(each.empty for each in found) and all(each.empty for each in there)
+        return not there
+
+    def stale(self, found: Sequence[LabelStudioPrediction], wanted: str) -> list[int]:
+        """List the ids of the predictions that a new one replaces."""
+        if self.which not in (Which.EMPTY, Which.ALL):
+            return []
+        whole = self.which is Which.ALL
+        return [
+            each.id
+            for each in found
+            if (each.empty and model_of(each.version) in self.ours) or (whole and each.version == wanted)
+        ]
+
+
+MISSING = Anew(Which.MISSING, ())
+
+
+def predict_tasks(
+    loop: Loop, project: int, tasks: list[int], version: str, plan: str, which: str = Which.MISSING
+) -> Result:
     """Predict some tasks and push the predictions; the last job of a plan makes the project show them.
 
-    Without a plan the model of that version predicts them, with the label config as it is now.
+    Without a plan the model of that version predicts them, with the label config as it is now. ``which``: see
+    Which.
     """
     settings, studio = loop.settings, loop.studio()
     loop.progress.stage("loading the model")
@@ -72,7 +108,8 @@ def predict_tasks(loop: Loop, project: int, tasks: list[int], version: str, plan
     model = Engine(load(loop.registry.named(version), device=settings.device), cache_bytes=NO_CACHE)
     done = loop.progress.stage("predicting", len(tasks))
     claim = claimer(loop.connection, loop.job_id, labelling.version(model.version))
-    pushed = label(studio, loop.photos(), model, labelling, settings, project, tasks, claim, done)
+    anew = Anew(Which(which), {model_of(version), *loop.registry.names()})
+    pushed = label(studio, loop.photos(), model, labelling, settings, project, tasks, claim, done, anew)
     if plan:
         if pushed.deferred:
             leave_open(loop.connection, plan)
@@ -94,12 +131,13 @@ def label(
     tasks: Sequence[int],
     claim: Callable[[int], bool],
     progress: Callable[[int], None],
+    anew: Anew = MISSING,
 ) -> Pushed:
     """Predict tasks one by one and push each prediction as it is made; a bad task costs only itself.
 
-    ``claim`` tells whether a task is this job's to do; ``progress`` is called with the tasks gone through.
-    Raises StudioUnavailable where Label Studio is away, and FetchError where it refuses the token: what was
-    pushed stays.
+    ``anew``: what is predicted though there is a prediction. ``claim`` tells whether a task is this job's to
+    do; ``progress`` is called with the tasks gone through. Raises StudioUnavailable where Label Studio is
+    away, and FetchError where it refuses the token: what was pushed stays.
     """
     done = Pushed()
     pipeline = Pipeline(
@@ -109,7 +147,7 @@ def label(
     )
     for number, task_id in enumerate(tasks, start=1):
         if claim(task_id):
-            _label_one(studio, pipeline, model, project, task_id, done)
+            _label_one(studio, pipeline, model, project, task_id, anew, done)
         else:
             done.left_out[task_id] = "another job is at it"
         progress(number)
@@ -117,18 +155,28 @@ def label(
 
 
 def _label_one(
-    studio: LabelStudioClient, pipeline: Pipeline, model: Model, project: int, task_id: int, done: Pushed
+    studio: LabelStudioClient,
+    pipeline: Pipeline,
+    model: Model,
+    project: int,
+    task_id: int,
+    anew: Anew,
+    done: Pushed,
 ) -> None:
     try:
         wanted = pipeline.labelling.version(model.version)
-        if any(version == wanted for _, version in studio.predictions_of(task_id)):
+        found = studio.predictions_of(task_id)
+        stale = anew.stale(found, wanted)
+        if anew.is_needed(found, wanted):
+            task = studio.task(project, task_id)
+            with one_task(f"task {task_id}"):
+                prediction = pipeline.predict({"id": task.id, "data": task.data}, model)
+            _push(studio, task_id, prediction, besides=stale)
+            done.pushed.append(task_id)
+        else:
             done.there.append(task_id)
-            return
-        task = studio.task(project, task_id)
-        with one_task(f"task {task_id}"):
-            prediction = pipeline.predict({"id": task.id, "data": task.data}, model)
-        _push(studio, task_id, prediction)
-        done.pushed.append(task_id)
+        for each in stale:  # not before there is a better one
+            studio.delete_prediction(each)
     except NotInLabelStudio:
         done.left_out[task_id] = "it was deleted"
     except BadTask as error:
@@ -136,10 +184,12 @@ def _label_one(
         (done.deferred if error.curable else done.left_out)[task_id] = str(error)
 
 
-def _push(studio: LabelStudioClient, task_id: int, prediction: dict[str, Any]) -> None:
+def _push(
+    studio: LabelStudioClient, task_id: int, prediction: dict[str, Any], *, besides: Sequence[int]
+) -> None:
     """Store a prediction. One that Label Studio will not have is its task's fault, and no other's."""
     try:
-        studio.push_prediction(task_id, prediction)
+        studio.push_prediction(task_id, prediction, besides=besides)
     except TokenRefused:
         raise
     except FetchError as error:

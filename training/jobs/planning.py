@@ -5,26 +5,36 @@ from training.annotations.labelling import read_labelling
 from training.annotations.score_column import show_scores
 from training.jobs.job import job
 from training.loop import Loop, Result
+from training.queue.orders import Which
 from training.queue.plans import close_plan, open_plan, submit_chunks
 from training.queue.projects import Project, forget_project
 
+PREDICTED = {Which.NEW: False, Which.EMPTY: True}
+"""Whether the tasks of a plan have predictions, where that matters."""
 
-def plan(loop: Loop, project: int, model: str) -> Result:
-    """Fan the unlabelled tasks of a project out into jobs of a few; ``model``: the champion's version."""
-    studio = loop.studio()
+
+def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Result:
+    """Fan unlabelled tasks of a project out into jobs of a few; ``model``: the champion's version."""
+    studio, kind = loop.studio(), Which(which)
     if loop.registry.ensure_base(project).name != model:
         return {"outcome": f"{model} is not served any more"}
     done = loop.progress.stage("listing tasks")
     open_plan(loop.connection, loop.job_id)
+    state = Project(loop.connection, project)
+    if kind is not Which.EMPTY:
+        state.uploaded = False  # before the listing, which may miss what comes later
     try:
         version = served(loop, studio, project)
-        tasks = [task.id for task in studio.unlabelled(project)]
+        tasks = [task.id for task in studio.unlabelled(project, predicted=PREDICTED.get(kind))]
     except NotInLabelStudio:
         forget_project(loop.connection, project)
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
     done(len(tasks))
-    Project(loop.connection, project).version = version
-    chunks = submit_chunks(loop.connection, loop.settings, project, tasks, version, plan=loop.job_id)
+    if kind in (Which.MISSING, Which.ALL):
+        state.version = version
+    chunks = submit_chunks(
+        loop.connection, loop.settings, project, tasks, version, plan=loop.job_id, which=kind
+    )
     end_part(loop, studio, project, version, plan=loop.job_id)
     return {"outcome": f"{len(tasks)} unlabelled tasks in {len(chunks)} jobs", "chunks": chunks}
 

@@ -17,6 +17,7 @@ from training.judging.reasons import reason_to_train
 from training.judging.seen import seen_photos
 from training.loop import Loop, Result
 from training.queue import orders
+from training.queue.orders import Which
 from training.queue.plans import submit_plan
 from training.queue.projects import Project, forget_project, require_the_services_model
 
@@ -38,7 +39,7 @@ def read_annotations(loop: Loop, project: int, number: int) -> Result | Retry:
     except NotInLabelStudio:
         forget_project(loop.connection, project)
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
-    _refresh_if_due(loop, state)
+    _predict_what_is_due(loop, state)
     for version, live in corrections.summarise(found.entries).items():
         loop.registry.record_live(version, live.numbers())
     waits = state.training
@@ -56,13 +57,16 @@ def read_annotations(loop: Loop, project: int, number: int) -> Result | Retry:
     return {"outcome": outcome, **summary(found)}
 
 
-def _refresh_if_due(loop: Loop, state: Project) -> None:
-    """Have the tasks predicted anew where the label config, say, has changed what is predicted."""
+def _predict_what_is_due(loop: Loop, state: Project) -> None:
+    """Have tasks predicted: all anew where the label config, say, has changed, and those that were added."""
     number, version = state.number, served(loop, loop.studio(), state.number)
     if state.version is None:
         state.version = version  # nothing is known of before
     elif state.version != version:
         submit_plan(loop.connection, number, model_of(version))
+        return
+    if state.uploaded:
+        submit_plan(loop.connection, number, model_of(version), Which.NEW)
 
 
 def summary(found: Manifest) -> Result:

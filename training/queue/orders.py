@@ -7,6 +7,7 @@ so whoever asks for a job, the service among them, imports neither the jobs nor 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
@@ -17,6 +18,15 @@ from training.settings import Settings
 
 TRAINING, JUDGING = "train-", "judge-"
 """Beginnings of the ids of these jobs; what follows names the training."""
+
+
+class Which(StrEnum):
+    """Which of a project's unlabelled tasks a plan is for."""
+
+    MISSING = "missing"  # that have no prediction of the version
+    NEW = "new"  # that have no prediction at all
+    EMPTY = "empty"  # that have an empty prediction: it is made anew
+    ALL = "all"  # whatever there is: it is made anew
 
 
 @dataclass(frozen=True)
@@ -89,27 +99,36 @@ def judge(settings: Settings, name: str, project: int, fingerprint: str, candida
     )
 
 
-def plan(project: int, model: str) -> Order:
-    """Have all unlabelled tasks of a project predicted with the model of that version."""
+def plan(project: int, model: str, which: Which = Which.MISSING) -> Order:
+    """Have unlabelled tasks of a project predicted with the model of that version."""
+    special = _special(which)
+    what = "".join(f" ({each})" for each in special)
     return Order(
         "training.jobs.label_project",
         QueueName.CONTROL,
-        (project, model),
-        id_of("plan", project, model),
-        f"predict the unlabelled tasks of project {project} with {model}",
+        (project, model, *special),
+        id_of("plan", project, model, *special),
+        f"predict the unlabelled tasks of project {project} with {model}{what}",
     )
 
 
-def predict(project: int, tasks: Sequence[int], version: str, plan: str = "") -> Order:
+def predict(
+    project: int, tasks: Sequence[int], version: str, plan: str = "", which: Which = Which.MISSING
+) -> Order:
     """Predict some tasks; ``version``: of the predictions; ``plan``: id of the job on whose behalf."""
     digest = sha256(repr((plan, list(tasks))).encode()).hexdigest()[:8]
     return Order(
         "training.jobs.label_tasks",
         QueueName.LABEL,
-        (project, list(tasks), version, plan),
+        (project, list(tasks), version, plan, *_special(which)),
         id_of("label", project, version, tasks[0], digest),
         f"predict {len(tasks)} tasks of project {project} with {version}",
     )
+
+
+def _special(which: Which) -> tuple[Which, ...]:
+    """Give what is said of a plan only where it is not the usual one: so jobs are as they ever were."""
+    return () if which is Which.MISSING else (which,)
 
 
 def sweep(at: datetime) -> Order:

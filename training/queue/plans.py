@@ -10,6 +10,7 @@ from itertools import islice
 from redis import Redis
 
 from training.queue import orders
+from training.queue.orders import Which
 from training.queue.projects import known_projects
 from training.queue.queues import is_active, text
 from training.settings import Settings
@@ -27,15 +28,22 @@ def refresh(connection: Redis, settings: Settings, model: str) -> None:
         submit_plan(connection, number, model)
 
 
-def submit_plan(connection: Redis, project: int, model: str) -> str:
-    """Have all unlabelled tasks of a project predicted with a version of the model; return the job's id."""
-    order = orders.plan(project, model)
+def submit_plan(connection: Redis, project: int, model: str, which: Which = Which.MISSING) -> str:
+    """Have unlabelled tasks of a project predicted with a version of the model; return the job's id."""
+    order = orders.plan(project, model, which)
     order.resubmit(connection)
     return order.job_id
 
 
 def submit_chunks(
-    connection: Redis, settings: Settings, project: int, tasks: Iterable[int], version: str, *, plan: str = ""
+    connection: Redis,
+    settings: Settings,
+    project: int,
+    tasks: Iterable[int],
+    version: str,
+    *,
+    plan: str = "",
+    which: Which = Which.MISSING,
 ) -> list[str]:
     """Fan tasks out into jobs of a few; the same tasks and version are submitted once. Return the jobs' ids.
 
@@ -45,7 +53,7 @@ def submit_chunks(
     ids: list[str] = []
     remaining = iter(tasks)
     while chunk := list(islice(remaining, settings.label_chunk)):
-        order = orders.predict(project, chunk, version, plan)
+        order = orders.predict(project, chunk, version, plan, which)
         if plan:
             connection.sadd(_open_key(plan), order.job_id)
         order.resubmit(connection)

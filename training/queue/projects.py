@@ -39,8 +39,8 @@ class Project:
         self.connection, self.number, self._clock = connection, number, clock
         self._key = f"ebseg:project:{number}"
 
-    def note(self, events: int, *, forced: bool) -> None:
-        """Count events; ``forced``: train with whatever there is."""
+    def note(self, events: int, *, forced: bool, uploaded: bool = False) -> None:
+        """Count events; ``forced``: train with whatever there is; ``uploaded``: tasks were added."""
         now = self._clock()
         with self.connection.pipeline() as pipeline:
             pipeline.hincrby(self._key, "events", events)
@@ -48,6 +48,8 @@ class Project:
             pipeline.hset(self._key, "last", str(now))
             if forced:
                 pipeline.hset(self._key, "forced", "1")
+            if uploaded:
+                pipeline.hset(self._key, "uploaded", "1")
             pipeline.execute()
 
     def request_round(self, delay: float) -> str:
@@ -117,6 +119,15 @@ class Project:
     @version.setter
     def version(self, version: str) -> None:
         self.connection.hset(self._key, "version", version)
+
+    @property
+    def uploaded(self) -> bool:
+        """Whether tasks were added that no plan is known to have seen."""
+        return bool(self._text("uploaded"))
+
+    @uploaded.setter
+    def uploaded(self, uploaded: bool) -> None:
+        self.connection.hset(self._key, "uploaded", "1" if uploaded else "")
 
     def heard_of(self, version: str) -> bool:
         """Note the version that the service gives; tell whether it is another one than it gave before."""

@@ -39,12 +39,15 @@ class Triggers:
             self._connection.sadd(PROJECTS_KEY, project_id)
         return bool(self._connection.sismember(PROJECTS_KEY, str(project_id)))
 
-    def note_event(self, project_id: int, events: int, forced: bool) -> None:
-        """Have a project's annotations read when events cease to come, or at once where that is forced."""
+    def note_event(self, project_id: int, events: int, forced: bool, uploaded: bool = False) -> None:
+        """Have a project's annotations read when events cease to come, or at once where that is forced.
+
+        ``uploaded``: tasks were added; they are predicted then.
+        """
         if not self._is_known(project_id):
             return
         project = Project(self._connection, project_id)
-        project.note(events, forced=forced)
+        project.note(events, forced=forced, uploaded=uploaded)
         project.request_round(0.0 if forced else self._settings.debounce)
 
     def finish(self, project_id: int, task_ids: list[int], version: str) -> None:

@@ -185,7 +185,8 @@ def test_a_project_is_read_twice(world: World) -> None:
     meant[:, 20:] = 1
     answer = {"result": brushed(said), "score": 0.75, "model_version": "v1"}
     world.studio.push_prediction(corrected, answer)
-    [(number, version)] = world.studio.predictions_of(corrected)
+    [found] = world.studio.predictions_of(corrected)
+    number, version = found.id, found.version
     assert version == "v1"
     world.annotate(corrected, brushed(meant), parent_prediction=number)
     regions, shown = every_kind()

@@ -123,8 +123,8 @@ class Sink:
         if self.away.is_set():
             raise ConnectionError("Redis is away")
 
-    def note_event(self, project_id: int, events: int, forced: bool) -> None:
-        self._tell("event", project_id, events, forced)
+    def note_event(self, project_id: int, events: int, forced: bool, uploaded: bool) -> None:
+        self._tell("uploaded" if uploaded else "event", project_id, events, forced)
 
     def note_project(self, project_id: int, version: str) -> None:
         self._tell("project", project_id, version)

@@ -54,7 +54,7 @@ def webhook(client, body) -> dict:
         ("ANNOTATIONS_DELETED", [("event", 5, 1, False)]),
         ("PROJECT_UPDATED", [("event", 5, 1, False)]),
         ("START_TRAINING", [("event", 5, 1, True)]),
-        ("TASKS_CREATED", []),
+        ("TASKS_CREATED", [("uploaded", 5, 1, False)]),
         ("NO_SUCH_ACTION", []),
     ],
 )
@@ -296,7 +296,8 @@ EVENTS = {
     "1.0.9, old server": (([{"id": 1}],), {"workdir": "/tmp"}, []),
     "no project": (("START_TRAINING", {}), {}, []),
     "no data": (("START_TRAINING", None), {}, []),
-    "another event": (("TASKS_CREATED", {"project": {"id": 5}}), {}, []),
+    "tasks": (("TASKS_CREATED", {"project": {"id": 5}}), {}, [("uploaded", 5, 1, False)]),
+    "another event": (("TASKS_DELETED", {"project": {"id": 5}}), {}, []),
     "nothing": ((), {}, []),
 }
 
@@ -316,7 +317,7 @@ def test_in_a_child_of_the_host_the_adapter_tells_the_sink_itself(adapter, sink,
         sink, "note_event", lambda *event: threads.append((threading.current_thread(), event))
     )
     assert adapter.fit("START_TRAINING", {"project": {"id": 5}}) == {}
-    assert threads == [(threading.current_thread(), (5, 1, True))]
+    assert threads == [(threading.current_thread(), (5, 1, True, False))]
 
 
 def test_the_adapter_tells_unfinished_tasks_of_the_project_that_2_x_names(
@@ -342,7 +343,7 @@ def test_the_queues_of_the_settings_are_opened_by_the_first_hint(tmp_path, check
 
     settings = Settings(home=tmp_path / "home", model=str(checkpoint), debounce=3600)
     client = create_app(settings).test_client()
-    client.post("/webhook", json={"action": "TASKS_CREATED", "project": {"id": 5}})
+    client.post("/webhook", json={"action": "TASKS_DELETED", "project": {"id": 5}})
     assert not settings.home.exists()
     client.post("/webhook", json={"action": "ANNOTATION_CREATED", "project": {"id": 5}})
     service = service_of(client)

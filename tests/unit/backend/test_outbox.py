@@ -36,8 +36,8 @@ def waiting(sink: Sink, outbox: Outbox) -> int:
 def test_each_kind_of_hint_reaches_the_sink(sink, outbox):
     for tell in (
         lambda: outbox.called(1),
-        lambda: outbox.annotated(2, forced=False),
-        lambda: outbox.annotated(3, forced=True),
+        lambda: outbox.changed(2, forced=False),
+        lambda: outbox.changed(3, forced=True),
         lambda: outbox.unfinished(4, [9, 8, 9], "v1"),
         lambda: outbox.unfinished(5, [], "v1"),
         lambda: outbox.called(6, "http://labels"),
@@ -58,7 +58,7 @@ def test_each_kind_of_hint_reaches_the_sink(sink, outbox):
 def test_a_thousand_events_while_the_sink_is_away_become_one_call(sink, outbox):
     sink.away.set()
     with ThreadPoolExecutor(8) as pool:
-        for future in [pool.submit(outbox.annotated, 7, forced=number == 500) for number in range(1000)]:
+        for future in [pool.submit(outbox.changed, 7, forced=number == 500) for number in range(1000)]:
             future.result()
     assert outbox.waiting == 1
     sink.away.clear()
@@ -85,7 +85,7 @@ def test_what_was_taken_on_before_a_failure_is_not_told_again():
 
     sink = Halting()
     outbox = Outbox(sink)
-    outbox.annotated(7, forced=False)
+    outbox.changed(7, forced=False)
     outbox.unfinished(7, [1], "v1")
     outbox.unfinished(7, [2], "v2")
     outbox.start()
@@ -112,9 +112,9 @@ def test_what_comes_during_an_attempt_that_fails_is_told_with_what_failed(sink):
 
     outbox = Outbox(connect)
     outbox.start()
-    outbox.annotated(7, forced=True)
+    outbox.changed(7, forced=True)
     gate.wait_until_reached()
-    outbox.annotated(7, forced=False)
+    outbox.changed(7, forced=False)
     outbox.unfinished(7, [1], "v1")
     gate.open()
     until(lambda: not outbox.waiting, "all is handed over")
@@ -125,14 +125,14 @@ def test_what_comes_during_an_attempt_that_fails_is_told_with_what_failed(sink):
 def test_a_project_that_the_sink_chokes_on_does_not_hold_up_the_others(sink, outbox):
     note_event = sink.note_event
 
-    def choking(project_id, events, forced):
+    def choking(project_id, events, forced, uploaded):
         if project_id == 1:
             raise ValueError("a fault")
-        note_event(project_id, events, forced)
+        note_event(project_id, events, forced, uploaded)
 
     sink.note_event = choking
     for project in (1, 2, 3):
-        outbox.annotated(project, forced=False)
+        outbox.changed(project, forced=False)
     until(lambda: len(sink.told) == 2, "the others are handed over")
     assert {told[1] for told in sink.told} == {2, 3}
     sink.note_event = note_event
@@ -143,7 +143,7 @@ def test_an_outage_is_told_once_and_its_end_too(sink, outbox, caplog):
     sink.away.set()
     with caplog.at_level(logging.INFO, "backend.outbox"):
         for project in range(1, 5):
-            outbox.annotated(project, forced=False)
+            outbox.changed(project, forced=False)
         threading.Event().wait(0.1)  # several attempts
         sink.away.clear()
         until(lambda: "again" in caplog.text, "the end of the outage")
@@ -163,12 +163,12 @@ def test_the_sink_is_made_by_the_first_hint_and_in_the_outboxs_thread(sink):
     outbox.start()
     assert made_in == []
     sink.away.set()
-    outbox.annotated(1, forced=False)
+    outbox.changed(1, forced=False)
     until(lambda: len(made_in) > 1, "it is tried again")
     sink.away.clear()
     until(lambda: sink.told, "the hint arrives")
     attempts = len(made_in)
-    outbox.annotated(2, forced=False)
+    outbox.changed(2, forced=False)
     until(lambda: len(sink.told) == 2, "another arrives")
     assert len(made_in) == attempts
     assert set(made_in) == {"hints"}
@@ -185,10 +185,10 @@ def test_a_hint_is_taken_while_the_sink_hangs():
 
     outbox = Outbox(connect)
     outbox.start()
-    outbox.annotated(1, forced=False)
+    outbox.changed(1, forced=False)
     gate.wait_until_reached()
-    outbox.annotated(1, forced=True)
-    outbox.annotated(2, forced=False)
+    outbox.changed(1, forced=True)
+    outbox.changed(2, forced=False)
     assert outbox.waiting == 3  # that in hand, and two
     gate.open()
     until(lambda: not outbox.waiting, "all are handed over")
@@ -203,7 +203,7 @@ def test_projects_beyond_the_bound_are_dropped_with_one_line(sink, caplog, monke
     monkeypatch.setattr(module, "MOST_PROJECTS", 3)
     outbox = Outbox(sink)
     for project in (1, 2, 3, 4, 5, 3):
-        outbox.annotated(project, forced=False)
+        outbox.changed(project, forced=False)
     assert outbox.waiting == 3
     assert [record.getMessage() for record in caplog.records] == [
         "hints of 3 projects wait to be taken on: further ones are dropped until some are"
@@ -239,7 +239,7 @@ def test_at_the_end_what_is_left_is_tried_once_more(sink, caplog, monkeypatch):
     outbox.start()
     sink.away.set()
     for project in (1, 2):
-        outbox.annotated(project, forced=False)
+        outbox.changed(project, forced=False)
     until(lambda: "ConnectionError" in caplog.text, "an attempt fails")
     sink.away.clear()
     outbox.close()
@@ -252,9 +252,9 @@ def test_what_cannot_be_handed_over_at_the_end_is_named_and_not_waited_for(sink,
     gate = Gate()
     outbox = Outbox(gate)  # hangs
     outbox.start()
-    outbox.annotated(1, forced=False)
+    outbox.changed(1, forced=False)
     gate.wait_until_reached()
-    outbox.annotated(2, forced=False)
+    outbox.changed(2, forced=False)
     outbox.close()
     assert "hints of 2 projects are lost" in caplog.text
     gate.open()

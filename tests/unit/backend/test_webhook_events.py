@@ -53,7 +53,7 @@ NOTHING = {
     "not UTF-8": b'{"action": "\xff"}',
     "a list": b'["action"]',
     "deep": b"[" * 100_000,
-    "another action": b'{"action": "TASKS_CREATED"}',
+    "another action": b'{"action": "TASKS_DELETED"}',
     "an action that is no text": b'{"action": ["ANNOTATION_CREATED"], "project": [5]}',
     "a project that is none": b'{"action": "x", "project": {"id": {"id": 5}}}',
     "a huge number": b'{"action": "x", "project": ' + b"9" * 100_000 + b"}",

@@ -88,7 +88,7 @@ class FakeLabelStudio:
             ("ml", "GET"): self._models, ("current-user", "GET"): self._user,
             ("tasks", "GET"): self._annotations_of if numbers else self._task_page,
             ("predictions", "GET"): self._prediction if numbers else self._predictions_of,
-            ("predictions", "POST"): self._predict,
+            ("predictions", "POST"): self._predict, ("predictions", "DELETE"): self._delete,
         }[kind, request.method]  # fmt: skip
         return answer(request, *map(int, numbers[:1]))
 
@@ -135,7 +135,12 @@ class FakeLabelStudio:
     def _row(self, task: dict[str, Any]) -> dict[str, Any]:
         of_task = [each for each in self.annotations.values() if each["task"] == task["id"]]
         cancelled = sum(each["was_cancelled"] for each in of_task)
-        return task | {"total_annotations": len(of_task) - cancelled, "cancelled_annotations": cancelled}
+        predictions = sum(each["task"] == task["id"] for each in self.predictions.values())
+        return task | {
+            "total_annotations": len(of_task) - cancelled,
+            "cancelled_annotations": cancelled,
+            "total_predictions": predictions,
+        }
 
     def _annotations_of(self, request: httpx.Request, task: int) -> httpx.Response:
         if task not in self.tasks:
@@ -146,6 +151,9 @@ class FakeLabelStudio:
     def _prediction(self, request: httpx.Request, number: int) -> httpx.Response:
         found = self.predictions.get(number)
         return _ok(found) if found else _missing()
+
+    def _delete(self, request: httpx.Request, number: int) -> httpx.Response:
+        return httpx.Response(204) if self.predictions.pop(number, None) else _missing()
 
     def _predictions_of(self, request: httpx.Request) -> httpx.Response:
         task = int(request.url.params["task"])

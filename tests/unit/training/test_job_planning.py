@@ -8,6 +8,7 @@ from ebseg.errors import Refused, TrainingError
 from tests.unit.training.loop_world import LEFT
 from training.jobs.job import job
 from training.queue import orders
+from training.queue.orders import Which
 from training.queue.plans import close_plan, is_open, open_plan, submit_plan
 from training.queue.projects import PROJECTS_KEY, known_projects
 from training.queue.queues import find, queues
@@ -140,6 +141,53 @@ def test_a_plan_that_is_made_again_does_not_end_before_it_is_whole(served):
     served.connection.sadd("ebseg:open:plan-1-base-0", "a part")
     assert not close_plan(served.connection, "plan-1-base-0", "a part")
     assert close_plan(served.connection, "plan-1-base-0", "plan-1-base-0")
+
+
+# Some of the tasks, or all again
+
+
+@pytest.fixture
+def three(served):
+    """Add a task without a prediction, one with an empty one and one with a good one."""
+    tasks = [served.add_task() for _ in range(3)]
+    served.fake.predict(tasks[1], [], served.version("base-0"))
+    served.fake.predict(tasks[2], [LEFT], served.version("base-0"))
+    return tasks
+
+
+@pytest.mark.parametrize(
+    ("which", "listed", "pushed"),
+    [
+        (Which.MISSING, [0, 1, 2], 1),
+        (Which.NEW, [0], 1),
+        (Which.EMPTY, [1, 2], 1),
+        (Which.ALL, [0, 1, 2], 3),
+    ],
+)
+def test_a_plan_is_for_the_tasks_that_it_names(served, three, which, listed, pushed):
+    before = dict(served.fake.predictions)
+    plan = submit_plan(served.connection, 1, "base-0", which)
+    first, *others = served.work().values()
+    assert first["outcome"].startswith(f"{len(listed)} unlabelled tasks")
+    assert sum(each["outcome"].startswith(f"{pushed} predictions") for each in others) or pushed == 3
+    made = [each["task"] for number, each in served.fake.predictions.items() if number not in before]
+    assert len(made) == pushed and not is_open(served.connection, plan)
+    if which in (Which.EMPTY, Which.ALL):
+        assert all(each["result"] for each in served.fake.predictions.values())
+        assert len(served.fake.predictions) == (2 if which is Which.EMPTY else 3)
+
+
+def test_plans_for_other_tasks_are_other_jobs():
+    ids = {orders.plan(1, "base-0", which).job_id for which in Which}
+    assert ids == {"plan-1-base-0", "plan-1-base-0-new", "plan-1-base-0-empty", "plan-1-base-0-all"}
+
+
+@pytest.mark.parametrize("which", Which)
+def test_what_is_resumed_is_what_was_asked_for(served, three, which):
+    plan = orders.plan(1, "base-0", which).job_id
+    open_plan(served.connection, plan)
+    sweep(served)
+    assert (plan in served.waiting()) is (which is not Which.ALL)  # which would do all of it once more
 
 
 # The sweep

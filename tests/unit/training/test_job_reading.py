@@ -236,3 +236,42 @@ def test_work_for_the_labels_of_before_stops_by_itself(world):
     assert world.ask(orders.predict(1, tasks, version))["outcome"] == "1 predictions pushed"
     [stored] = world.fake.predictions.values()
     assert stored["model_version"] == world.version("base-0") != version
+
+
+# Tasks that are added
+
+
+def test_photos_that_are_uploaded_later_are_predicted_when_it_is_quiet(world, redis_url):
+    old = world.add_task()
+    world.ask(orders.plan(1, world.registry.ensure_base().name))
+    world.work()
+    uploaded = [world.add_task() for _ in range(2)]
+    settings = world.settings.model_copy(update={"redis_url": SecretStr(redis_url), "debounce": 60.0})
+    for _ in range(5):
+        Triggers(settings).note_event(1, 1, False, True)
+    asked = len(world.fake.seen)
+    assert isinstance(world.ask(orders.snapshot(1, 0)), dict)
+    assert world.waiting() == ["plan-1-base-0-new"]
+    world.work()
+    predicted = [each["task"] for each in world.fake.predictions.values()]
+    assert sorted(predicted) == [old, *uploaded]
+    assert ("GET", "/api/predictions/") in world.fake.seen[asked:]
+    read(world, 1)
+    assert world.waiting() == []
+
+
+def test_photos_uploaded_while_a_plan_lists_tasks_are_in_the_next(world):
+    world.add_task()
+    world.registry.ensure_base()
+    serve = world.fake.serve
+
+    def meanwhile(request):
+        world.project().note(1, forced=False, uploaded=True)
+        return serve(request)
+
+    world.fake.serve = meanwhile
+    world.ask(orders.plan(1, "base-0"))
+    world.fake.serve = serve
+    assert world.project().uploaded
+    read(world)
+    assert "plan-1-base-0-new" in world.waiting()

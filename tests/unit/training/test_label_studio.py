@@ -9,7 +9,12 @@ import pytest
 from ebseg.errors import Refused, TokenRefused
 from tests.unit.training.fake_label_studio import FakeLabelStudio
 from training.annotations import label_studio as module
-from training.annotations.label_studio import LabelStudioClient, LabelStudioUnavailable, NotInLabelStudio
+from training.annotations.label_studio import (
+    LabelStudioClient,
+    LabelStudioPrediction,
+    LabelStudioUnavailable,
+    NotInLabelStudio,
+)
 from training.settings import Settings
 
 ANSWER = {"result": [{"id": "a"}], "score": 0.25, "model_version": "v2"}
@@ -150,12 +155,32 @@ def test_a_task_is_looked_up_without_having_the_backend_predict_it(fake, studio)
 def test_predictions(fake, studio):
     task = fake.add_task()
     first, second = fake.predict(task, [{"id": "r"}], "v1"), fake.predict(task, [], None)
-    assert studio.predictions_of(task) == [(first, "v1"), (second, "")]
+    assert studio.predictions_of(task) == [
+        LabelStudioPrediction(first, "v1", empty=False), LabelStudioPrediction(second, "", empty=True),
+    ]  # fmt: skip
     assert studio.prediction(first) == {"result": [{"id": "r"}], "model_version": "v1"}
     with pytest.raises(NotInLabelStudio):
         studio.prediction(99)
     with pytest.raises(NotInLabelStudio):
         studio.predictions_of(99)
+
+
+def test_a_prediction_is_deleted_once(fake, studio):
+    task = fake.add_task()
+    first, second = fake.predict(task, [], "v1"), fake.predict(task, [], "v1")
+    for _ in range(2):
+        studio.delete_prediction(first)
+    assert list(fake.predictions) == [second]
+
+
+def test_tasks_with_and_without_predictions(fake, studio):
+    bare, predicted, annotated = (fake.add_task() for _ in range(3))
+    fake.predict(predicted, [], "v1")
+    fake.annotate(annotated, [])
+    listed = {
+        flag: [task.id for task in studio.unlabelled(1, predicted=flag)] for flag in (None, True, False)
+    }
+    assert listed == {None: [bare, predicted], True: [predicted], False: [bare]}
 
 
 def test_pushing_a_prediction(fake, studio):

@@ -10,7 +10,8 @@ from tests.unit.one_by_one import OneByOne
 from tests.unit.training.fake_label_studio import CONFIG, FakeLabelStudio
 from tests.unit.training.test_snapshot import Photos
 from training.annotations.label_studio import LabelStudioClient, LabelStudioUnavailable
-from training.jobs.labelling import label
+from training.jobs.labelling import Anew, label
+from training.queue.orders import Which
 from training.settings import Settings
 
 VERSION = read_label_config(CONFIG).version("model-2")
@@ -35,10 +36,19 @@ class World:
         self.photos.files["/a.png"] = (tmp_path / "photo.png").read_bytes()
         self.settings = Settings(label_studio_url="http://studio", label_studio_api_key="key", patience=0.0)
 
-    def label(self, tasks, claim=lambda task: True):
+    def label(self, tasks, claim=lambda task: True, which=Which.MISSING):
         studio = LabelStudioClient(self.settings, http=self.fake.http)
         return label(
-            studio, self.photos, Model(), read_label_config(CONFIG), self.settings, 1, tasks, claim, print
+            studio,
+            self.photos,
+            Model(),
+            read_label_config(CONFIG),
+            self.settings,
+            1,
+            tasks,
+            claim,
+            print,
+            Anew(which, {"model-1", "model-2"}),
         )
 
 
@@ -117,3 +127,73 @@ def test_what_was_pushed_stays_when_label_studio_goes_away(world):
     world.fake.trouble = []
     again = world.label(tasks)
     assert (again.there, again.pushed) == (tasks[:1], tasks[1:])
+
+
+# Predictions that are made anew
+
+
+def versions(world):
+    return sorted(
+        (each["task"], each["model_version"], bool(each["result"]))
+        for each in world.fake.predictions.values()
+    )
+
+
+def test_empty_predictions_are_made_anew_and_no_others(world):
+    """A refused token left them; Label Studio keeps them, and skips their tasks."""
+    left, older, full, bare, others = (world.fake.add_task(image="/a.png") for _ in range(5))
+    world.fake.predict(left, [], VERSION)
+    world.fake.predict(older, [], "model-1")  # of before versions had digests
+    world.fake.predict(full, [{"id": "r"}], VERSION)
+    world.fake.predict(others, [], "someone-elses-7")
+    done = world.label([left, older, full, bare, others], which=Which.EMPTY)
+    assert (done.pushed, done.there) == ([left, older, others], [full, bare])
+    assert versions(world) == [
+        (left, VERSION, True), (older, VERSION, True), (full, VERSION, True),
+        (others, VERSION, True), (others, "someone-elses-7", False),
+    ]  # fmt: skip
+    again = world.label([left, older, full, bare, others], which=Which.EMPTY)
+    assert again.pushed == []
+
+
+def test_an_empty_prediction_beside_a_good_one_is_dropped(world):
+    task = world.fake.add_task(image="/a.png")
+    world.fake.predict(task, [], VERSION)
+    world.fake.predict(task, [{"id": "r"}], VERSION)
+    assert world.label([task], which=Which.EMPTY).there == [task]
+    assert versions(world) == [(task, VERSION, True)]
+
+
+def test_all_predictions_of_the_version_are_made_anew(world):
+    one, two = (world.fake.add_task(image="/a.png") for _ in range(2))
+    old = world.fake.predict(one, [{"id": "r"}], VERSION)
+    world.fake.predict(one, [{"id": "r"}], "model-1")
+    assert world.label([one, two], which=Which.ALL).pushed == [one, two]
+    assert old not in world.fake.predictions
+    assert versions(world) == [(one, "model-1", True), (one, VERSION, True), (two, VERSION, True)]
+
+
+def test_what_there_is_stays_where_nothing_better_can_be_made(world):
+    away, bad = world.fake.add_task(image="/a.png"), world.fake.add_task(text="no photo")
+    for task in (away, bad):
+        world.fake.predict(task, [], VERSION)
+    world.photos.trouble = [TokenRefused("refused")]
+    done = world.label([away, bad], which=Which.EMPTY)
+    assert (list(done.deferred), list(done.left_out)) == ([away], [bad])
+    assert versions(world) == [(away, VERSION, False), (bad, VERSION, False)]
+
+
+def test_a_push_whose_answer_was_lost_is_told_from_what_it_replaces(world):
+    world.settings = world.settings.model_copy(update={"patience": 5.0})
+    task = world.fake.add_task(image="/a.png")
+    world.fake.predict(task, [], VERSION)
+    serve, lost = world.fake.serve, [httpx.ReadError("lost")]
+
+    def lose(request):
+        if request.method == "POST" and lost:
+            raise lost.pop()
+        return serve(request)
+
+    world.fake.serve = lose
+    assert world.label([task], which=Which.EMPTY).pushed == [task]
+    assert versions(world) == [(task, VERSION, True)]
