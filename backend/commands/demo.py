@@ -32,7 +32,8 @@ def demo(
         typer.Option(exists=True, file_okay=False, help="Folder of your own photos; unset: drawn scenes."),
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="What to find in them, such as 'sky,road,car|automobile'.")
+        str | None,
+        typer.Option(help="What to find in them, such as 'sky,road,car|automobile', or @FILE with a list."),
     ] = None,
     model: Annotated[str, typer.Option(help="Model name or checkpoint file.")] = "ebseg-tiny",
     once: Annotated[bool, typer.Option("--once", help="End when every picture carries its masks.")] = False,

@@ -16,10 +16,9 @@ from rich.progress import track
 from backend.demo.label_studio_server import LabelStudioError, LabelStudioServer, Project
 from backend.processes import ServerProcess, free_port
 from ebseg.children import environment, python
-from ebseg.commands.predict import read_labels
 from ebseg.data.drawn.synthetic import PHRASES, draw_scene
 from ebseg.errors import ConfigError, ImageError
-from ebseg.vocabulary import Vocabulary
+from ebseg.label_lists import read_argument
 from training.queue.embedded_redis import stop_embedded_redis
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -58,19 +57,19 @@ console = Console()
 def choose_pictures(photos: Path | None, labels: str | None, scenes: Path) -> tuple[list[Path], Labels]:
     """Give the pictures and the labels of the demo: one's own, or drawn scenes and what occurs in them.
 
-    Raises ImageError for a folder without photos, ConfigError for photos without labels, VocabularyError
-    for labels with an empty name or a duplicate.
+    Raises ImageError for a folder without photos, ConfigError for photos without labels, and what
+    ``label_lists.read_argument`` raises for those labels.
     """
     if photos is None:
         pictures, present = draw_samples(scenes)
-        return pictures, present if labels is None else parse_labels(labels)
+        return pictures, present if labels is None else read_argument(labels).prompts
     pictures = sorted(path for path in photos.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
     if not pictures:
         kinds = ", ".join(sorted(PHOTO_SUFFIXES))
         raise ImageError(f"{photos} holds no photos: give a folder with files ending in {kinds}")
     if labels is None:
         raise ConfigError('your own photos need labels: add LABELS="sky,road,car" (option --labels)')
-    return pictures, parse_labels(labels)
+    return pictures, read_argument(labels).prompts
 
 
 def draw_samples(folder: Path) -> tuple[list[Path], Labels]:
@@ -83,14 +82,6 @@ def draw_samples(folder: Path) -> tuple[list[Path], Labels]:
         Image.fromarray(scene.image).save(files[-1])
         present.update(np.unique(scene.label_map).tolist())
     return files, [[PHRASES[index]] for index in sorted(present)]
-
-
-def parse_labels(text: str) -> Labels:
-    """Read "sky,road,car|automobile" as labels with their synonyms.
-
-    Raises VocabularyError for an empty name or a duplicate.
-    """
-    return Vocabulary(read_labels(text)).prompts
 
 
 def label_config(labels: Labels) -> str:

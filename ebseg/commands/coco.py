@@ -8,7 +8,8 @@ import typer
 from rich.progress import track
 
 from ebseg.data.coco import load_panoptic, load_stuff, read_categories
-from ebseg.files import whole, write_whole_json
+from ebseg.files import whole
+from ebseg.label_lists import write_file
 from ebseg.render import indexed_png
 from ebseg.segmentation import Segmentation
 
@@ -30,12 +31,13 @@ def import_coco(
     subfolder kept, and labels.json, the list of labels, into the folder given by --out. Where masks overlap,
     the later one wins.
     """
-    labels = read_categories(file)
+    vocabulary = read_categories(file)
+    labels = vocabulary.names
     label_maps = load_panoptic(file, panoptic, len(labels)) if panoptic else load_stuff(file, len(labels))
     out.mkdir(parents=True, exist_ok=True)
     for name, read in track(label_maps.items(), description="importing", total=len(label_maps)):
         label_map = read()
         with whole(out / f"{name}.png") as unfinished:
             indexed_png(Segmentation(label_map, np.ones(label_map.shape, np.float32), labels), unfinished)
-    write_whole_json(out / "labels.json", labels)
+    write_file(out / "labels.json", vocabulary)
     typer.echo(f"{out}: {len(label_maps)} label maps, {len(labels)} labels")

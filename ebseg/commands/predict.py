@@ -15,8 +15,9 @@ from rich.text import Text
 
 import ebseg
 from ebseg.data.coco import CocoWriter, PanopticWriter, StuffWriter
-from ebseg.errors import ConfigError, ImageError, VocabularyError
+from ebseg.errors import ConfigError, DataError, ImageError, VocabularyError
 from ebseg.images import read_image
+from ebseg.label_lists import read_argument
 from ebseg.render import indexed_png, overlay
 from ebseg.vocabulary import Vocabulary
 
@@ -68,7 +69,8 @@ def predict(
     labels: Annotated[
         str,
         typer.Option(
-            help="What to find: 'sky,road,car|automobile' (| joins synonyms), or @FILE with a label a line."
+            help="What to find: 'sky,road,car|automobile' (| joins synonyms), or @FILE with a label a line, "
+            "or a JSON list."
         ),
     ],
     model: Annotated[str, typer.Option(help="Model name or checkpoint file.")] = "ebseg-tiny",
@@ -94,8 +96,8 @@ def predict(
     With --coco, coco/stuff.json has all label maps as masks (RLE), coco/panoptic.json with coco/panoptic/
     has them as PNGs whose pixels are R + 256 G + 65536 B; a category's id is its label's index + 1.
     """
-    with _bad_usage("--labels", VocabularyError):
-        vocabulary = Vocabulary(read_labels(labels))
+    with _bad_usage("--labels", VocabularyError, DataError):
+        vocabulary = read_argument(labels)
     jobs = plan_outputs(photos, out)
     writers = _coco_writers(vocabulary, jobs, out / COCO_FOLDER) if coco else []
     with _bad_usage("--model", ConfigError):
@@ -112,20 +114,6 @@ def predict(
     if failed:
         typer.echo(f"ebseg: {failed} of {len(records)} photos could not be labelled", err=True)
         raise typer.Exit(1)
-
-
-def read_labels(text: str) -> list[list[str]]:
-    """Read "sky,road,car|automobile", or @FILE with a label a line, as labels with their synonyms.
-
-    Raises VocabularyError for a file that cannot be read; the labels themselves are checked by Vocabulary.
-    """
-    if not text.startswith("@"):
-        return [label.split("|") for label in text.split(",")]
-    try:
-        lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise VocabularyError(f"the file of labels {text[1:]} cannot be read: {error}") from error
-    return [line.split("|") for line in lines if line.strip()]
 
 
 def plan_outputs(arguments: Sequence[Path], out: Path) -> list[_Job]:
@@ -176,11 +164,11 @@ def _photos(argument: Path, out: Path) -> list[tuple[Path, Path]]:
 
 
 @contextmanager
-def _bad_usage(option: str, error: type[Exception]) -> Iterator[None]:
-    """Report an error as bad usage of an option."""
+def _bad_usage(option: str, *errors: type[Exception]) -> Iterator[None]:
+    """Report errors as bad usage of an option."""
     try:
         yield
-    except error as caught:
+    except errors as caught:
         raise typer.BadParameter(str(caught), param_hint=option) from caught
 
 

@@ -18,9 +18,10 @@ from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 from ebseg.data import coco_rle
 from ebseg.data.folder import PHOTO_SUFFIXES
 from ebseg.data.samples import LabelMap
-from ebseg.errors import DataError
+from ebseg.errors import DataError, VocabularyError
 from ebseg.files import whole, write_whole_json
 from ebseg.images import DEFAULT_MAX_PIXELS
+from ebseg.vocabulary import Vocabulary
 
 """(H, W) int16: label indices, -1 where there is no label."""
 
@@ -218,13 +219,17 @@ def load_panoptic(path: Path, folder: Path, labels: int) -> LabelMapReaders:
     return _by_key(path, found)
 
 
-def read_categories(path: Path) -> tuple[str, ...]:
+def read_categories(path: Path) -> Vocabulary:
     """Read the names of the labels of a COCO file, by index.
 
-    Raises DataError for a file that is damaged or has no list of categories.
+    Raises DataError for a file that is damaged or has no list of categories, and VocabularyError for names
+    that cannot be told apart or are empty.
     """
     file = _parse(path, _read_bytes(path), _File)
-    return tuple(category.name for category in file.categories)
+    try:
+        return Vocabulary([category.name for category in file.categories])
+    except VocabularyError as error:
+        raise VocabularyError(f"{path}: categories: {error}; rename or merge them there") from error
 
 
 def _load_results(path: Path, results: list[_Mask], labels: int) -> LabelMapReaders:

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from ebseg.data.samples import Sample
-from ebseg.errors import DataError, ImageError, VocabularyError
+from ebseg.errors import DataError, ImageError
 from ebseg.images import read_image
 from ebseg.vocabulary import Vocabulary
 
@@ -131,34 +131,6 @@ class FolderSource:
                 f"({', '.join(map(str, ignored))}); give the label list it was made with, or ignore it"
             )
         return indices
-
-
-def read_names(path: Path) -> Vocabulary:
-    """Read a list of labels: a text file with a label a line, "|" between synonyms, or a JSON list.
-
-    A JSON list (.json) has names and lists of synonyms. Raises DataError for a file that cannot be read and
-    VocabularyError for faulty labels; both name it.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the list of labels {path} cannot be read: {error}") from error
-    try:
-        if path.suffix.lower() == ".json":
-            return Vocabulary(_json_list(text))
-        return Vocabulary([line.split("|") for line in text.splitlines() if line.strip()])
-    except VocabularyError as error:
-        raise VocabularyError(f"{path}: {error}") from error
-
-
-def _json_list(text: str) -> list[str | list[str]]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise VocabularyError(f"not JSON ({error})") from error
-    if not isinstance(content, list):
-        raise VocabularyError('not a JSON list such as ["sky", ["car", "automobile"]]')
-    return content
 
 
 def _files(folder: Path, suffixes: Collection[str], *, without: Path) -> Iterator[str]:

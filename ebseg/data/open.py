@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ebseg.data.catalogue import open_dataset
 from ebseg.data.drawn.scenes import BENCHMARK_SEED, VALIDATION_SEED, SceneSource
-from ebseg.data.folder import FolderSource, read_names
+from ebseg.data.folder import FolderSource
 from ebseg.data.samples import Source
 from ebseg.errors import ConfigError, DataError, VocabularyError
+from ebseg.label_lists import read_file, read_names
 from ebseg.vocabulary import DATASETS, Vocabulary
 
 _log = logging.getLogger(__name__)
@@ -119,8 +120,8 @@ def _faults(error: ValidationError) -> str:
 
 def _vocabulary(path: Path, labels: str | list[Any]) -> Vocabulary:
     if isinstance(labels, str):
-        return read_names(path.parent / Path(labels).expanduser())
+        return read_file(path.parent / Path(labels).expanduser())
     try:
-        return Vocabulary([label.split("|") if isinstance(label, str) else label for label in labels])
+        return read_names(labels)
     except VocabularyError as error:
         raise VocabularyError(f"{path}: {error}") from error

@@ -22,8 +22,9 @@ from ebseg.data.coco import (
     read_categories,
     stuff_annotations,
 )
-from ebseg.data.folder import FolderSource, read_names
-from ebseg.errors import DataError
+from ebseg.data.folder import FolderSource
+from ebseg.errors import DataError, VocabularyError
+from ebseg.label_lists import read_file
 
 LabelMap = npt.NDArray[np.int16]
 
@@ -103,7 +104,7 @@ def test_photos_are_kept_apart_by_their_paths(tmp_path: Path) -> None:
         ["panoptic", "panoptic.json", "stuff.json", "sub", "x.one.png", "x.one.png", "y.png"]
     )
     assert read_categories(tmp_path / "stuff.json") == read_categories(tmp_path / "panoptic.json")
-    assert read_categories(tmp_path / "stuff.json") == ("label 0", "label 1")
+    assert read_categories(tmp_path / "stuff.json").names == ("label 0", "label 1")
 
 
 # pycocotools 2.0.11 is not ready for NumPy 2's __array__; the masks are right all the same.
@@ -356,7 +357,7 @@ def test_predictions_come_back_from_coco_files(
     arguments = ["--labels", labels, "--model", str(random_checkpoint), "--out", str(out), "--coco"]
     result = CliRunner().invoke(app, ["predict", str(photos), *arguments])
     assert result.exit_code == 1, result.output  # one photo is broken
-    assert read_categories(out / "coco" / "stuff.json") == ("sky", "road", "car")
+    assert read_categories(out / "coco" / "stuff.json").names == ("sky", "road", "car")
     for options in (
         [out / "coco" / "stuff.json"],
         [out / "coco" / "panoptic.json", "--panoptic", out / "coco" / "panoptic"],
@@ -367,7 +368,7 @@ def test_predictions_come_back_from_coco_files(
         assert result.exit_code == 0, result.output
         assert "3 label maps, 3 labels" in result.output
         (photos / "broken.jpg").unlink(missing_ok=True)
-        source = FolderSource(photos, imported, read_names(imported / "labels.json"))
+        source = FolderSource(photos, imported, read_file(imported / "labels.json"))
         assert source.without_labels == ()
         for name, sample in zip(source.names, source, strict=True):
             with Image.open((out / name).with_suffix(".png")) as image:
@@ -393,3 +394,41 @@ def test_results_do_not_fall_among_coco_files(
     assert result.exit_code == 2
     assert "would fall among the COCO files" in " ".join(result.output.replace("│", " ").split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["car", "Car", "sky"], "label 2 'Car' repeats 'car' of label 1"),
+        (["car", "", "sky"], "label 2 has an empty name"),
+        ([], "0 labels"),
+    ],
+)
+def test_lists_of_categories_that_nothing_accepts_are_refused(
+    names: list[str], message: str, app: typer.Typer, stuff: Path, tmp_path: Path
+) -> None:
+    change(stuff, categories=[{"id": id_, "name": name} for id_, name in enumerate(names, start=1)])
+    with pytest.raises(VocabularyError, match=f"stuff.json: categories: .*{message}.*; rename or merge them"):
+        read_categories(stuff)
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["import-coco", str(stuff), "--out", str(out)])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, VocabularyError)
+    assert not out.exists()
+
+
+def test_an_imported_list_of_labels_can_be_predicted_with(
+    app: typer.Typer, stuff: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    change(stuff, categories=[{"id": id_, "name": name} for id_, name in enumerate(("a|b", "道", "c"), 1)])
+    result = CliRunner().invoke(app, ["import-coco", str(stuff), "--out", str(tmp_path / "maps")])
+    assert result.exit_code == 0, result.output
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    result = CliRunner().invoke(
+        app,
+        ["predict", str(tmp_path / "a.png"), "--labels", f"@{tmp_path / 'maps' / 'labels.json'}",
+         "--model", str(random_checkpoint), "--out", str(tmp_path / "out"), "--json"],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)[0]["labels"]
+    assert {row["index"]: row["label"] for row in rows} == {0: "a|b", 1: "道", 2: "c"}

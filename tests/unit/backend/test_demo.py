@@ -6,10 +6,11 @@ from PIL import Image
 
 from backend.commands.demo import only_demo_in
 from backend.demo.label_studio_server import LabelStudioError, LabelStudioServer
-from backend.demo.project import choose_pictures, label_config, parse_labels, pre_annotate
+from backend.demo.project import choose_pictures, label_config, pre_annotate
 from ebseg.data.drawn.synthetic import PHRASES
 from ebseg.errors import ConfigError, EBSegError, ImageError, VocabularyError
 from ebseg.images import read_image
+from ebseg.label_lists import read_argument
 from ebseg.label_studio.label_config import parse
 
 
@@ -68,7 +69,7 @@ def test_what_is_missing_or_wrong_is_said(
 
 @pytest.mark.parametrize("text", ["sky", "sky,car|automobile|auto", 'a "b" <c> & d,straße,空'])
 def test_the_label_config_asks_the_model_for_the_labels(text: str) -> None:
-    labels = parse_labels(text)
+    labels = read_argument(text).prompts
     config = parse(label_config(labels))
     assert config.prompts(config.mask_control()) == [list(label) for label in labels]
     assert config.image.data_key == "image"

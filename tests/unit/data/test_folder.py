@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebseg.data.folder import FolderSource, read_names
-from ebseg.errors import DataError, VocabularyError
+from ebseg.data.folder import FolderSource
+from ebseg.errors import DataError
 from ebseg.vocabulary import Vocabulary
 
 SKY_ROAD_CAR = Vocabulary(["sky", "road", "car"])
@@ -259,43 +259,3 @@ def test_reads_the_same_in_another_process(tmp_path):
     copy = pickle.loads(pickle.dumps(photos))
     np.testing.assert_array_equal(copy[0].label_map, photos[0].label_map)
     assert copy.vocabulary == SKY_ROAD_CAR and copy.fingerprint() == photos.fingerprint()
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("labels.txt", "sky\n\nroad \ncar|automobile\n"),
-        ("labels.txt", "\ufeffsky\r\nroad\r\ncar|automobile"),
-        ("labels.json", '["sky", "road", ["car", "automobile"]]'),
-    ],
-)
-def test_lists_of_labels(tmp_path, name, text):
-    path = tmp_path / name
-    path.write_text(text, encoding="utf-8")
-    assert read_names(path) == Vocabulary(["sky", "road", ["car", "automobile"]])
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("labels.txt", "sky\nSky\n", "repeats"),
-        ("labels.txt", "sky||\n", "empty name"),
-        ("labels.txt", "", "0 labels"),
-        ("labels.json", "[1, 2]", "not a name"),
-        ("labels.json", '{"labels": []}', "not a JSON list"),
-        ("labels.json", "[", "not JSON"),
-    ],
-)
-def test_faulty_lists_of_labels_are_named(tmp_path, name, text, message):
-    path = tmp_path / name
-    path.write_text(text)
-    with pytest.raises(VocabularyError, match=f"{path}: .*{message}"):
-        read_names(path)
-
-
-def test_a_list_of_labels_that_cannot_be_read_is_named(tmp_path):
-    binary = tmp_path / "labels.txt"
-    binary.write_bytes(b"\xff\xfe\xfa")
-    for path in (binary, tmp_path / "missing.txt", tmp_path):
-        with pytest.raises(DataError, match=f"{path} cannot be read"):
-            read_names(path)
