@@ -18,18 +18,18 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command("import-coco", epilog="Example: ebseg import-coco predictions.json --out label-maps")
 def import_coco(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="COCO stuff or COCO panoptic JSON.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="COCO JSON: stuff, instances or panoptic.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the label maps.")],
     panoptic: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The JSON is a panoptic one, and its PNGs are in this folder."),
     ] = None,
 ) -> None:
-    """Turn a COCO stuff or COCO panoptic file into label maps.
+    """Turn a COCO file (masks or polygons, or a panoptic one) into label maps.
 
     Writes NAME.png for each photo (label indices, 255 unlabelled; 16 bits and 65535 beyond 255 labels), its
     subfolder kept, and labels.json, the list of labels, into the folder given by --out. Where masks overlap,
-    the later one wins.
+    the later one wins. A photo's address, or a path from elsewhere, becomes its plain name.
     """
     vocabulary = read_categories(file)
     labels = vocabulary.names

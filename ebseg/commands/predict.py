@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 import ebseg
-from ebseg.data.coco import CocoWriter, PanopticWriter, StuffWriter
+from ebseg.data.coco_writers import CocoWriter, PanopticWriter, StuffWriter
 from ebseg.errors import ConfigError, DataError, ImageError, VocabularyError
 from ebseg.images import read_image
 from ebseg.label_lists import read_argument

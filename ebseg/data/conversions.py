@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ebseg.data.catalogue import class_facts
-from ebseg.data.coco_rle import decode
+from ebseg.data.coco_masks import decode
 from ebseg.errors import DataError
 
 Ids = npt.NDArray[np.int32]

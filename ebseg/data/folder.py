@@ -55,7 +55,7 @@ class FolderSource:
         self.ignored = tuple(sorted(set(ignored)))
         self._name = name or str(photos)
         self._vocabulary = vocabulary
-        found = _by_stem(photos, _files(photos, PHOTO_SUFFIXES, without=labels))
+        found = _by_stem(photos, list_files(photos, PHOTO_SUFFIXES, without=labels))
         label_maps = _label_maps(labels, photos)
         self._pairs = tuple((file, label_maps[stem]) for stem, file in found.items() if stem in label_maps)
         self.without_labels = tuple(file for stem, file in found.items() if stem not in label_maps)
@@ -133,8 +133,11 @@ class FolderSource:
         return indices
 
 
-def _files(folder: Path, suffixes: Collection[str], *, without: Path) -> Iterator[str]:
-    """List files as paths below a folder; another folder below it is left out."""
+def list_files(folder: Path, suffixes: Collection[str], *, without: Path | None = None) -> Iterator[str]:
+    """List files as paths below a folder; another folder below it is left out, and so is what is hidden.
+
+    Raises DataError where the folder is missing.
+    """
     if not folder.is_dir():
         raise DataError(f"folder {folder} is missing; check the path")
     for place, subfolders, names in os.walk(folder, followlinks=True):
@@ -157,7 +160,7 @@ def _by_stem(folder: Path, files: Iterable[str], *, end: str = "") -> dict[str, 
 
 
 def _label_maps(folder: Path, photos: Path) -> dict[str, str]:
-    files = list(_files(folder, LABEL_SUFFIXES, without=photos))
+    files = list(list_files(folder, LABEL_SUFFIXES, without=photos))
     converted = [file for file in files if os.path.splitext(file)[0].endswith(CONVERTED)]
     return _by_stem(folder, converted or files, end=CONVERTED)
 

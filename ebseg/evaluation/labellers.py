@@ -144,7 +144,7 @@ def _best(strips: Iterator[torch.Tensor]) -> LabelMap:
 class SavedLabeller:
     """Label maps that any system has saved for the photos of ``source``.
 
-    ``path``: a folder of indexed PNGs or TIFFs, 255 (65535 in 16 bits) unlabelled, or a COCO stuff JSON file.
+    ``path``: a folder of indexed PNGs or TIFFs, 255 (65535 in 16 bits) unlabelled, or JSON of COCO's masks.
     A photo ``a/b.jpg`` has ``a/b.png``, or ``b.png`` where no other photo of the source is called b.
     ``seen`` is by COCO-Stuff, which the systems of the field are trained on.
 

@@ -12,16 +12,9 @@ from typer.testing import CliRunner
 
 from ebseg.commands.coco import import_coco
 from ebseg.commands.predict import predict
-from ebseg.data import coco_rle
-from ebseg.data.coco import (
-    LabelMapReaders,
-    PanopticWriter,
-    StuffWriter,
-    load_panoptic,
-    load_stuff,
-    read_categories,
-    stuff_annotations,
-)
+from ebseg.data import coco_masks
+from ebseg.data.coco import LabelMapReaders, load_panoptic, load_stuff, read_categories
+from ebseg.data.coco_writers import PanopticWriter, StuffWriter, stuff_annotations
 from ebseg.data.folder import FolderSource
 from ebseg.errors import DataError, VocabularyError
 from ebseg.label_lists import read_file
@@ -201,11 +194,109 @@ def test_bare_results_name_their_photos(key: str, tmp_path: Path) -> None:
     assert (label_maps["two"]() == second).all()
 
 
-def test_paths_of_photos_stay_inside_their_folder(stuff: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("/etc/a.jpg", "a"),
+        ("../../a.jpg", "a"),
+        ("x/../../a.jpg", "a"),
+        ("C:\\photos\\a.jpg", "a"),
+        ("\\\\server\\share\\a.jpg", "a"),
+        ("train\\a.jpg", "train/a"),
+        ("https://example.com/some/a%20b.jpg?size=large#top", "a b"),
+        ("http://studio/data/local-files/?d=street/a.jpg", "a"),
+        ("/data/local-files/?d=street%5Ca.jpg", "a"),
+        ("s3://bucket/street/a.jpg", "a"),
+        ("a\u0308.jpg", "\u00e4"),
+    ],
+)
+def test_paths_of_photos_stay_inside_their_folder(name: str, key: str, stuff: Path) -> None:
     images = json.loads(stuff.read_text())["images"]
-    for name in ("/etc/a.jpg", "../../a.jpg", "x/../../a.jpg"):
-        change(stuff, images=[images[0] | {"file_name": name}])
-        assert list(load_stuff(stuff, 3)) == ["a"]
+    change(stuff, images=[images[0] | {"file_name": name}])
+    assert list(load_stuff(stuff, 3)) == [key]
+
+
+def square(left: float, top: float, right: float, bottom: float) -> list[float]:
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def instances(path: Path, polygons: list[list[list[float]]], **photo: object) -> Path:
+    """Write COCO instances of a photo of 40 x 30 pixels, each of a category of its own."""
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg", "width": 40, "height": 30} | photo],
+        "categories": [{"id": 10 + index, "name": name} for index, name in enumerate(names(len(polygons)))],
+        "annotations": [
+            {"id": index, "image_id": 7, "category_id": 10 + index, "iscrowd": 0, "area": 1.0,
+             "bbox": [0, 0, 1, 1], "segmentation": of_one}
+            for index, of_one in enumerate(polygons)
+        ],
+    }  # fmt: skip
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_polygons_are_filled_as_pycocotools_does(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    polygons = [(rng.random((2, 12)) * 50 - 5).round(2).tolist() for _ in range(20)]
+    for number, polygon in enumerate(polygons):
+        path = instances(tmp_path / f"{number}.json", [polygon])
+        truth = COCO(str(path))
+        mask = truth.annToMask(truth.loadAnns(truth.getAnnIds())[0])
+        assert ((load_stuff(path, 1)["a"]() == 0) == mask).all()
+
+
+def test_polygons_become_labels_and_the_later_wins(tmp_path: Path) -> None:
+    two = [square(0, 0, 10, 10), square(30, 20, 100, 100)]
+    path = instances(tmp_path / "i.json", [two, [square(5, 0, 15, 10)], [[3, 3, 4, 4]]])
+    expected = np.full((30, 40), -1, np.int16)
+    expected[:10, :10], expected[20:, 30:] = 0, 0
+    expected[:10, 5:15] = 1
+    assert (load_stuff(path, 3)["a"]() == expected).all()  # two corners have no inside
+
+
+@pytest.mark.parametrize(
+    ("polygon", "message"),
+    [
+        ([0, 0, 1, 0, 1, 1, 0], "a polygon has an x without its y"),
+        ([0, 0, 1e6, 0] * 4, "outlines are longer than 5000000 pixels"),
+    ],
+)
+def test_damaged_polygons_are_told(polygon: list[float], message: str, tmp_path: Path) -> None:
+    read = load_stuff(instances(tmp_path / "i.json", [[polygon]]), 1)["a"]
+    with pytest.raises(DataError, match=f"i.json: the mask of annotation 0 is damaged .*{message}"):
+        read()
+
+
+def test_a_byte_order_mark_is_passed_over(stuff: Path) -> None:
+    stuff.write_bytes(b"\xef\xbb\xbf" + stuff.read_bytes())
+    assert read_categories(stuff).names == ("label 0", "label 1", "label 2")
+    assert load_stuff(stuff, 3)["a"]().tolist() == [[0, 0, 1, -1], [0, 0, -1, 1]]
+
+
+def test_a_photo_without_a_size_has_that_of_its_masks(
+    stuff: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = json.loads(stuff.read_text())["images"]
+    nothing = {"width": None, "height": None}
+    change(stuff, images=[images[0] | nothing, {"id": 2, "file_name": "b.jpg"} | nothing])
+    assert load_stuff(stuff, 3).keys() == {"a"}
+    assert load_stuff(stuff, 3)["a"]().tolist() == [[0, 0, 1, -1], [0, 0, -1, 1]]
+    assert "1 photos have neither a size nor a mask and are left out, such as b.jpg" in caplog.text
+    path = instances(tmp_path / "i.json", [[square(0, 0, 9, 9)]], **nothing)
+    with pytest.raises(DataError, match="i.json: no size is given for a.jpg, which its polygons need"):
+        load_stuff(path, 1)
+    _, panoptic = write(tmp_path, {"a.jpg": np.int16([[0, 1]])}, 2)
+    change(panoptic, images=[images[0] | nothing])
+    assert load_panoptic(panoptic, tmp_path / "panoptic", 2)["a"]().tolist() == [[0, 1]]
+
+
+def test_pngs_are_found_whatever_their_names_form_and_slashes(tmp_path: Path) -> None:
+    _, path = write(tmp_path, {"x/a.jpg": np.int16([[0, 1]])}, 2)
+    (tmp_path / "panoptic" / "x" / "a.png").rename(tmp_path / "panoptic" / "x" / "a\u0308.png")
+    annotations = json.loads(path.read_text())["annotations"]
+    change(path, annotations=[annotations[0] | {"file_name": "x\\\u00e4.png"}])
+    assert load_panoptic(path, tmp_path / "panoptic", 2)["x/a"]().tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +331,7 @@ def test_whatever_the_text_a_mask_is_read_or_refused() -> None:
     for _ in range(3000):
         text = bytes(rng.integers(48, 70, rng.integers(1, 6)).astype(np.uint8)).decode()
         try:
-            mask = coco_rle.decode(text, (3, 5))
+            mask = coco_masks.decode(text, (3, 5))
         except ValueError:
             continue
         read += 1
@@ -255,7 +346,12 @@ def test_whatever_the_text_a_mask_is_read_or_refused() -> None:
         (("annotations", 1, "segmentation", "counts"), [2**70], "annotations.1.segmentation.counts"),
         (("annotations", 1, "segmentation", "counts"), [-1], "annotations.1.segmentation.counts"),
         (("annotations", 1, "segmentation", "size"), [2], "annotations.1.segmentation.size"),
-        (("annotations", 0, "segmentation"), [[0, 0, 4, 0, 4, 2]], "annotations.0.segmentation: "),
+        (("annotations", 0, "segmentation"), [[0, 0, "x", 0]], "annotations.0.segmentation.0.2: "),
+        (("annotations", 0, "segmentation"), [[0, 0, 1e9, 0]], "annotations.0.segmentation.0.2: "),
+        (("annotations", 0, "segmentation"), "rle", "annotations.0.segmentation: "),
+        (("annotations", 0, "segmentation"), [], "annotation 0 has no mask, and a box or points say nothing"),
+        (("images", 0, "width"), 50_000_000, "a photo of 50000000 x 2 pixels is larger than 50 megapixels"),
+        (("images", 0, "file_name"), "..", "stuff.json: no file can be called '..'"),
         (("annotations", 1, "category_id"), 4, "annotation 1 has the category 4, which is none of the 3"),
         (("annotations", 1, "image_id"), 7, "annotation 1 is of image 7, which is not listed"),
         (("images", 0, "width"), 0, "images.0.width"),

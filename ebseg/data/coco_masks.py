@@ -1,6 +1,6 @@
-"""COCO's run-length code of masks, read with care.
+"""COCO's masks, run-length coded or as polygons, read with care.
 
-pycocotools writes it. Its own ``decode`` leaves the rest of a mask as the memory happened to be where the
+pycocotools writes them. Its own ``decode`` leaves the rest of a mask as the memory happened to be where the
 runs end early, and warns with NumPy 2.
 """
 
@@ -8,6 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+_LONGEST = 5_000_000
+"""Pixels of an outline; pycocotools takes 40 bytes for each."""
 
 
 def decode(counts: str | Sequence[int], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -22,6 +26,30 @@ def decode(counts: str | Sequence[int], size: tuple[int, int]) -> npt.NDArray[np
         raise ValueError(f"its runs do not make {width} x {height} pixels")
     inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return inside.reshape(width, height).T
+
+
+def fill(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Fill polygons, as pycocotools does, into a mask (H, W); those of fewer than three corners are nothing.
+
+    ``polygons``: x, y, x, y, ... in pixels, of at most a million each. ``size``: height, width. Raises
+    ValueError for an x without its y, and for outlines whose length no photo's object has.
+    """
+    height, width = size
+    areas = [polygon for polygon in polygons if len(polygon) >= 6]
+    if any(len(polygon) % 2 for polygon in areas):
+        raise ValueError("a polygon has an x without its y")
+    if sum(map(_length, areas)) > _LONGEST:
+        raise ValueError(f"its polygons' outlines are longer than {_LONGEST} pixels")
+    if not areas:
+        return np.zeros(size, np.bool_)
+    filled = coco_mask.merge(coco_mask.frPyObjects(areas, height, width))
+    return decode(filled["counts"].decode(), size)
+
+
+def _length(polygon: Sequence[float]) -> float:
+    """Measure an outline along the longer of its sides' extents, as pycocotools steps."""
+    corners = np.reshape(polygon, (-1, 2))
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
 
 
 def _decompress(text: str) -> npt.NDArray[np.int64]:
