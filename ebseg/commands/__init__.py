@@ -38,7 +38,7 @@ COMMANDS = {
         "Measure a model on labelled photos, as the benchmarks of the field do, beside the paper's numbers.",
     ),
     "import-coco": Command(
-        "ebseg.commands.coco:app", "Turn a COCO stuff or COCO panoptic file into label maps."
+        "ebseg.commands.coco:app", "Turn a COCO file (masks or polygons, or a panoptic one) into label maps."
     ),
     "data": Command("ebseg.commands.data:app", "List, prepare and check the benchmarks' data."),
 }

@@ -16,6 +16,7 @@ from rich.text import Text
 import ebseg
 from ebseg.data.coco_writers import CocoWriter, PanopticWriter, StuffWriter
 from ebseg.errors import ConfigError, DataError, ImageError, VocabularyError
+from ebseg.file_names import one_form
 from ebseg.images import read_image
 from ebseg.label_lists import read_argument
 from ebseg.render import indexed_png, overlay
@@ -127,9 +128,9 @@ def plan_outputs(arguments: Sequence[Path], out: Path) -> list[_Job]:
     taken: set[str] = set()
     for photo, name in found:
         unique, number = name, 2
-        while unique.as_posix().lower() in taken:  # some file systems ignore case
+        while _as_some_compare(unique) in taken:
             unique, number = name.with_name(f"{name.name}-{number}"), number + 1
-        taken.add(unique.as_posix().lower())
+        taken.add(_as_some_compare(unique))
         jobs.append(_Job(photo, out / unique, f"{unique.as_posix()}{photo.suffix}"))
     sources = {photo.resolve() for photo, _ in found}
     for job in jobs:
@@ -137,6 +138,11 @@ def plan_outputs(arguments: Sequence[Path], out: Path) -> list[_Job]:
             if written.resolve() in sources:
                 raise typer.BadParameter(f"{written} would overwrite a photo; choose another folder by --out")
     return jobs
+
+
+def _as_some_compare(path: Path) -> str:
+    """Give a path as file systems compare it that ignore case and Unicode's forms."""
+    return one_form(path.as_posix()).lower()
 
 
 def _photos(argument: Path, out: Path) -> list[tuple[Path, Path]]:

@@ -13,6 +13,7 @@ from ebseg.data.folder import CONVERTED, LABEL_SUFFIXES, FolderSource
 from ebseg.data.prepare import count_unlabelled
 from ebseg.data.subset import Subset, sample_of
 from ebseg.errors import DataError
+from ebseg.file_names import one_form
 from ebseg.read_ahead import read_ahead
 
 SAMPLE = 200
@@ -112,9 +113,9 @@ def _read(part: Subset, index: int) -> npt.NDArray[np.int64] | str:
 def _unpaired(source: FolderSource) -> list[str]:
     """Name label maps without a photo: the source does not show them."""
     files = [path for path in source.labels.rglob("*") if path.suffix.lower() in LABEL_SUFFIXES]
-    maps = {path.stem: path for path in files if not path.name.startswith(".")}
+    maps = {one_form(path.stem): path for path in files if not path.name.startswith(".")}
     converted = {stem.removesuffix(CONVERTED): maps[stem] for stem in maps if stem.endswith(CONVERTED)}
-    paired = {Path(photo).stem for photo in source.names}
+    paired = {one_form(Path(photo).stem) for photo in source.names}
     alone = sorted(str(path) for stem, path in (converted or maps).items() if stem not in paired)
     if not alone:
         return []

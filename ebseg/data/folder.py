@@ -13,6 +13,7 @@ from PIL.ImageFile import ImageFile
 
 from ebseg.data.samples import Sample
 from ebseg.errors import DataError, ImageError
+from ebseg.file_names import one_form
 from ebseg.images import read_image
 from ebseg.vocabulary import Vocabulary
 
@@ -107,7 +108,7 @@ class FolderSource:
         content = hashlib.sha256(json.dumps([self._vocabulary.to_json(), self.ignored]).encode())
         for index, pair in enumerate(self._pairs):
             lengths = [_length(path) for path in self._paths(index)]
-            content.update(json.dumps([pair, lengths]).encode())
+            content.update(json.dumps([[one_form(file) for file in pair], lengths]).encode())
         return content.hexdigest()
 
     def _paths(self, index: int) -> tuple[Path, Path]:
@@ -140,8 +141,11 @@ def list_files(folder: Path, suffixes: Collection[str], *, without: Path | None 
     """
     if not folder.is_dir():
         raise DataError(f"folder {folder} is missing; check the path")
+    left_out = None if without is None else one_form(str(without))
     for place, subfolders, names in os.walk(folder, followlinks=True):
-        subfolders[:] = [s for s in subfolders if not s.startswith(".") and Path(place, s) != without]
+        subfolders[:] = [
+            s for s in subfolders if not s.startswith(".") and one_form(str(Path(place, s))) != left_out
+        ]
         below = os.path.relpath(place, folder)
         for name in names:
             if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
@@ -149,10 +153,13 @@ def list_files(folder: Path, suffixes: Collection[str], *, without: Path | None 
 
 
 def _by_stem(folder: Path, files: Iterable[str], *, end: str = "") -> dict[str, str]:
-    """Sort files by name, and key them by what they are paired by: their path without suffix and ``end``."""
+    """Sort files by name, and key them by what they are paired by: their path without suffix and ``end``.
+
+    Names are compared in one Unicode form: on macOS a photo and its label map often have different ones.
+    """
     found: dict[str, str] = {}
-    for file in sorted(files):
-        stem = os.path.splitext(file)[0].removesuffix(end)
+    for file in sorted(files, key=one_form):
+        stem = one_form(os.path.splitext(file)[0].removesuffix(end))
         if stem in found:
             raise DataError(f"{folder} has both {found[stem]} and {file}; keep one of them")
         found[stem] = file

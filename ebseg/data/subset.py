@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ebseg.data.folder import FolderSource
 from ebseg.data.samples import Sample
+from ebseg.file_names import one_form
 from ebseg.vocabulary import Vocabulary
 
 
@@ -59,6 +60,6 @@ def hold_out(part: Subset, share: float) -> tuple[Subset, Subset]:
 
 
 def _hash(salt: str, name: str) -> float:
-    """Give a number in 0..1 that depends on the name alone."""
-    digest = hashlib.sha256(f"{salt}\0{name}".encode()).digest()
+    """Give a number in 0..1 that depends on the name alone, whatever its Unicode form."""
+    digest = hashlib.sha256(f"{salt}\0{one_form(name)}".encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64

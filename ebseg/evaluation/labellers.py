@@ -16,19 +16,17 @@ import torch
 
 from ebseg.config import ModelConfig
 from ebseg.data.coco import LabelMapReaders, load_stuff
-from ebseg.data.folder import FolderSource, read_values
+from ebseg.data.folder import LABEL_SUFFIXES, FolderSource, list_files, read_values
 from ebseg.data.samples import LabelMap, Sample, Source
 from ebseg.errors import DataError
 from ebseg.evaluation.tta import score_strips as augmented_score_strips
 from ebseg.evaluation.tta import view_sizes
+from ebseg.file_names import one_form
 from ebseg.predictor import Predictor, resize_shortest_edge
 from ebseg.scores import score_strips
 from ebseg.vocabulary import Vocabulary
 
 T = TypeVar("T")
-
-SUFFIXES = (".png", ".tif", ".tiff")
-"""Of saved label maps, in the order in which they are looked for."""
 
 
 class Labeller(Protocol[T]):
@@ -164,12 +162,15 @@ class SavedLabeller:
         self._repeated: set[str] = set()
         if isinstance(source, FolderSource):
             self._photos = source.photos
-            stems = Counter(PurePath(name).stem for name in source.names)
+            stems = Counter(one_form(PurePath(name).stem) for name in source.names)
             self._repeated = {stem for stem, count in stems.items() if count > 1}
-        self._readers: LabelMapReaders | None = None
+        self._readers: LabelMapReaders = {}
+        self._files: dict[str, str] = {}
         if path.suffix.lower() == ".json":
             self._readers = load_stuff(path, self._labels)
-        elif not path.is_dir():
+        elif path.is_dir():
+            self._files = _label_maps(path)
+        else:
             raise DataError(f"{path} is neither a folder of label maps nor a COCO JSON file; check the path")
 
     def start(self) -> None:
@@ -178,11 +179,10 @@ class SavedLabeller:
     def prepare(self, sample: Sample) -> LabelMap:
         """Read a photo's label map. Raises DataError where it is missing, damaged or of another size."""
         for key in self._keys(sample.name):
-            label_map = (
-                self._from_folder(key, sample) if self._readers is None else self._from_coco(key, sample)
-            )
-            if label_map is not None:
-                return label_map
+            if key in self._files:
+                return self._from_folder(key, sample)
+            if key in self._readers:
+                return self._from_coco(key, sample)
         raise DataError(f"{self._path} has no prediction for {sample.name}")
 
     def infer(self, prepared: LabelMap) -> Callable[[], LabelMap]:
@@ -194,15 +194,13 @@ class SavedLabeller:
         path = PurePath(photo)
         if self._photos is not None:
             path = path.relative_to(self._photos)
+        path = PurePath(one_form(str(path)))
         yield path.with_suffix("").as_posix()
         if path.stem not in self._repeated:
             yield path.stem
 
-    def _from_coco(self, key: str, sample: Sample) -> LabelMap | None:
-        read = (self._readers or {}).get(key)
-        if read is None:
-            return None
-        label_map = read()
+    def _from_coco(self, key: str, sample: Sample) -> LabelMap:
+        label_map = self._readers[key]()
         if label_map.shape != sample.label_map.shape:
             (height, width), (rows, columns) = label_map.shape, sample.label_map.shape
             raise DataError(
@@ -211,10 +209,8 @@ class SavedLabeller:
             )
         return label_map
 
-    def _from_folder(self, key: str, sample: Sample) -> LabelMap | None:
-        file = next((f for suffix in SUFFIXES if (f := self._path / f"{key}{suffix}").is_file()), None)
-        if file is None:
-            return None
+    def _from_folder(self, key: str, sample: Sample) -> LabelMap:
+        file = self._path / self._files[key]
         height, width = sample.label_map.shape
         values = read_values(file, Path(sample.name), (height, width))
         label_map = np.where(values == np.iinfo(values.dtype).max, -1, values.astype(np.int32))
@@ -224,3 +220,11 @@ class SavedLabeller:
                 f"{self._labels - 1}); give the data set that it was predicted for"
             )
         return label_map.astype(np.int16)
+
+
+def _label_maps(folder: Path) -> dict[str, str]:
+    """Find saved label maps, by their paths without suffix in one Unicode form; a PNG comes before a TIFF."""
+    found: dict[str, str] = {}
+    for file in sorted(list_files(folder, LABEL_SUFFIXES), key=lambda file: PurePath(file).suffix.lower()):
+        found.setdefault(one_form(PurePath(file).with_suffix("").as_posix()), file)
+    return found

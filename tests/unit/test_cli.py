@@ -17,6 +17,7 @@ from backend.commands import COMMANDS as backend_commands
 from ebseg import cli
 from ebseg.children import python
 from ebseg.commands import COMMANDS, Command
+from ebseg.commands.predict import plan_outputs
 from ebseg.errors import TrainingError
 from training.commands import COMMANDS as training_commands
 
@@ -162,6 +163,13 @@ def test_folders_are_searched_and_names_kept_apart(run: Runner, random_checkpoin
             "x-2.json": "in/x.jpg",
             "X-3.json": "other/X.jpg",
         }
+
+
+def test_two_unicode_forms_of_a_name_are_kept_apart(tmp_path: Path) -> None:
+    for name in ("\u00e4.jpg", "a\u0308.jpg"):
+        write_photo(tmp_path / "in" / name)
+    first, second = plan_outputs([tmp_path / "in"], tmp_path / "out")
+    assert not first.stem.name.endswith("-2") and second.stem.name.endswith("-2")
 
 
 def test_labels_from_a_file(run: Runner, random_checkpoint: Path) -> None:

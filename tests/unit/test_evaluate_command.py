@@ -7,6 +7,7 @@ from PIL import Image
 
 from ebseg import cli
 from ebseg.clip import TextClassifier
+from ebseg.data.coco_writers import StuffWriter
 from ebseg.errors import ConfigError
 from ebseg.files import require_writable, write_whole
 
@@ -83,6 +84,23 @@ def test_predictions_that_predict_saved_measure_as_the_model_does(run, street, r
         for metric in ("miou", "fwiou", "macc", "pacc", "boundary_iou"):
             assert content["metrics"][metric] == expected["metrics"][metric]
         assert content["config"] is None and content["published"] is None
+
+
+@pytest.mark.parametrize("saved", ["found", "found/north", "found.json"])
+def test_predictions_are_found_whatever_their_names_unicode_form(run, saved):
+    write_pairs("photos", "labels", ["north/a\u0308"])
+    Path("street.toml").write_text(
+        f"labels = {json.dumps(LABELS)}\n[val]\nphotos = 'photos'\nlabel_maps = 'labels'\n"
+    )
+    truth = np.asarray(Image.open("labels/north/a\u0308.png"))
+    Path("found/north").mkdir(parents=True)
+    Image.fromarray(truth).save("found/north/\u00e4.png")
+    writer = StuffWriter(Path("found.json"), LABELS)
+    writer.add("north/\u00e4.jpg", np.where(truth == 255, -1, truth.astype(np.int16)))
+    writer.close()
+    status, _, err = run("evaluate", "--dataset", "street.toml", "--predictions", saved, "--json", "r.json")
+    assert status == 0, err
+    assert read("r.json")["metrics"]["pacc"] == 100
 
 
 def test_predictions_that_do_not_fit_are_named(run, street):

@@ -92,6 +92,14 @@ def test_label_maps_without_a_photo_are_a_fault(tmp_path: Path) -> None:
     assert check_voc(tmp_path).faults == (expected,)
 
 
+def test_a_label_map_in_another_unicode_form_than_its_photo_is_no_fault(tmp_path: Path) -> None:
+    label_maps = write_pairs(tmp_path, 1)
+    (label_maps / "00000.png").rename(label_maps / "a\u0308.png")
+    photos = tmp_path / "VOC2012/JPEGImages"
+    (photos / "00000.jpg").rename(photos / "\u00e4.jpg")
+    assert check_voc(tmp_path).faults == ()
+
+
 def test_raw_maps_beside_converted_ones_are_no_fault(tmp_path: Path) -> None:
     label_maps = write_pairs(tmp_path, 2, name="{:05}_labelTrainIds")
     save(label_maps / "00007.png", np.zeros((4, 3), np.uint8))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebseg.data.folder import FolderSource
+from ebseg.data.folder import PHOTO_SUFFIXES, FolderSource, list_files
+from ebseg.data.subset import sample_of
 from ebseg.errors import DataError
 from ebseg.vocabulary import Vocabulary
 
@@ -211,6 +212,33 @@ def test_two_files_of_one_name_are_refused(tmp_path):
         source(tmp_path)
 
 
+def test_names_are_compared_in_one_unicode_form(tmp_path):
+    composed, decomposed = "\u00e4", "a\u0308"
+    save_photo(tmp_path / "photos" / composed / f"{composed}.jpg")
+    save(tmp_path / "labels" / decomposed / f"{decomposed}_labelTrainIds.png", INDICES)
+    photos = source(tmp_path)
+    assert photos.without_labels == ()
+    np.testing.assert_array_equal(photos[0].label_map, INDICES)
+
+
+def test_the_unicode_form_of_names_decides_nothing_else(tmp_path):
+    for place, letter in (("one", "\u00e4"), ("two", "a\u0308")):
+        for name in (f"{letter}1", "b2", f"c{letter}"):
+            save_photo(tmp_path / place / "photos" / f"{name}.jpg")
+            save(tmp_path / place / "labels" / f"{name}.png", INDICES)
+    first, second = (source(tmp_path / place) for place in ("one", "two"))
+    assert first.fingerprint() == second.fingerprint()
+    assert sample_of(first, 2).indices == sample_of(second, 2).indices
+
+
+def test_two_forms_of_one_name_are_refused(tmp_path):
+    one_pair(tmp_path)
+    for name in ("\u00e4.jpg", "a\u0308.jpg"):
+        save_photo(tmp_path / "photos" / name)
+    with pytest.raises(DataError, match="has both"):
+        source(tmp_path)
+
+
 def test_converted_maps_are_read_where_raw_ones_lie_beside(tmp_path):
     one_pair(tmp_path, np.full((3, 5), 181, np.uint8))
     save_photo(tmp_path / "photos/b.jpg")
@@ -226,6 +254,13 @@ def test_label_maps_below_the_photos_are_no_photos(tmp_path):
     save(tmp_path / "labels/a.png", INDICES)
     photos = FolderSource(tmp_path, tmp_path / "labels", SKY_ROAD_CAR)
     assert len(photos) == 1 and photos.without_labels == ()
+
+
+def test_the_same_goes_for_a_folder_named_in_another_unicode_form(tmp_path):
+    save_photo(tmp_path / "a.jpg")
+    save(tmp_path / "u\u0308/a.png", INDICES)
+    files = list_files(tmp_path, PHOTO_SUFFIXES, without=tmp_path / "\u00fc")  # on macOS, one folder
+    assert list(files) == ["a.jpg"]
 
 
 def test_linked_folders_are_searched(tmp_path):
