@@ -55,8 +55,8 @@ def label(
     --again empty finds tasks with an empty prediction, as a refused token or a photo that was not there once
     left, and makes it anew; --again all replaces every prediction of the version that is served.
 
-    Otherwise no task is predicted twice by one version, so it can be stopped and repeated at any time; the workers go
-    on without it. At the end the project shows the version's scores.
+    Otherwise no task is predicted twice by one version, so it can be stopped and repeated at any time; the
+    workers go on without it. At the end the project shows the version's scores.
 
     Example: ebseg label 12 --again empty
     """
