@@ -2,15 +2,17 @@
 
 import http.client
 import json
+import socket
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +49,9 @@ _EVENT = {
     "project": {"id": 1},
 }
 
+_BEGINNING = b"POST /%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
+_BEGINNINGS = (b"", b"GET /hea", _BEGINNING % b"predict" + b"\r\n{", _BEGINNING % b"webhook" + b"\r\n{")
+
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
@@ -70,13 +75,18 @@ def _group() -> None:
 def service(
     model: Annotated[str, typer.Option(help="Model name or checkpoint file.")] = "ebseg-tiny",
     seconds: Annotated[float, typer.Option(min=1, help="How long to measure.")] = 20.0,
+    slow: Annotated[int, typer.Option(min=0, help="Connections that send no request to its end.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Measure /health, /setup and /webhook over real HTTP while four /predict calls run.
 
-    Example: ebseg bench service --seconds 30
+    Example: ebseg bench service --seconds 30 --slow 200
     """
-    with tempfile.TemporaryDirectory() as folder, _served(model, Path(folder)) as (address, photos):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _served(model, Path(folder)) as (address, photos),
+        _kept_slow(address, slow),
+    ):
         latencies, predicted = measure_latency(address, photos, seconds)
     if as_json:
         typer.echo(json.dumps({"predicted": predicted, "latencies": [asdict(each) for each in latencies]}))
@@ -190,6 +200,46 @@ def _call(address: str, method: str, path: str, body: Any) -> bytes:
     if response.status != http.HTTPStatus.OK:
         raise RuntimeError(f"{path} answered {response.status} {response.reason}")
     return content
+
+
+def open_slow(address: str, number: int) -> list[socket.socket]:
+    """Open connections that send, in turn, nothing, half a head, half a body to /predict and to /webhook."""
+    host, _, port = address.partition(":")
+    connections = [socket.create_connection((host, int(port)), timeout=100) for _ in range(number)]
+    for connection, beginning in zip(connections, cycle(_BEGINNINGS), strict=False):
+        connection.sendall(beginning)
+    return connections
+
+
+@contextmanager
+def _kept_slow(address: str, number: int) -> Iterator[None]:
+    """Keep that many slow connections, which send a byte a second; who is dropped comes again."""
+    ended = threading.Event()
+
+    def keep() -> None:
+        connections: list[socket.socket] = []
+        while not ended.wait(1):
+            connections = [each for each in connections if _is_open(each)]
+            connections += open_slow(address, number - len(connections))
+        for connection in connections:
+            connection.close()
+
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        keeper.join()
+
+
+def _is_open(connection: socket.socket) -> bool:
+    """Send a byte; close the connection if the other side has."""
+    with suppress(OSError):
+        connection.sendall(b"x")
+        return True
+    connection.close()
+    return False
 
 
 @contextmanager

@@ -1,28 +1,17 @@
-"""``ebseg serve``: the service under gunicorn, one process and many threads."""
+"""``ebseg serve``: the service under waitress, one process and many threads."""
 
 import errno
 import logging
-import os
+import signal
 import socket
-from multiprocessing import SimpleQueue
-from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
-from flask import Flask
-from gunicorn.app.base import BaseApplication
-from gunicorn.arbiter import Arbiter
-from gunicorn.workers.gthread import ThreadWorker
 
 from backend.app import create_app
-from ebseg.errors import ConfigError, EBSegError
+from backend.server import Server
+from ebseg.errors import ConfigError
 from training.settings import Settings, load_settings
-
-# Seconds that a stopping process may take to finish the photos that it has begun.
-GRACEFUL_SECONDS = 60
-
-# Seconds without a sign of life after which the worker is replaced; loading a model can hold it up for some.
-WORKER_TIMEOUT_SECONDS = 120
 
 app = typer.Typer(add_completion=False)
 
@@ -43,16 +32,32 @@ def serve(
     settings = load_settings(model=model, host=host, port=port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs addresses whole, with their signatures
-    listener = listen(settings.host, settings.port)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line for each request under load
+    _serve(settings, listen(settings.host, settings.port))
+
+
+def _serve(settings: Settings, listener: socket.socket) -> None:
+    """Serve until SIGTERM or Ctrl-C, or until the model turns out not to load, which raises ConfigError.
+
+    There is nothing to serve then. Whatever started the process sees it end and can start it again, say
+    after a failed download.
+    """
+    application = create_app(settings)
+    service = application.extensions["ebseg"]
+    server = Server(application, listener, threads=settings.threads, most_body=settings.max_request_bytes)
+
+    def stop(*_signal: object) -> None:
+        service.stop()
+        server.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     shown = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host
     typer.echo(f"Serving {settings.model} at http://{shown}:{listener.getsockname()[1]} (Ctrl-C stops)")
-    failures: SimpleQueue[str] = SimpleQueue()
-    try:
-        _Server(settings, listener, failures).run()
-    except SystemExit:
-        if not failures.empty():
-            raise ConfigError(failures.get()) from None
-        raise
+    service.model.on_failure(stop)
+    server.run()
+    if service.model.failure:
+        raise ConfigError(service.model.failure)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -65,56 +70,3 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(
             f"port {port} of {host} is {reason}; stop what listens there, or choose with --port and --host"
         ) from None
-
-
-class _Worker(ThreadWorker):
-    """Threads of one process, which ends in order: what is begun is finished, the rest left out."""
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if isinstance(self.wsgi, Flask):
-            self.wsgi.extensions["ebseg"].stop()
-        super().handle_exit(sig, frame)
-
-    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        # Ctrl-C: gunicorn's own way would drop the request, and with it the photos that it has finished.
-        self.handle_exit(sig, frame)
-
-
-class _Server(BaseApplication):
-    """Gunicorn with our settings; its own environment variables and files are not read."""
-
-    def __init__(self, settings: Settings, listener: socket.socket, failures: "SimpleQueue[str]") -> None:
-        self._settings = settings
-        self._listener = listener
-        self._failures = failures
-        super().__init__()
-
-    def load_config(self) -> None:
-        options: dict[str, Any] = {
-            "bind": f"fd://{self._listener.detach()}",
-            "workers": 1,  # the model is held once
-            "worker_class": _Worker,
-            "threads": self._settings.threads,
-            "timeout": WORKER_TIMEOUT_SECONDS,
-            "graceful_timeout": GRACEFUL_SECONDS,
-            "control_socket_disable": True,
-        }
-        for name, value in options.items():
-            self.cfg.set(name, value)
-
-    def load(self) -> Any:
-        # Called in the worker: the model's thread would not survive the fork.
-        try:
-            application = create_app(self._settings)
-        except EBSegError as error:
-            self._give_up(str(error))
-        application.extensions["ebseg"].model.on_failure(self._give_up)
-        return application
-
-    def _give_up(self, reason: str) -> NoReturn:
-        """End the worker, and with it the server: there is nothing to serve.
-
-        Whatever started the server sees it end and can start it again, say after a failed download.
-        """
-        self._failures.put(reason)
-        os._exit(Arbiter.APP_LOAD_ERROR)  # from the model's thread; tells gunicorn not to try again

@@ -11,7 +11,7 @@ import yaml
 from compose_spec import PyCompose, parse_duration
 
 from backend.commands import COMMANDS as backend_commands
-from backend.commands.serve import GRACEFUL_SECONDS
+from backend.server import GRACEFUL_SECONDS
 from training.commands import COMMANDS as training_commands
 from training.settings import Settings
 

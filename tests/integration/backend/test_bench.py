@@ -7,7 +7,7 @@ def test_the_benchmark_measures_a_served_model(checkpoint):
     """Times are not judged here: the machine that runs the tests is shared."""
     command = [sys.executable, "-c", "from ebseg.cli import main; main()", "bench", "service"]
     run = subprocess.run(
-        [*command, "--model", str(checkpoint), "--seconds", "1", "--json"],
+        [*command, "--model", str(checkpoint), "--seconds", "1", "--slow", "20", "--json"],
         capture_output=True,
         text=True,
         timeout=120,

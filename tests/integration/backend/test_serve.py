@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import numpy as np
 import pytest
 
+from backend.commands.bench import open_slow
 from ebseg.label_studio import brush
 from tests.unit.backend.conftest import label_config, task, upload
 
@@ -59,7 +60,13 @@ def wait_for(answers: Callable[[], bool]) -> None:
 
 
 def test_it_serves_predictions_until_it_is_told_to_stop(label_studio, checkpoint, predictor, scenes):
-    with serving(environment(label_studio, EBSEG_MODEL=str(checkpoint))) as (process, url):
+    """While 200 connections send nothing, or half a request."""
+    with (
+        serving(environment(label_studio, EBSEG_MODEL=str(checkpoint))) as (process, url),
+        ExitStack() as slow,
+    ):
+        for connection in open_slow(url.removeprefix("http://"), 200):
+            slow.enter_context(connection)
         with httpx.Client(base_url=url, timeout=SECONDS) as client:
             assert client.get("/health").json() == {"status": "UP"}
             tasks = [task(1, upload(0)), task(2, "ftp://none")]
