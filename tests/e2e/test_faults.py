@@ -5,14 +5,14 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from backend.demo.label_studio_server import LabelStudioServer
+from backend.demo.label_studio_server import LabelStudioError, LabelStudioServer
 from backend.demo.project import EBSEG, serve_backend
 from backend.processes import ServerProcess, free_port, reach_this_machine_directly
 from ebseg.loading import checkpoint_path, version_name
@@ -61,6 +61,15 @@ class World:
             **os.environ, **LOOP, "EBSEG_HOME": str(self.home), "EBSEG_MODEL": MODEL,
             "LABEL_STUDIO_URL": self.server.url, "LABEL_STUDIO_API_KEY": self.server.access_token,
         }  # fmt: skip
+
+    @contextmanager
+    def serving(self, port: int, token: str, **variables: str) -> Iterator[ServerProcess]:
+        """Run the service with a token of Label Studio's."""
+        process = ServerProcess("The service", f"http://127.0.0.1:{port}", self.folder / "service.log")
+        variables |= {"EBSEG_HOST": "127.0.0.1", "EBSEG_PORT": str(port), "LABEL_STUDIO_API_KEY": token}
+        with process.running([*EBSEG, "serve"], {**self.environment, **variables}):
+            process.wait_until_ready("/ready", SECONDS)
+            yield process
 
     def start_worker(self) -> subprocess.Popen[bytes]:
         with (self.folder / "worker.log").open("ab") as log:
@@ -221,6 +230,53 @@ def test_the_same_webhook_a_thousand_times_is_one_reading(world: World, team: Te
         world.wait_for(lambda: world.job(prefix)["state"] == "finished")
     time.sleep(3)
     assert len(world.jobs(prefix)) == 1
+
+
+def test_a_wrong_token_leaves_nothing_behind_and_a_change_of_labels_is_predicted(
+    world: World, shown: Pictures
+) -> None:
+    """With the service alone: no worker runs."""
+    team, port, right = Team(world.server, shown), free_port(), world.server.access_token
+    project, setup = team.project, {"project": f"{team.project.id}.1", "schema": team.config}
+    tasks = team.tasks[:3]
+
+    def column() -> str | None:
+        return world.server.client.projects.get(project.id).model_version
+
+    def card() -> str:
+        [model] = world.server.client.ml.list(project=project.id)
+        return str(model.error_message or "")
+
+    def told(service: ServerProcess) -> httpx.Response:
+        return httpx.post(f"{service.url}/setup", json=setup)
+
+    with world.serving(port, "wrong") as service:
+        world.wait_for(lambda: told(service).status_code == 503)
+        with pytest.raises(LabelStudioError, match="the token was not accepted|refused the token"):
+            project.connect(service.url)
+    with world.serving(port, right) as service:
+        project.connect(service.url)
+    with world.serving(port, "wrong") as service:
+        world.wait_for(lambda: told(service).status_code == 503)
+        assert project.retrieve_predictions(tasks) == []
+        assert [project.predictions(task) for task in tasks] == [[], [], []]
+        print(f"\nthe model's card: {card()}")
+        assert "LABEL_STUDIO_API_KEY" in card()
+    with world.serving(port, right) as service:
+        assert project.retrieve_predictions(tasks) == tasks
+        assert card() == ""
+        first = told(service).json()["model_version"]
+        world.wait_for(lambda: column() == first)
+        config = team.config.replace("</BrushLabels>", '<Label value="a boat"/></BrushLabels>')
+        world.server.client.projects.update(project.id, label_config=config)
+        setup["schema"] = config
+        second = told(service).json()["model_version"]
+        assert second != first
+        project.retrieve_predictions(tasks)
+        for task in tasks:
+            assert [each.model_version for each in project.predictions(task)] == [first, second]
+        world.wait_for(lambda: column() == second)
+        print(f"the score column shows {first}, and {second} with another label")
 
 
 def call_a_thousand_times(backend: ServerProcess, project: int) -> None:

@@ -134,7 +134,7 @@ def test_what_label_studio_calls_itself_is_remembered_for_the_workers(settings):
 def test_strangers_cannot_fill_the_memory(settings):
     connection = connect(settings)
     connection.sadd(PROJECTS_KEY, *range(1, MOST_PROJECTS + 1))
-    Triggers(settings).note_project(10**9)
+    Triggers(settings).note_project(10**9, "street-1")
     assert connection.scard(PROJECTS_KEY) == MOST_PROJECTS
 
 
