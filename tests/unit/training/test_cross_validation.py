@@ -36,7 +36,7 @@ def test_few_held_out_tasks_and_the_folds_promote_a_better_candidate(validated):
     assert decision["rules"]["few_held_out"] == "cross-validate"
     assert [spec.get("fold") for spec in validated.trained] == [0, 1, 2, None]
     assert [each["task"] for each in validated.fake.predictions.values()] == [waiting]
-    assert validated.fake.model_version == "better-1"
+    assert validated.fake.model_version == validated.version("better-1")
     assert outcomes["snapshot"].startswith(
         "no training: cross-validation has 2 held-out tasks and 0 that the champion was not trained on"
     )
