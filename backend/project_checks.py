@@ -126,12 +126,16 @@ class _Walk:
         begun = time.monotonic()
         try:
             content = self._fetch(task, labelling)
-            height, width = read_image(content, max_pixels=self._settings.max_pixels, name="the photo").shape[
-                :2
-            ]
+            image = read_image(
+                content,
+                max_pixels=self._settings.max_pixels,
+                limited_by="EBSEG_MAX_PIXELS",
+                name="the photo",
+            )
         except EBSegError as error:
             return self._finding(check, f"that of task {task.id} cannot be had", str(error))
         seconds = time.monotonic() - begun
+        height, width = image.shape[:2]
         return self._finding(check, f"that of task {task.id} has {width}x{height} pixels, in {seconds:.1f} s")
 
     def _fetch(self, task: LabelStudioTask, labelling: Labelling) -> bytes:

@@ -183,8 +183,8 @@ class _Run:
                 _logger.warning("Skipped a broken file: %s", message)
         if len(self.broken) > self.config.max_broken:
             raise DataError(
-                f"{len(self.broken)} files are broken, more than {self.config.max_broken}: "
-                f"{'; '.join(sorted(self.broken)[:5])}; mend or remove them, or raise the limit"
+                f"{len(self.broken)} files are broken, more than {self.config.max_broken} (max_broken): "
+                f"{'; '.join(sorted(self.broken)[:5])}; mend or remove them"
             )
 
     def shared_totals(self, loaded: StepData) -> Totals:

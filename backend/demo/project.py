@@ -17,11 +17,13 @@ from backend.demo.label_studio_server import LabelStudioError, LabelStudioServer
 from backend.processes import ServerProcess, free_port
 from ebseg.children import environment, python
 from ebseg.data.drawn.synthetic import PHRASES, draw_scene
+from ebseg.data.folder import list_files
 from ebseg.errors import ConfigError, ImageError
+from ebseg.images import OTHER_SUFFIXES, PHOTO_SUFFIXES, passed_over
 from ebseg.label_lists import read_argument
 from training.queue.embedded_redis import stop_embedded_redis
 
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+SHOWN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
 """What both a browser and Label Studio's upload take."""
 
 BACKEND_PORT = 9090
@@ -63,10 +65,16 @@ def choose_pictures(photos: Path | None, labels: str | None, scenes: Path) -> tu
     if photos is None:
         pictures, present = draw_samples(scenes)
         return pictures, present if labels is None else read_argument(labels).prompts
-    pictures = sorted(path for path in photos.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+    pictures = sorted(path for path in photos.rglob("*") if path.suffix.lower() in SHOWN_SUFFIXES)
+    others = sorted(list_files(photos, (PHOTO_SUFFIXES | OTHER_SUFFIXES) - SHOWN_SUFFIXES))
+    told = passed_over(photos, others) if others else ""
     if not pictures:
-        kinds = ", ".join(sorted(PHOTO_SUFFIXES))
-        raise ImageError(f"{photos} holds no photos: give a folder with files ending in {kinds}")
+        kinds = ", ".join(sorted(SHOWN_SUFFIXES))
+        raise ImageError(
+            f"{photos} holds no photos: give a folder with files ending in {kinds}. {told}".rstrip()
+        )
+    if told:
+        console.print(told, style="yellow", markup=False, soft_wrap=True)
     if labels is None:
         raise ConfigError('your own photos need labels: add LABELS="sky,road,car" (option --labels)')
     return pictures, read_argument(labels).prompts

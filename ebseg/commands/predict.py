@@ -1,9 +1,10 @@
 """``ebseg predict``: label photos and write what was found."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,16 +18,13 @@ import ebseg
 from ebseg.data.coco_writers import CocoWriter, PanopticWriter, StuffWriter
 from ebseg.errors import ConfigError, DataError, ImageError, VocabularyError
 from ebseg.file_names import one_form
-from ebseg.images import read_image
+from ebseg.images import DEFAULT_MAX_PIXELS, OTHER_SUFFIXES, PHOTO_SUFFIXES, passed_over, read_image
 from ebseg.label_lists import read_argument
 from ebseg.render import indexed_png, overlay
 from ebseg.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # it brings PyTorch, which is slow to import
     from ebseg.predictor import Predictor
-
-PHOTO_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Files of a folder that are taken for photos."""
 
 COCO_FOLDER = "coco"
 """Where COCO files go below the folder of results."""
@@ -82,6 +80,9 @@ def predict(
             min=0, max=1, help="Leave pixels unlabelled whose best label has a smaller share of the scores."
         ),
     ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Pixels (width x height) that a photo may have.")
+    ] = DEFAULT_MAX_PIXELS,
     coco: Annotated[
         bool, typer.Option("--coco", help="Write COCO stuff and COCO panoptic files too, below OUT/coco.")
     ] = False,
@@ -103,7 +104,7 @@ def predict(
     writers = _coco_writers(vocabulary, jobs, out / COCO_FOLDER) if coco else []
     with _bad_usage("--model", ConfigError):
         predictor = ebseg.load(model)
-    records = list(_run(predictor, vocabulary, jobs, threshold, writers))
+    records = list(_run(partial(_label, predictor, vocabulary, threshold, max_pixels, writers), jobs))
     for writer in writers:
         writer.close()
     if as_json:
@@ -154,18 +155,20 @@ def _photos(argument: Path, out: Path) -> list[tuple[Path, Path]]:
             f"the results would fall among the photos of {argument}; choose another --out"
         )
     own = out.resolve() if argument.resolve() in out.resolve().parents else None
-    photos = [
+    files = [
         path
         for path in sorted(argument.rglob("*"))
-        if path.suffix.lower() in PHOTO_SUFFIXES
-        and path.is_file()
+        if path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(argument).parts)
         and (own is None or own not in path.resolve().parents)  # results of an earlier run
     ]
+    photos = [path for path in files if path.suffix.lower() in PHOTO_SUFFIXES]
+    others = [str(path.relative_to(argument)) for path in files if path.suffix.lower() in OTHER_SUFFIXES]
     if not photos:
-        raise typer.BadParameter(
-            f"no photos in folder {argument} (looked for {', '.join(sorted(PHOTO_SUFFIXES))})"
-        )
+        message = f"no photos in folder {argument} (looked for {', '.join(sorted(PHOTO_SUFFIXES))})"
+        raise typer.BadParameter(f"{message}. {passed_over(argument, others)}" if others else message)
+    if others:
+        typer.echo(f"ebseg: {passed_over(argument, others)}", err=True)
     return [(path, path.relative_to(argument).with_suffix("")) for path in photos]
 
 
@@ -191,13 +194,7 @@ def _coco_writers(vocabulary: Vocabulary, jobs: Sequence[_Job], folder: Path) ->
     return [StuffWriter(folder / "stuff.json", names), PanopticWriter(folder / "panoptic.json", names)]
 
 
-def _run(
-    predictor: "Predictor",
-    vocabulary: Vocabulary,
-    jobs: Sequence[_Job],
-    threshold: float | None,
-    writers: Sequence[CocoWriter],
-) -> Iterator[dict[str, Any]]:
+def _run(label: Callable[[_Job], dict[str, Any]], jobs: Sequence[_Job]) -> Iterator[dict[str, Any]]:
     """Label the photos one by one, with a progress bar on standard error; yield a record of each."""
     console = Console(stderr=True)
     columns = (TextColumn("Labelling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -207,7 +204,7 @@ def _run(
     ) as progress:
         for job in progress.track(jobs):
             try:
-                yield _label(predictor, vocabulary, job, threshold, writers)
+                yield label(job)
             except ImageError as error:
                 progress.console.print(f"ebseg: {error}", markup=False, highlight=False, soft_wrap=True)
                 yield {"photo": str(job.photo), "error": str(error)}
@@ -216,12 +213,13 @@ def _run(
 def _label(
     predictor: "Predictor",
     vocabulary: Vocabulary,
-    job: _Job,
     threshold: float | None,
+    max_pixels: int,
     writers: Sequence[CocoWriter],
+    job: _Job,
 ) -> dict[str, Any]:
     """Label one photo, write its three files and its part of COCO's, give what NAME.json holds."""
-    photo = read_image(job.photo)
+    photo = read_image(job.photo, max_pixels=max_pixels, limited_by="--max-pixels")
     segmentation = predictor.predict(photo, vocabulary, threshold)
     job.stem.parent.mkdir(parents=True, exist_ok=True)
     indexed_png(segmentation, job.label_map)

@@ -13,11 +13,11 @@ from PIL import Image
 
 from ebseg.data import coco_masks
 from ebseg.data.coco_file import Category, File, Mask, PanopticFile, Rle, read_file, read_masks
-from ebseg.data.folder import PHOTO_SUFFIXES, list_files
+from ebseg.data.folder import list_files
 from ebseg.data.samples import LabelMap
 from ebseg.errors import DataError, VocabularyError
 from ebseg.file_names import inside, one_form
-from ebseg.images import DEFAULT_MAX_PIXELS
+from ebseg.images import DEFAULT_MAX_PIXELS, OTHER_SUFFIXES, PHOTO_SUFFIXES
 from ebseg.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
@@ -230,7 +230,8 @@ def _index(path: Path, entry: int, category_id: int, indices: dict[int, int]) ->
 def _key(path: Path, file_name: str) -> str:
     """Drop the ending of a photo's path, and folders that lie outside of the photos' own."""
     photo = _inside(path, file_name)
-    return one_form(str(photo.with_suffix("") if photo.suffix.lower() in PHOTO_SUFFIXES else photo))
+    pictures = PHOTO_SUFFIXES | OTHER_SUFFIXES
+    return one_form(str(photo.with_suffix("") if photo.suffix.lower() in pictures else photo))
 
 
 def _inside(path: Path, file_name: str) -> PurePosixPath:

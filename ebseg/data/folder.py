@@ -14,10 +14,9 @@ from PIL.ImageFile import ImageFile
 from ebseg.data.samples import Sample
 from ebseg.errors import DataError, ImageError
 from ebseg.file_names import one_form
-from ebseg.images import read_image
+from ebseg.images import OTHER_SUFFIXES, PHOTO_SUFFIXES, passed_over, read_image
 from ebseg.vocabulary import Vocabulary
 
-PHOTO_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 LABEL_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 CONVERTED = "_labelTrainIds"
 """End of the names that COCO-Stuff's scripts give to converted label maps."""
@@ -31,7 +30,7 @@ _STRETCHED = {"L;2": 85, "L;4": 17}
 class FolderSource:
     """Photos and label maps whose paths below two folders agree but for their ends.
 
-    ``photos``: JPEG, PNG, WebP, BMP, TIFF or GIF. ``labels``: PNG or TIFF with 8 or 16 bits, whose values are
+    ``photos``: what ``ebseg.images`` reads. ``labels``: PNG or TIFF with 8 or 16 bits, whose values are
     indices into ``vocabulary``; a palette is not looked at. The largest value (255 or 65535) is ignored, and
     so are those of ``ignored``, also where the vocabulary has a label of that index. Subfolders are searched;
     hidden files are not. Where names end in ``_labelTrainIds``, other label maps are not looked at: they are
@@ -61,10 +60,13 @@ class FolderSource:
         self._pairs = tuple((file, label_maps[stem]) for stem, file in found.items() if stem in label_maps)
         self.without_labels = tuple(file for stem, file in found.items() if stem not in label_maps)
         """Photos left out, as paths below ``photos``."""
+        self.unreadable = tuple(sorted(list_files(photos, OTHER_SUFFIXES, without=labels)))
+        """Pictures of kinds that cannot be read, as paths below ``photos``."""
         if not self._pairs:
             raise DataError(
                 f"no photo of {photos} ({len(found)} photos) has a label map in {labels} "
                 f"({len(label_maps)} label maps): a photo a/b.jpg needs a label map a/b.png or a/b.tif"
+                + (f". {passed_over(photos, self.unreadable)}" if self.unreadable else "")
             )
 
     @property

@@ -12,6 +12,7 @@ from ebseg.data.drawn.scenes import BENCHMARK_SEED, VALIDATION_SEED, SceneSource
 from ebseg.data.folder import FolderSource
 from ebseg.data.samples import Source
 from ebseg.errors import ConfigError, DataError, VocabularyError
+from ebseg.images import passed_over
 from ebseg.label_lists import read_file, read_names
 from ebseg.vocabulary import DATASETS, Vocabulary
 
@@ -97,6 +98,8 @@ def _folder(path: Path, split: Split) -> FolderSource:
         left_out = len(source.without_labels)
         first = source.without_labels[0]
         _log.warning("%s: %d photos have no label map and are left out, such as %s", path, left_out, first)
+    if source.unreadable:
+        _log.warning("%s: %s", path, passed_over(photos, source.unreadable))
     return source
 
 

@@ -67,7 +67,9 @@ class Pipeline:
         """
         url = photo_url(task, self.labelling.data_key)
         content = self.fetcher.fetch(url, task_id=task_id(task))
-        return read_image(content, max_pixels=self.max_pixels, name="the photo")
+        return read_image(
+            content, max_pixels=self.max_pixels, limited_by="EBSEG_MAX_PIXELS", name="the photo"
+        )
 
     def ask(self, photo: npt.NDArray[np.uint8]) -> Ask:
         """Ask for every pixel's label of a photo (H, W, 3) uint8 RGB."""

@@ -165,6 +165,39 @@ def test_folders_are_searched_and_names_kept_apart(run: Runner, random_checkpoin
         }
 
 
+def test_pictures_that_cannot_be_read_are_counted_and_named(run: Runner, random_checkpoint: Path) -> None:
+    write_photo(Path("in/x.jpg"))
+    Image.new("RGB", (40, 30)).save("in/y.jfif", "JPEG")
+    others = [f"{letter}.heic" for letter in "abcdefg"]
+    for name in others:
+        Path("in", name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    options = ("--labels", "sky", "--model", random_checkpoint, "--json")
+    status, out, err = run("predict", "in", *options)
+    assert status == 0
+    assert [record["photo"] for record in json.loads(out)] == ["in/x.jpg", "in/y.jfif"]
+    assert (
+        "passed over, 7: a.heic, b.heic, c.heic, d.heic, e.heic and 2 more; convert them to JPEG or PNG"
+        in err
+    )
+    status, _, err = run("predict", "in/a.heic", *options)
+    assert (
+        status == 1 and "in/a.heic: HEIC and what is like it cannot be read; convert it to JPEG or PNG" in err
+    )
+    for name in ("in/x.jpg", "in/y.jfif"):
+        Path(name).unlink()
+    status, _, err = run("predict", "in", *options)
+    assert status == 2 and "7: a.heic" in " ".join(err.replace("│", " ").split())
+
+
+def test_the_limit_of_pixels_can_be_raised(run: Runner, random_checkpoint: Path) -> None:
+    photo = write_photo(Path("a.png"))
+    options = ("--labels", "sky", "--model", random_checkpoint, "--max-pixels")
+    status, _, err = run("predict", photo, *options, 1199)
+    assert status == 1
+    assert "a.png: 40 x 30 pixels" in err and "; make it smaller or raise --max-pixels" in err
+    assert run("predict", photo, *options, 1200)[0] == 0
+
+
 def test_two_unicode_forms_of_a_name_are_kept_apart(tmp_path: Path) -> None:
     for name in ("\u00e4.jpg", "a\u0308.jpg"):
         write_photo(tmp_path / "in" / name)

@@ -208,6 +208,7 @@ def test_bare_results_name_their_photos(key: str, tmp_path: Path) -> None:
         ("/data/local-files/?d=street%5Ca.jpg", "a"),
         ("s3://bucket/street/a.jpg", "a"),
         ("a\u0308.jpg", "\u00e4"),
+        ("a.heic", "a"),
     ],
 )
 def test_paths_of_photos_stay_inside_their_folder(name: str, key: str, stuff: Path) -> None:

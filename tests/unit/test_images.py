@@ -17,6 +17,8 @@ LOSSLESS = {
     "BMP": {},
     "TIFF": {},
     "GIF": {},
+    "JPEG2000": {},
+    "PPM": {},
 }
 
 
@@ -56,6 +58,31 @@ def test_jpeg(options):
     assert np.abs(read.astype(int) - picture()).max() < 20
 
 
+def test_avif():
+    read = read_image(saved(Image.fromarray(picture()), "AVIF", quality=95))
+    assert np.abs(read.astype(int) - picture()).max() < 20
+
+
+def test_avif_that_calls_itself_by_its_containers_name():
+    data = saved(Image.fromarray(picture()), "AVIF")
+    assert data[8:12] == b"avif" and b"mif1" in data[16:64]
+    assert read_image(data[:8] + b"mif1" + data[12:]).shape == (23, 31, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), "HEIC and what is like it"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom" + bytes(40), "HEIC and what is like it"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "JPEG XL"),
+        (b"8BPS\0\x01" + bytes(40), "Photoshop"),
+    ],
+)
+def test_pictures_of_other_kinds_are_to_be_converted(data, kind):
+    with pytest.raises(ImageError, match=f"p: {kind} cannot be read; convert it to JPEG or PNG"):
+        read_image(data, name="p")
+
+
 def test_cmyk_jpeg():
     read = read_image(saved(Image.fromarray(picture()).convert("CMYK"), "JPEG", quality=95))
     assert np.abs(read.astype(int) - picture()).mean() < 5
@@ -91,6 +118,15 @@ def test_exif_orientation_is_applied(kind, orientation):
     exif[ORIENTATION] = orientation
     data = saved(Image.fromarray(picture()), kind, exif=exif, **LOSSLESS[kind])
     np.testing.assert_array_equal(read_image(data), UPRIGHT[orientation](picture()))
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_of_an_avif(orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    read = read_image(saved(Image.fromarray(picture()), "AVIF", quality=95, exif=exif))
+    expected = UPRIGHT[orientation](picture())
+    assert read.shape == expected.shape and np.abs(read.astype(int) - expected).max() < 20
 
 
 def test_exif_orientation_of_a_phone_jpeg():
@@ -195,7 +231,9 @@ def test_modes_become_rgb_over_white(data, expected):
 
 
 TRUNCATED = [
-    (kind, share) for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF") for share in (0.2, 0.5, 0.9)
+    (kind, share)
+    for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "AVIF", "PPM")
+    for share in (0.2, 0.5, 0.9)
 ]
 
 
@@ -213,7 +251,11 @@ def test_truncated_files_are_named_errors(kind, share, tmp_path):
     ("data", "message"),
     [
         (b"", "photo 7: the file is empty"),
-        (b"x", "photo 7: not an image of a known kind; expected JPEG, PNG, WebP, BMP, TIFF or GIF"),
+        (
+            b"x",
+            "photo 7: not an image of a known kind; expected JPEG, PNG, WebP, BMP, TIFF, GIF, JPEG 2000, "
+            "AVIF or PPM",
+        ),
         (b"<!DOCTYPE html><title>Log in</title>", "photo 7: not an image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "photo 7: not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "photo 7: not an image"),
@@ -279,8 +321,10 @@ def test_huge_files_are_refused_by_their_header(header, width, height):
 def test_the_pixel_limit_is_inclusive_and_can_be_set():
     data = saved(Image.fromarray(picture(10, 20)), "PNG")
     assert read_image(data, max_pixels=200).shape == (10, 20, 3)
-    with pytest.raises(ImageError, match="raise the limit"):
+    with pytest.raises(ImageError, match="; make it smaller$"):
         read_image(data, max_pixels=199)
+    with pytest.raises(ImageError, match="; make it smaller or raise --max-pixels$"):
+        read_image(data, max_pixels=199, limited_by="--max-pixels")
     assert DEFAULT_MAX_PIXELS == 50_000_000
 
 

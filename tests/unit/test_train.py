@@ -230,7 +230,7 @@ def test_broken_files_are_counted_named_and_skipped_up_to_a_limit(tmp_path):
     watcher = Recorder()
     _train(tmp_path / "few", config, [_SomeBroken({1, 5})], watchers=[watcher])
     assert watcher.progress[-1].broken == 2
-    with pytest.raises(DataError, match=r"3 files are broken, more than 2: .*jpg is cut short"):
+    with pytest.raises(DataError, match=r"3 files are broken, more than 2 \(max_broken\): .*is cut short"):
         _train(tmp_path / "many", config, [_SomeBroken({1, 3, 5})])
 
 

@@ -251,7 +251,9 @@ class _Reading:
         return entry
 
     def _paint(self, annotation: LabelStudioAnnotation, photo: bytes) -> Painted:
-        height, width = read_image(photo, max_pixels=self._max_pixels, name="its photo").shape[:2]
+        height, width = read_image(
+            photo, max_pixels=self._max_pixels, limited_by="EBSEG_MAX_PIXELS", name="its photo"
+        ).shape[:2]
         try:
             return paint(annotation.result, self._labelling.control, height, width)
         except AnnotationError as error:

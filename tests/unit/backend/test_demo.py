@@ -48,11 +48,23 @@ def test_own_photos_are_found_in_subfolders_and_whatever_the_case(street: Path, 
     assert labels == (("sky",), ("car", "automobile"))
 
 
+def test_pictures_that_cannot_be_shown_are_named(street: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("d.heic", "monday/e.tif"):
+        (street / name).touch()
+    assert len(choose_pictures(street, "sky", street)[0]) == 3
+    assert "passed over, 2: d.heic, monday/e.tif; convert them to JPEG or PNG" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("keep_photos", "labels", "error", "message"),
     [
         (True, None, ConfigError, 'your own photos need labels: add LABELS="sky,road,car"'),
-        (False, "sky", ImageError, "street holds no photos: give a folder with files ending in .bmp, .jpeg"),
+        (
+            False,
+            "sky",
+            ImageError,
+            "street holds no photos: give a folder with files ending in .bmp, .gif, .jpeg",
+        ),
         (True, "sky,,road", VocabularyError, "empty"),
         (True, "sky,road,sky", VocabularyError, "sky"),
     ],

@@ -268,7 +268,10 @@ def test_only_a_number_is_taken_as_a_tasks_id_in_an_address(client, label_studio
 
 @pytest.mark.parametrize(
     ("limit", "reason"),
-    [({"max_bytes": 100}, "limit of 0.0001 MB"), ({"max_pixels": 100}, "limit of 0.0 megapixels")],
+    [
+        ({"max_bytes": 100}, "limit of 0.0001 MB"),
+        ({"max_pixels": 100}, "limit of 0.0 megapixels; make it smaller or raise EBSEG_MAX_PIXELS"),
+    ],
 )
 def test_limits_are_the_settings(make_client, caplog, limit, reason):
     [answer] = results(predict(make_client(**limit), [task(1, upload(0))]))

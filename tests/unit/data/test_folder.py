@@ -263,6 +263,36 @@ def test_the_same_goes_for_a_folder_named_in_another_unicode_form(tmp_path):
     assert list(files) == ["a.jpg"]
 
 
+def test_pictures_that_cannot_be_read_are_named(tmp_path):
+    one_pair(tmp_path)
+    for name in ("b.HEIC", "sub/c.cr2", ".hidden.heic", "notes.txt"):
+        (tmp_path / "photos" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "photos" / name).touch()
+    assert source(tmp_path).unreadable == ("b.HEIC", "sub/c.cr2")
+    (tmp_path / "photos/a.jpg").unlink()
+    message = r"no photo .*/labels.*b.tif\. .*passed over, 2: b.HEIC, sub/c.cr2; convert them to JPEG or PNG"
+    with pytest.raises(DataError, match=message):
+        source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [(".jfif", "JPEG"), (".jpe", "JPEG"), (".jp2", "JPEG2000"), (".avif", "AVIF"), (".ppm", "PPM")],
+)
+def test_what_can_be_read_is_read(tmp_path, suffix, kind):
+    one_pair(tmp_path)
+    (tmp_path / "photos/a.jpg").unlink()
+    Image.new("RGB", (5, 3)).save(tmp_path / f"photos/a{suffix}", kind)
+    assert source(tmp_path)[0].image.shape == (3, 5, 3)
+
+
+def test_no_limit_is_to_be_raised_where_none_can_be(tmp_path):
+    one_pair(tmp_path)
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "photos/a.jpg", "PNG")
+    with pytest.raises(DataError, match="more than the limit of 50.0 megapixels; make it smaller$"):
+        source(tmp_path)[0]
+
+
 def test_linked_folders_are_searched(tmp_path):
     one_pair(tmp_path / "disk")
     for kind in ("photos", "labels"):

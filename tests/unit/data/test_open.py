@@ -190,3 +190,9 @@ def test_photos_without_a_label_map_are_told(described, tmp_path, caplog):
     source = open_data(described(DESCRIPTION), "train", root=tmp_path, seed=0)
     assert len(source) == 1
     assert "1 photos have no label map and are left out, such as b.png" in caplog.text
+
+
+def test_photos_that_cannot_be_read_are_told(described, tmp_path, caplog):
+    (tmp_path / "street/images/train/b.heic").touch()
+    opened(described(DESCRIPTION))
+    assert "passed over, 1: b.heic; convert them to JPEG or PNG" in caplog.text
