@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException
 
 from ebseg.errors import Curable, EBSegError
 
-_REASON_LENGTH = 300  # characters; proxies limit a status line to a few thousand
+_REASON_LENGTH = 300  # characters, up to 3000 once escaped; proxies limit a status line to a few thousand
 
 
 def error_response(status: int, reason: str) -> Response:
@@ -45,6 +45,8 @@ def install(app: Flask) -> None:
 
 
 def _reason_phrase(reason: str) -> str:
-    """Keep what a status line may hold: one line of printable ASCII."""
+    """Keep what a status line may hold: one line of printable ASCII; other characters are escaped."""
     line = " ".join(reason.split())[:_REASON_LENGTH]
-    return line.encode("ascii", "replace").decode()
+    return "".join(
+        letter if " " <= letter <= "~" else letter.encode("unicode_escape").decode() for letter in line
+    )

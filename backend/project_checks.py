@@ -9,7 +9,7 @@ from backend.findings import Finding
 from ebseg.errors import EBSegError
 from ebseg.images import read_image
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.tasks import Labelling, photo_url, read_label_config
+from ebseg.label_studio.tasks import Labelling, language_hint, photo_url, read_label_config
 from training.annotations.inspection import StudioInspection
 from training.annotations.label_studio import (
     LabelStudioBackend,
@@ -111,7 +111,8 @@ class _Walk:
             return None, self._finding(check, "the label config cannot be served", str(error))
         control = labelling.control
         detail = f'{len(control.labels)} of <{control.tag}> "{control.name}", on ${labelling.data_key}'
-        return labelling, self._finding(check, detail)
+        hint = language_hint(control)
+        return labelling, self._finding(check, f"{detail}; {hint}" if hint else detail)
 
     def _photo(self, labelling: Labelling) -> Finding:
         """Fetch one photo, as the service would."""

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.follower import AskChampion, ChampionFollower, registry_champion
+from backend.hints import Hints
 from backend.label_studio_watch import LabelStudioWatch
 from backend.metrics import Metrics, TaskOutcome
 from backend.model_holder import ModelHolder, ModelUnavailable, PinnedModel
@@ -33,7 +34,7 @@ from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.label_studio.regions import Region, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context
-from ebseg.label_studio.tasks import TaskError, describe, task_id
+from ebseg.label_studio.tasks import TaskError, describe, language_hint, task_id
 from ebseg.read_ahead import read_ahead
 from training.annotations.labelling import read_labelling
 from training.annotations.photos import photo_fetcher
@@ -102,6 +103,7 @@ class Service:
         self.follower = follower
         self.outbox = outbox
         self.watch = watch
+        self.hints = Hints()
         self._photos = photos
         self._stopping = False
         self._places = threading.BoundedSemaphore(settings.threads - RESERVED_THREADS)
@@ -145,7 +147,10 @@ class Service:
         model = self.model.current()
         if model.failure:
             raise ModelUnavailable(model.failure)
-        version = self.version(label_config)
+        labelling = read_labelling(label_config, self.settings) if label_config else None
+        version = labelling.version(model.version) if labelling else model.version
+        if labelling:
+            self.hints.note(project, language_hint(labelling.control))
         self._note_project(project, version if label_config and model.ready else "")
         if self.watch and self.watch.trouble:
             raise Refused(self.watch.trouble)

@@ -29,7 +29,7 @@ from ebseg.evaluation.benchmark import join, run_benchmark
 from ebseg.evaluation.in_memory import evaluate
 from ebseg.evaluation.labellers import Labeller, ModelLabeller, SavedLabeller
 from ebseg.evaluation.report import comparison, log_to_mlflow, write_html
-from ebseg.evaluation.result import Evaluation
+from ebseg.evaluation.result import Evaluation, nothing_labelled
 from ebseg.files import write_whole_json
 from ebseg.vocabulary import DATASETS
 
@@ -70,7 +70,7 @@ def on_datasets(request: Request, json_file: Path | None, html: Path | None, mlf
     labeller_of = _labellers(request, None if others is None else str(others.device))
     found: list[dict[str, Any]] = []
     pictures: list[list[tuple[str, bytes]]] = []
-    broken = 0
+    failed = False
     for name, source in sources.items():
         labeller = labeller_of(source)
         with _progress(name, source, request, shown=main) as progress:
@@ -83,7 +83,7 @@ def on_datasets(request: Request, json_file: Path | None, html: Path | None, mlf
                 others=others,
                 progress=progress,
             )
-        broken += evaluation.tally.broken
+        failed |= evaluation.tally.broken > 0 or evaluation.unlabelled
         if main:
             _print(evaluation)
             found.append(evaluation.to_json())
@@ -96,7 +96,7 @@ def on_datasets(request: Request, json_file: Path | None, html: Path | None, mlf
     if main and mlflow:
         for one in found:
             log_to_mlflow(one, html, json_file)
-    if broken:
+    if failed:
         raise typer.Exit(1)
 
 
@@ -148,11 +148,15 @@ def _pictures(evaluation: Evaluation, labeller: Labeller[Any], source: Source) -
             yield title, comparison(sample.image, predicted, sample.label_map, evaluation.vocabulary.names)
 
 
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}"
+
+
 def _print(evaluation: Evaluation) -> None:
     """Print the metrics beside the paper's number, and what could not be measured."""
     console, tally = Console(), evaluation.tally
     table = Table("metric", Column("here", justify="right"))
-    first = [f"{evaluation.scores.miou:.1f}"]
+    first = [_number(evaluation.scores.miou)]
     if evaluation.published is not None:
         for heading in ("paper", "difference"):
             table.add_column(heading, justify="right")
@@ -160,8 +164,7 @@ def _print(evaluation: Evaluation) -> None:
         first += [f"{evaluation.published:.1f}", difference]
     table.add_row("mIoU", *first)
     for name, key in _ROWS.items():
-        value = getattr(evaluation.scores, key)
-        table.add_row(name, "–" if math.isnan(value) else f"{value:.1f}")
+        table.add_row(name, _number(getattr(evaluation.scores, key)))
     whole = evaluation.official or evaluation.asked
     photos = f"{tally.measured} photos" if tally.measured == whole else f"{tally.measured} of {whole} photos"
     text = f"{evaluation.model} on {evaluation.dataset}: {photos}"
@@ -174,3 +177,5 @@ def _print(evaluation: Evaluation) -> None:
         typer.echo(f"ebseg: {message}", err=True)
     if tally.broken:
         typer.echo(f"ebseg: {tally.broken} of {evaluation.asked} photos could not be measured", err=True)
+    if evaluation.unlabelled:
+        typer.echo(f"ebseg: {nothing_labelled(evaluation.dataset)}", err=True)

@@ -131,7 +131,9 @@ class FolderSource:
             shown = ", ".join(map(str, bad[:_VALUES_SHOWN])) + (" ..." if len(bad) > _VALUES_SHOWN else "")
             raise DataError(
                 f"{path}: value {shown} is neither one of the {count} labels (0 to {count - 1}) nor ignored "
-                f"({', '.join(map(str, ignored))}); give the label list it was made with, or ignore it"
+                f"({', '.join(map(str, ignored))}). Values start at 0: where the first label is 1, "
+                f"subtract 1 from all, and make an unlabelled 0 the ignored {largest}. Else give the label "
+                "list it was made with, or add the value to the description's ignored = [...]"
             )
         return indices
 

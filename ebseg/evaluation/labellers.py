@@ -217,7 +217,7 @@ class SavedLabeller:
         if label_map.max() >= self._labels:
             raise DataError(
                 f"{file}: value {label_map.max()} is none of the {self._labels} labels (0 to "
-                f"{self._labels - 1}); give the data set that it was predicted for"
+                f"{self._labels - 1}); values start at 0; give the data set that it was predicted for"
             )
         return label_map.astype(np.int16)
 

@@ -46,6 +46,11 @@ class Evaluation:
         return scores(self.tally.matrix, self.tally.boundary, self.seen)
 
     @property
+    def unlabelled(self) -> bool:
+        """Whether photos were read, and none of their pixels has a label."""
+        return self.tally.measured > 0 and math.isnan(self.scores.miou)
+
+    @property
     def published(self) -> float | None:
         """The paper's mIoU of this variant on this data set, in percent; None where there is none."""
         return published_miou(self.config.name if self.config else None, self.vocabulary.dataset)
@@ -167,6 +172,14 @@ class Evaluation:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def nothing_labelled(dataset: str) -> str:
+    """Say that there is nothing to measure, and what to look at."""
+    return (
+        f"no pixel of {dataset} is labelled, so nothing is measured: all values of its label maps are "
+        "ignored (255, in 16-bit maps 65535, and what the description lists as ignored)"
+    )
 
 
 def _without_nan(value: Any) -> Any:

@@ -22,9 +22,9 @@ class TaskError(EBSegError):
 class Labelling:
     """What a label config asks of the model.
 
-    ``data_key``: where a task's data has the photo's address. ``threshold``: share of the scores, 0..1, under
-    which a pixel stays unlabelled; None: the model's own. ``min_area``: share of the photo's pixels, 0..1,
-    below which a label is dropped.
+    ``data_key``: where a task's data has the photo's address, see ``photo_url``. ``threshold``: share of the
+    scores, 0..1, under which a pixel stays unlabelled; None: the model's own. ``min_area``: share of the
+    photo's pixels, 0..1, below which a label is dropped.
     """
 
     control: Control
@@ -64,17 +64,49 @@ def read_label_config(xml: str, *, threshold: float | None = None, min_area: flo
 
 
 def photo_url(task: Any, data_key: str) -> str:
-    """Give the address of a task's photo, ``task["data"][data_key]``. Raises TaskError if it has none."""
+    """Give the address of a task's photo, ``task["data"][data_key]``. Raises TaskError if it has none.
+
+    Like Label Studio's editor, it takes ``meta.image`` for a key of that name, and else for the key ``image``
+    of what is in ``meta``.
+    """
     data = task.get("data") if isinstance(task, dict) else None
     if not isinstance(data, dict):
         raise TaskError('it is no task: it has no "data"; import it again')
-    url = data.get(data_key)
+    url = _at(data, data_key)
     if url is None:
         known = shown(", ".join(f'"{key}"' for key in data), MOST_WORDS) or "nothing"
         raise TaskError(f'its data has {known}, but the label config takes the photo from "{data_key}"')
     if not isinstance(url, str) or not url:
         raise TaskError(f'its "{data_key}" must be the address of one photo, not {type(url).__name__}')
     return url
+
+
+def _at(data: dict[str, Any], key: str) -> Any:
+    if key in data:
+        return data[key]
+    found: Any = data
+    for part in key.split("."):
+        if not isinstance(found, dict):
+            return None
+        found = found.get(part)
+    return found
+
+
+def language_hint(control: Control) -> str | None:
+    """Say which labels are not English, as far as letters tell it, and what the model could be asked for."""
+    foreign = [
+        label.value for label in control.labels if _foreign(label.value) and not label.predicted_values
+    ]
+    if not foreign:
+        return None
+    return (
+        f"the model knows English best, and these labels have other letters: {shown(', '.join(foreign))}; "
+        'add the English name to each <Label>, such as predicted_values="road"'
+    )
+
+
+def _foreign(name: str) -> bool:
+    return any(letter.isalpha() and not letter.isascii() for letter in name)
 
 
 def task_id(task: Any) -> int | None:
@@ -88,7 +120,7 @@ def task_id(task: Any) -> int | None:
 def describe(task: Any, data_key: str) -> str:
     """Name a task for the log: its id and its photo's address without credentials or signatures."""
     data = task.get("data") if isinstance(task, dict) else None
-    url = data.get(data_key) if isinstance(data, dict) else None
+    url = _at(data, data_key) if isinstance(data, dict) else None
     where = f" ({shown(without_secrets(url), MOST_WORDS)})" if isinstance(url, str) else ""
     return f"task {task_id(task) or '?'}{where}"
 

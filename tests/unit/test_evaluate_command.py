@@ -123,6 +123,18 @@ def test_predictions_that_do_not_fit_are_named(run, street):
     assert status == 1 and "nowhere is neither a folder of label maps nor a COCO JSON file" in err
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_label_maps_without_any_label_are_told(run, street, random_checkpoint, saved):
+    for path in Path("labels").rglob("*.png"):
+        Image.fromarray(np.full_like(np.asarray(Image.open(path)), 255)).save(path)
+    measured = ("--predictions", "labels") if saved else (random_checkpoint, "--html", "r.html")
+    status, out, err = run("evaluate", *measured, "--dataset", "street.toml", "--json", "r.json")
+    assert status == 1
+    assert "no pixel of street val is labelled, so nothing is measured: all values of its label maps" in err
+    assert "nan" not in out + err
+    assert read("r.json")["metrics"]["miou"] is None
+
+
 def test_16_bit_predictions_by_name_alone(run):
     write_pairs("photos", "labels", ["north/one"])
     names = [f"label {number}" for number in range(300)]

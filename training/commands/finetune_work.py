@@ -1,6 +1,7 @@
 """The work of ``ebseg finetune``: open the data, fine-tune, tell what came of it."""
 
 import json
+import math
 import os
 from dataclasses import asdict
 
@@ -13,6 +14,7 @@ from ebseg.data.open import open_data
 from ebseg.data.subset import hold_out, sample_of
 from ebseg.errors import ConfigError, DataError
 from ebseg.evaluation.in_memory import evaluate
+from ebseg.evaluation.result import nothing_labelled
 from ebseg.runs.watch import ProgressBar
 from training.commands.finetune_request import Request
 from training.finetuning.finetune import FinetuneConfig, FinetuneResult, Snapshot, finetune
@@ -42,7 +44,7 @@ def run(request: Request) -> None:
         typer.echo(json.dumps({**asdict(outcome), "path": str(outcome.path)}))
         return
     _tell(outcome, len(train), len(held_out))
-    _validate(request, {"before": request.model, "after": str(outcome.path)})
+    validate(request, {"before": request.model, "after": str(outcome.path)})
 
 
 def _tell(outcome: FinetuneResult, photos: int, held_out: int) -> None:
@@ -53,8 +55,11 @@ def _tell(outcome: FinetuneResult, photos: int, held_out: int) -> None:
         typer.echo(f"  {name:8} {mix.project:6.1f} {other}{'  <- chosen' if mix == outcome.chosen else ''}")
 
 
-def _validate(request: Request, models: dict[str, str]) -> None:
-    """Print the models' mIoU on the validation split, where the data has one."""
+def validate(request: Request, models: dict[str, str]) -> None:
+    """Print the models' mIoU on the validation split, where the data has one.
+
+    Raises DataError where that has no labelled pixel.
+    """
     try:
         source = open_data(str(request.data), "val", root=request.root, seed=request.seed)
     except DataError:
@@ -63,4 +68,6 @@ def _validate(request: Request, models: dict[str, str]) -> None:
         samples = (source[index] for index in range(len(source)))
         photos = ((sample.image, sample.label_map) for sample in samples)
         found = evaluate(ebseg.load(model), photos, source.vocabulary)
+        if math.isnan(found.miou):
+            raise DataError(nothing_labelled(source.name))
         typer.echo(f"{name}: mIoU {found.miou:.1f} on {found.photos} photos of {source.name}")

@@ -362,6 +362,24 @@ def test_a_model_that_is_not_connected_is_a_finding(world, state, message, detai
     assert remedy in wrong["project 5, model"].remedy
 
 
+def test_labels_that_are_not_english_are_hinted_at(world):
+    world.project["label_config"] = label_config("道路", "sky")
+    found = world.findings()["project 5, labels"]
+    assert found.ok  # it works, if less well
+    assert (
+        "on $image; the model knows English best, and these labels have other letters: 道路;" in found.detail
+    )
+    assert 'predicted_values="road"' in found.detail
+
+
+def test_a_photos_key_within_another_is_followed(world):
+    world.project["label_config"] = label_config().replace("$image", "$meta.image")
+    for task in world.tasks:
+        task["data"] = {"meta": task["data"]}
+    found = world.findings()
+    assert found["project 5, photo"].ok and "$meta.image" in found["project 5, labels"].detail
+
+
 def test_a_config_that_cannot_be_served_is_a_finding(world):
     world.project["label_config"] = '<View><Image name="i" value="$i"/><Choices name="c" toName="i"/></View>'
     wrong = world.wrong()

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from backend.hints import MOST_HINTS
 from tests.unit.backend.conftest import basic, label_config, named, predict, results, task, upload
 
 IMAGE = '<Image name="photo" value="$image"/>'
@@ -116,6 +117,33 @@ def test_the_status_line_stays_one_line_of_ascii(client, name):
     answer = post_setup(client, label_config(name, name))
     assert re.fullmatch(r"400 [ -~]{1,300}", answer.status)
     assert name.split()[0] in answer.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [("Straße", r"Stra\xdfe"), ("дорога", r"\u0434\u043e\u0440\u043e\u0433\u0430"), ("🚗", r"\U0001f697")],
+)
+def test_the_status_line_lets_names_be_told_apart(client, name, escaped):
+    answer = post_setup(client, label_config(name, name))
+    assert f'"{escaped}"' in answer.status and "?" not in answer.status
+
+
+def test_labels_that_are_not_english_are_hinted_at_setup(client, caplog):
+    for _ in range(2):
+        assert post_setup(client, label_config("道路", "sky")).status_code == 200
+    hint = "the model knows English best, and these labels have other letters: 道路; add the English name"
+    assert caplog.text.count(f"project 1: {hint}") == 1  # Label Studio calls at every visit
+    assert f"Project 1</th><td>{hint}" in client.get("/").get_data(as_text=True)
+    assert post_setup(client, label_config("sky")).status_code == 200
+    assert "other letters" not in client.get("/").get_data(as_text=True)
+
+
+def test_hints_are_kept_for_a_few_projects(client):
+    for number in range(1, 100):
+        schema = label_config("道路")
+        client.post("/setup", json={"project": f"{number}.1", "schema": schema})
+    page = client.get("/").get_data(as_text=True)
+    assert page.count("other letters") == MOST_HINTS and "Project 99" in page
 
 
 BAD_BODIES = {

@@ -134,6 +134,15 @@ def test_more_labels_than_eight_bits_hold(tmp_path):
     np.testing.assert_array_equal(source(tmp_path, vocabulary)[0].label_map[0], [0, 254, -1, 1, 2])
 
 
+def test_labels_that_start_at_1_are_told_what_to_do(tmp_path):
+    one_pair(tmp_path, INDICES + 1)
+    remedy = (
+        "Values start at 0: .* subtract 1 from all, and make an unlabelled 0 the ignored 255.* ignored = "
+    )
+    with pytest.raises(DataError, match=f"value 3 is neither .*{remedy}"):
+        source(tmp_path)[0]
+
+
 @pytest.mark.parametrize("value", [3, 254, 255])
 def test_a_value_without_meaning_is_named(tmp_path, value):
     path = one_pair(tmp_path, np.array([[0, 1, value, 2, 2]] * 3, np.uint16), "a.tif")

@@ -9,7 +9,7 @@ from ebseg.errors import AnnotationError, FetchError, ImageError
 from ebseg.label_studio.pipeline import Pipeline
 from ebseg.label_studio.regions import masks_to_regions, prediction
 from ebseg.label_studio.smart_tools import parse_context
-from ebseg.label_studio.tasks import TaskError, read_label_config
+from ebseg.label_studio.tasks import TaskError, describe, language_hint, photo_url, read_label_config
 from ebseg.label_studio.version import model_of
 from tests.unit.one_by_one import OneByOne
 
@@ -135,6 +135,45 @@ def test_a_smart_tool_gets_its_label_however_small_it_is():
 def test_a_bad_task_is_an_error_that_says_why(bad, error, reason):
     with pytest.raises(error, match=reason):
         pipeline().predict(bad, Model())
+
+
+@pytest.mark.parametrize(
+    ("data", "url"),
+    [
+        ({"meta": {"image": "/a.png"}}, "/a.png"),
+        ({"meta.image": "/flat.png", "meta": {"image": "/a.png"}}, "/flat.png"),  # as the editor takes it
+        ({"meta": {"image.large": "/a.png"}}, None),
+        ({"meta": "/a.png"}, None),
+        ({"meta": {"image": None}}, None),
+        ({}, None),
+    ],
+)
+def test_a_key_with_dots_is_looked_up_as_label_studio_does(data, url):
+    if url:
+        assert photo_url({"data": data}, "meta.image") == url
+        assert url in describe({"id": 7, "data": data}, "meta.image")
+    else:
+        with pytest.raises(TaskError, match='takes the photo from "meta.image"'):
+            photo_url({"data": data}, "meta.image")
+
+
+@pytest.mark.parametrize(
+    ("labels", "hinted"),
+    [
+        ('<Label value="sky"/><Label value="🚗 car-1"/>', None),
+        ('<Label value="道路"/><Label value="sky"/><Label value="Straße"/>', "道路, Straße"),
+        ('<Label value="道路" predicted_values="road"/>', None),
+        ('<Label value="道路" synonyms="road"/>', "道路"),
+    ],
+)
+def test_labels_that_are_not_english_are_hinted_at(labels, hinted):
+    xml = f'<View><Image name="i" value="$i"/><BrushLabels name="m" toName="i">{labels}</BrushLabels></View>'
+    hint = language_hint(read_label_config(xml).control)
+    if hinted is None:
+        assert hint is None
+    else:
+        assert f"these labels have other letters: {hinted}; add the English name" in hint
+        assert 'predicted_values="road"' in hint
 
 
 def test_a_bad_photo_is_an_error_that_says_why():

@@ -6,6 +6,9 @@ from PIL import Image
 
 import ebseg
 from ebseg.cli import main
+from ebseg.errors import DataError
+from training.commands.finetune_request import Request
+from training.commands.finetune_work import validate
 
 DESCRIPTION = """
 labels = ["kerb", "robot|android"]
@@ -67,3 +70,12 @@ def test_what_cannot_be_used_is_one_line(street, random_checkpoint, tmp_path, ca
     assert _run(random_checkpoint, "--data", street, "--out", tmp_path / "out", *options) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert complaint in line
+
+
+def test_validation_data_without_any_label_is_told(street, random_checkpoint, tmp_path):
+    for number in range(4):
+        Image.new("L", (64, 64), 255).save(tmp_path / "labels" / f"{number}.png")
+    options = {"out": tmp_path, "photos": None, "general": None, "root": tmp_path, "seed": 0}
+    request = Request(str(random_checkpoint), street, **options, settings={}, as_json=False)
+    with pytest.raises(DataError, match="no pixel of street val is labelled, so nothing is measured"):
+        validate(request, {"before": str(random_checkpoint)})
