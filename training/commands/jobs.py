@@ -1,14 +1,15 @@
 """``ebseg jobs``: what waits, what runs, what came of it and why; and how to stop it."""
 
 import json
+import shutil
+import textwrap
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+from redis import ConnectionError as RedisConnectionError
 from redis import Redis
-from rich.console import Console
-from rich.table import Column, Table
 from rq.command import send_stop_job_command
 from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
@@ -16,7 +17,9 @@ from rq.registry import ScheduledJobRegistry
 from rq.serializers import JSONSerializer
 
 from ebseg.errors import ConfigError
-from training.queue.queues import ACTIVE, connect, find, queues
+from training.queue.entries import DamagedJob, LoopJob, read
+from training.queue.mending import discard, faults, job_ids
+from training.queue.queues import ACTIVE, connect
 from training.settings import load_settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at the learning loop's jobs.")
@@ -28,29 +31,32 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def list_jobs(
     count: Annotated[int, typer.Option(min=1, help="Jobs to show, the newest.")] = 30, as_json: AsJson = False
 ) -> None:
-    """List jobs: id, state, how far it is or what came of it."""
-    jobs = sorted(_all_jobs(_connection()), key=_since, reverse=True)[:count]
+    """List jobs: state, since when, id; what each does or what came of it."""
+    connection = _connection()
+    for fault in faults(connection):
+        typer.echo(f"ebseg: {fault.what}: a worker puts it aside", err=True)
+    jobs = _all_jobs(connection, count)
     if as_json:
-        typer.echo(json.dumps([_as_dict(job) for job in jobs], indent=2))
+        typer.echo(json.dumps(jobs, indent=2))
         return
-    table = Table(
-        # A job is asked for by its whole id; without a least width rich cuts even what must not be wrapped.
-        Column("job", no_wrap=True, min_width=max((len(job.id) for job in jobs), default=0)),
-        Column("state", min_width=len("scheduled")),
-        Column("since", min_width=len("2026-01-31")),
-        Column("what", min_width=10, overflow="fold"),
-    )
-    for job in jobs:
-        told = _as_dict(job)
-        table.add_row(told["id"], told["state"], told["since"], told["outcome"] or told["what"])
-    # In a terminal that is too narrow even so lines go on in the next one rather than being cropped.
-    Console().print(table if jobs else "no jobs", crop=False)
+    width = shutil.get_terminal_size().columns
+    for told in jobs:
+        typer.echo(f"{told['state']:9}  {told['since'][:16]:16}  {told['id']}")
+        # Below the line rather than beside it: ids are long, and asked for whole.
+        words = told["outcome"] or told["what"]
+        typer.echo(textwrap.fill(words, width, initial_indent="  ", subsequent_indent="  "))
+    if not jobs:
+        typer.echo("no jobs")
 
 
 @app.command(epilog="Example: ebseg jobs show train-1-0a1b2c3d4e5f-1")
 def show(job: Annotated[str, typer.Argument(help="A job's id.")], as_json: AsJson = False) -> None:
     """Show a job: what it does, how far it is, what came of it, why it failed, the end of its log."""
-    told = _as_dict(_job(_connection(), job))
+    connection = _connection()
+    try:
+        told = _as_dict(_job(connection, job))
+    except DamagedJob as error:
+        told = _damaged(job, error)
     if as_json:
         typer.echo(json.dumps(told, indent=2))
         return
@@ -69,7 +75,12 @@ def show(job: Annotated[str, typer.Argument(help="A job's id.")], as_json: AsJso
 def cancel(job: Annotated[str, typer.Argument(help="A job's id.")]) -> None:
     """Take a job out of its queue, or stop it where it runs. A training that is started again goes on."""
     connection = _connection()
-    found = _job(connection, job)
+    try:
+        found = _job(connection, job)
+    except DamagedJob:
+        discard(connection, job)
+        typer.echo(f"{job} was damaged, and is taken away")
+        return
     state = found.get_status(refresh=False)
     if state is JobStatus.STARTED:
         send_stop_job_command(connection, found.id, serializer=JSONSerializer)
@@ -86,32 +97,46 @@ def _connection() -> Redis:
 
 
 def _job(connection: Redis, job_id: str) -> Job:
-    found = find(connection, job_id)
-    if found is None:
-        raise ConfigError(f"no job {job_id!r}: `ebseg jobs list` shows those of the last weeks")
-    return found
+    """Read a job. Raises ConfigError where there is none, and DamagedJob."""
+    try:
+        return read(connection, job_id)
+    except DamagedJob:
+        raise
+    except NoSuchJobError:
+        raise ConfigError(f"no job {job_id!r}: `ebseg jobs list` shows those of the last weeks") from None
 
 
-def _all_jobs(connection: Redis) -> list[Job]:
-    ids: list[str] = []
-    for queue in queues(connection):
-        ids += queue.get_job_ids()
-        for registry in (
-            queue.started_job_registry,
-            queue.finished_job_registry,
-            queue.failed_job_registry,
-            queue.scheduled_job_registry,
-            queue.deferred_job_registry,
-            queue.canceled_job_registry,
-        ):
-            # Looking must not clean up: that is the workers' part.
-            ids += registry.get_job_ids(cleanup=False)
-    found = Job.fetch_many(list(dict.fromkeys(ids)), connection=connection, serializer=JSONSerializer)
-    return [job for job in found if job is not None]
+def _all_jobs(connection: Redis, count: int) -> list[dict[str, Any]]:
+    """Tell of the newest jobs, and of what is damaged before all."""
+    jobs: list[LoopJob] = []
+    damaged: list[dict[str, Any]] = []
+    for job_id in job_ids(connection):
+        try:
+            jobs.append(read(connection, job_id))
+        except DamagedJob as error:
+            damaged.append(_damaged(job_id, error))
+        except NoSuchJobError:
+            pass  # it ended long ago
+    newest = sorted(jobs, key=_since, reverse=True)[:count]
+    return [*damaged, *map(_as_dict, newest)][:count]
+
+
+def _damaged(job_id: str, error: DamagedJob) -> dict[str, Any]:
+    told = dict.fromkeys(("since", "due", "what"), "")
+    return {"id": job_id, "state": "damaged", **told, "outcome": str(error), "reason": str(error)}
 
 
 def _as_dict(job: Job) -> dict[str, Any]:
     """Say all that people ask about a job."""
+    try:
+        return _told(job)
+    except RedisConnectionError:
+        raise
+    except Exception as error:  # of its results, which are kept apart from it
+        return _damaged(job.id, DamagedJob(job.id, error))
+
+
+def _told(job: Job) -> dict[str, Any]:
     result = job.return_value(refresh=True) if _state(job) == "finished" else None
     outcome = result.get("outcome", "") if isinstance(result, dict) else ""
     reason = _reason(job)

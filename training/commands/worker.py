@@ -14,6 +14,7 @@ import typer
 
 from ebseg.config import VARIANTS
 from ebseg.errors import ConfigError
+from training.queue.mending import mend
 from training.queue.queues import QueueName, connect
 from training.queue.queues import queue as open_queue
 from training.queue.schedule import keep_time, plan_next
@@ -67,6 +68,7 @@ def _work(settings: Settings, lines: list[QueueName], *, burst: bool) -> bool:
     loop: LoopWorker | None = None
     try:
         connection = connect(settings)
+        mend(connection)
         served = [open_queue(connection, line) for line in lines]
         loop = LoopWorker(served, connection)
         loop.work(burst=burst)
@@ -85,7 +87,9 @@ def _work(settings: Settings, lines: list[QueueName], *, burst: bool) -> bool:
 @contextmanager
 def _schedule(settings: Settings) -> Iterator[threading.Thread]:
     """Keep the schedule in a thread."""
-    plan_next(connect(settings), settings)  # what is wrong with the settings is said at once
+    connection = connect(settings)
+    mend(connection)
+    plan_next(connection, settings)  # what is wrong with the settings is said at once
     stop = threading.Event()
     clock = threading.Thread(target=keep_time, args=(settings, stop), name="schedule", daemon=True)
     clock.start()

@@ -7,7 +7,7 @@ model, whoever asks for it and however often: a job claims a task before it pred
 from collections.abc import Callable, Iterable
 from itertools import islice
 
-from redis import Redis
+from redis import Redis, ResponseError
 
 from training.queue import orders
 from training.queue.orders import Which
@@ -101,7 +101,10 @@ def claimer(connection: Redis, job_id: str, version: str) -> Callable[[int], boo
         key = f"ebseg:claim:{version}:{task_id}"
         if connection.set(key, job_id, nx=True, ex=CLAIM_SECONDS):
             return True
-        holder = connection.get(key)
+        try:
+            holder = connection.get(key)
+        except ResponseError:  # no text: nobody's claim
+            holder = None
         if holder is None or text(holder) == job_id or not is_active(connection, text(holder)):
             connection.set(key, job_id, ex=CLAIM_SECONDS)
             return True

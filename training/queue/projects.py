@@ -5,15 +5,19 @@ number, and the number goes up when the round is over: so however many events co
 processes, one job waits.
 """
 
+import logging
+import re
 import time
 from collections.abc import Callable
 
-from redis import Redis
+from redis import Redis, ResponseError
 
 from ebseg.errors import ConfigError
 from training.queue import orders
 from training.queue.queues import ACTIVE, bring_forward, find, is_active, text
 from training.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 PROJECTS_KEY = "ebseg:projects"
 MODEL_KEY = "ebseg:model"
@@ -21,6 +25,12 @@ MODEL_KEY = "ebseg:model"
 
 HOSTNAME_KEY = "ebseg:hostname"
 """What Label Studio calls itself to its backends."""
+
+_INTEGER, _NUMBER, _TEXT = (
+    re.compile(pattern) for pattern in (r"[0-9]{1,15}", r"[0-9]{1,15}(\.[0-9]+)?", r"[ -~]*")
+)
+_FIELDS = {"events": _INTEGER, "covered": _INTEGER, "round": _INTEGER, "first": _NUMBER, "last": _NUMBER}
+"""What the fields of a project's hash may hold; of others plain text."""
 
 _NEXT_ROUND = """
 if (redis.call('HGET', KEYS[1], 'round') or '0') == ARGV[1] then
@@ -38,6 +48,20 @@ class Project:
     def __init__(self, connection: Redis, number: int, clock: Callable[[], float] = time.time) -> None:
         self.connection, self.number, self._clock = connection, number, clock
         self._key = f"ebseg:project:{number}"
+        self._mend()
+
+    def _mend(self) -> None:
+        """Drop what cannot be read: it is hints, which come again; the log names it."""
+        try:
+            fields = self.connection.hgetall(self._key)
+        except ResponseError:
+            _log.warning("the key %s of Redis is not a hash: it is dropped", self._key)
+            self.connection.delete(self._key)
+            return
+        for field, value in fields.items():
+            if not _FIELDS.get(text(field), _TEXT).fullmatch(text(value)):
+                _log.warning("%s of the key %s in Redis is damaged: it is dropped", field, self._key)
+                self.connection.hdel(self._key, field)
 
     def note(self, events: int, *, forced: bool, uploaded: bool = False) -> None:
         """Count events; ``forced``: train with whatever there is; ``uploaded``: tasks were added."""
@@ -158,8 +182,10 @@ class Project:
 
 def known_projects(connection: Redis, settings: Settings) -> list[int]:
     """List the projects that have called, and those that the settings name."""
-    called = {int(member) for member in connection.smembers(PROJECTS_KEY)}
-    return sorted(called | set(settings.projects))
+    called = {text(member) for member in connection.smembers(PROJECTS_KEY)}
+    if strange := sorted(member for member in called if not re.fullmatch(r"[0-9]{1,10}", member)):
+        _log.warning("the key %s of Redis holds what is no project's number: %s", PROJECTS_KEY, strange)
+    return sorted({int(member) for member in called.difference(strange)} | set(settings.projects))
 
 
 def forget_project(connection: Redis, number: int) -> None:

@@ -18,6 +18,7 @@ from rq.serializers import JSONSerializer
 
 from ebseg.errors import ConfigError
 from training.queue.embedded_redis import embedded_redis
+from training.queue.entries import DamagedJob, LoopJob, read
 from training.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -70,7 +71,13 @@ def connect(settings: Settings) -> Redis:
 
 def queue(connection: Redis, line: QueueName) -> Queue:
     """Open a queue. Jobs are JSON: nothing that a stranger could put there is executed on reading."""
-    return Queue(line.value, connection=connection, serializer=JSONSerializer, default_timeout=JOB_SECONDS)
+    return Queue(
+        line.value,
+        connection=connection,
+        job_class=LoopJob,
+        serializer=JSONSerializer,
+        default_timeout=JOB_SECONDS,
+    )
 
 
 def queues(connection: Redis) -> list[Queue]:
@@ -120,9 +127,15 @@ def resubmit(
     connection: Redis, line: QueueName, function: str, arguments: Sequence[Any], **options: Any
 ) -> bool:
     """Put a job into a queue, as ``submit`` does, also where one of this id has ended; it begins anew."""
-    job = find(connection, options["job_id"])
-    if job is not None and job.get_status(refresh=False) not in ACTIVE:
-        job.delete()
+    job_id = options["job_id"]
+    try:
+        job = read(connection, job_id)
+        if job.get_status(refresh=False) not in ACTIVE:
+            job.delete()
+    except DamagedJob:
+        connection.delete(LoopJob.key_for(job_id))
+    except NoSuchJobError:
+        pass
     return submit(connection, line, function, arguments, **options)
 
 
@@ -132,9 +145,9 @@ def id_of(*parts: object) -> str:
 
 
 def find(connection: Redis, job_id: str) -> Job | None:
-    """Find a job by its id."""
+    """Find a job by its id; None also for a damaged one, which the log names."""
     try:
-        return Job.fetch(job_id, connection=connection, serializer=JSONSerializer)
+        return LoopJob.fetch(job_id, connection)
     except NoSuchJobError:
         return None
 
@@ -156,6 +169,7 @@ def rescue(connection: Redis, suspects: set[str]) -> set[str]:
     for line in lines:
         there |= set(line.scheduled_job_registry.get_job_ids(cleanup=False))
         there |= set(line.started_job_registry.get_job_ids(cleanup=False))
+        there |= set(line.failed_job_registry.get_job_ids(cleanup=False))
         there |= set(line.intermediate_queue.get_job_ids())
     nowhere = set[str]()
     for key in connection.scan_iter("rq:job:*", count=1000):
@@ -165,16 +179,23 @@ def rescue(connection: Redis, suspects: set[str]) -> set[str]:
         status, origin = connection.hmget(key, ["status", "origin"])
         if status in (b"queued", b"scheduled") and origin is not None and text(origin) in set(QueueName):
             nowhere.add(job_id)
-            if job_id in suspects:
+            if job_id in suspects and find(connection, job_id) is None:
+                count_as_failed(queue(connection, QueueName(text(origin))), job_id)
+            elif job_id in suspects:
                 _log.warning("job %s was lost by a worker: it is queued again", job_id)
                 connection.hset(key, "status", JobStatus.QUEUED.value)
                 queue(connection, QueueName(text(origin))).push_job_id(job_id)
     return nowhere - suspects
 
 
+def count_as_failed(where: Queue, job_id: str) -> None:
+    """Let `ebseg jobs list` show a damaged job, which no worker can do."""
+    where.connection.zadd(where.failed_job_registry.key, {job_id: time.time() + KEPT_SECONDS})
+
+
 def text(value: bytes | str) -> str:
     """Read what Redis keeps as text."""
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def bring_forward(connection: Redis, line: QueueName, job_id: str) -> None:

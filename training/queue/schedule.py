@@ -7,6 +7,7 @@ time holds the lock in Redis, move it into its queue when its time has come.
 import logging
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import redis
@@ -17,6 +18,7 @@ from rq.serializers import JSONSerializer
 
 from ebseg.errors import ConfigError
 from training.queue import orders
+from training.queue.mending import mend
 from training.queue.queues import connect, queues, rescue
 from training.settings import Settings
 
@@ -57,6 +59,7 @@ def keep_time(settings: Settings, stop: threading.Event) -> None:
         try:
             if scheduler is None:
                 connection = connect(settings)
+                mend(connection)
                 lines = queues(connection)
                 scheduler = RQScheduler(lines, connection=connection, serializer=JSONSerializer)
                 locked_at = float("-inf")
@@ -72,6 +75,9 @@ def keep_time(settings: Settings, stop: threading.Event) -> None:
             scheduler = None
         except Exception:  # a full disk, say: without this thread nothing would ever be tried again
             _log.exception("the schedule stands still")
+            if scheduler is not None:
+                with suppress(redis.RedisError):  # else it stands still until the lock is void
+                    scheduler.release_locks()
             scheduler = None
     if scheduler is not None:
         scheduler.release_locks()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from training.queue.mending import mend
 from training.queue.plans import submit_chunks
 from training.queue.projects import PROJECTS_KEY, Project, tell_the_hostname, tell_the_model
 from training.queue.queues import connect, find
@@ -17,6 +18,7 @@ class Triggers:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection = connect(settings)
+        mend(self._connection)
         tell_the_model(self._connection, settings)
 
     def note_project(self, project_id: int, version: str) -> None:

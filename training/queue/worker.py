@@ -10,6 +10,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
+from training.queue.entries import LoopJob
 from training.queue.lifeline import die_with_parent
 from training.queue.orders import TRAINING
 
@@ -30,6 +31,7 @@ class LoopWorker(Worker):
         super().__init__(
             queues,
             connection=connection,
+            job_class=LoopJob,
             serializer=JSONSerializer,
             job_monitoring_interval=HEARTBEAT_SECONDS,
             maintenance_interval=IDLE_SECONDS,

@@ -41,6 +41,33 @@ def test_a_failure_shows_with_its_reason_and_is_not_repeated(settings, start, re
     assert "job bad-1: this cannot be done" in (redis_server.home / "worker.log").read_text()
 
 
+def test_damaged_entries_of_redis_cost_a_worker_only_themselves(settings, start, redis_server):
+    connection = connect(settings)
+    damages = {
+        "odd-data": ("data", b"\xff"), "odd-meta": ("meta", b"[1]"), "odd-state": ("status", "done"),
+        "odd-time": ("created_at", "yesterday"), "odd-text": ("description", b"\xff"),
+    }  # fmt: skip
+    connection.set("rq:finished:ebseg", "x")
+    connection.rpush("rq:queue:ebseg", b"\xff")
+    connection.zadd("rq:wip:ebseg", {b"\xff": 1})
+    connection.zadd("rq:scheduled:ebseg", {b"\xff": 1})
+    start("worker", name="worker")
+    log = redis_server.home / "worker.log"
+    wait_for(lambda: "Listening" in log.read_text())
+    for job_id, (field, value) in damages.items():
+        submit(connection, QueueName.CONTROL, f"{OWN}.add", [1, 2], job_id=job_id, what="add", delay=1)
+        connection.hset(f"rq:job:{job_id}", field, value)
+    submit(connection, QueueName.CONTROL, f"{OWN}.add", [1, 2], job_id="sum-1", what="add", delay=2)
+    wait_for(lambda: find(connection, "sum-1").is_finished)
+    told = {job["id"]: job["state"] for job in ebseg(redis_server, "jobs", "list", "--json")}
+    assert {name: told[name] for name in (*damages, "sum-1")} == {
+        **dict.fromkeys(damages, "damaged"),
+        "sum-1": "finished",
+    }
+    for named in (*damages, "rq:finished:ebseg", "rq:wip:ebseg", "rq:queue:ebseg", "rq:scheduled:ebseg"):
+        assert named in log.read_text()
+
+
 def test_a_killed_worker_s_job_ends_and_goes_on_in_another(settings, start, redis_server):
     connection = connect(settings)
     file = redis_server.home / "starts"
