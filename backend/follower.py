@@ -13,7 +13,7 @@ from typing import Protocol
 
 from backend.metrics import Metrics, Swap
 from backend.model_holder import ModelHolder, ModelUnavailable, load_warm
-from ebseg.errors import EBSegError
+from ebseg.errors import EBSegError, MlflowUnavailable
 from ebseg.label_studio.pipeline import Model
 from training.registry.registry import Registry
 from training.settings import Settings
@@ -57,7 +57,8 @@ class ChampionFollower:
     ``load`` makes a model of a checkpoint. A champion that cannot be loaded or does not predict leaves the
     model that serves; it is tried again after RETRY_SECONDS, or when it becomes the champion again.
 
-    ``champion``: the champion's name as last heard. ``outage``: why the registry cannot be asked, or None.
+    ``champion``: the champion's name as last heard. ``outage``: why the registry cannot be asked, or has lost
+    its champion, or None.
     ``failed``: the last champion that could not be served, or None.
     """
 
@@ -129,6 +130,11 @@ class ChampionFollower:
         try:
             champion = self._ask()
             name = champion.name if champion is not None else None
+            if name is None and self.champion is not None:  # none is taken back: it was deleted, or emptied
+                raise MlflowUnavailable(
+                    f"the registry has no champion any more, it was {self.champion}: restore MLflow's store, "
+                    "or start the service anew"
+                )
         except Exception as error:  # whatever it is: what serves goes on serving
             foreseen = isinstance(error, EBSegError)
             reason = str(error) if foreseen else f"{type(error).__name__}, see the service's log"

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ebseg.errors import MlflowUnavailable
 from ebseg.files import locked
 
 if TYPE_CHECKING:
@@ -50,6 +51,30 @@ def database_file(uri: str) -> Path | None:
     return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
 
 
+def is_made(uri: str) -> bool:
+    """Tell whether a store is there to be asked: of a SQLite database, whether its file is.
+
+    Raises MlflowUnavailable for a database that was there and is not any more.
+    """
+    database = database_file(uri)
+    if database is None or database.exists():
+        return True
+    lock = _lock_of(database)
+    if not lock.exists():
+        return False
+    with locked(lock):  # a process that is about to make it holds this
+        if database.exists():
+            return True
+    raise MlflowUnavailable(
+        f"MLflow's database {database} was there and is gone: put it back, or delete {lock} to begin anew"
+    )
+
+
+def _lock_of(database: Path) -> Path:
+    """Name the file that is locked while a database is made; it stays."""
+    return database.with_name(f"{database.name}.lock")
+
+
 def connect(uri: str) -> "MlflowClient":
     """Open a store; a SQLite database is made if there is none.
 
@@ -64,7 +89,7 @@ def connect(uri: str) -> "MlflowClient":
 
     logging.getLogger("mlflow.store.db.utils").addFilter(_is_no_error)
     # Two processes that make the tables at the same time would stumble over each other.
-    with nullcontext() if database is None else locked(database.with_name(f"{database.name}.lock")):
+    with nullcontext() if database is None else locked(_lock_of(database)):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

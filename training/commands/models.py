@@ -3,6 +3,7 @@
 import json
 import shlex
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from ebseg.errors import ConfigError
+from ebseg.errors import ConfigError, EBSegError
 from ebseg.runs.mlflow_store import without_secrets
 from training.queue.plans import refresh
 from training.queue.queues import connect
@@ -82,9 +83,10 @@ def show(version: Ref, as_json: AsJson = False) -> None:
 
 @app.command(epilog='Example: ebseg models promote 3 --reason "better on night photos"')
 def promote(version: Ref, reason: Reason = "by hand", as_json: AsJson = False) -> None:
-    """Serve a version, whatever the gate says of it."""
+    """Serve a version, whatever the gate says of it; its file has to load."""
     registry = _registry()
     found, champion = registry.version(version), registry.champion()
+    _require_loadable(registry, found)
     registry.promote(found, reason, expected_champion=None if champion is None else champion.number)
     _refresh(found)
     _print_change(champion, found, as_json=as_json)
@@ -95,9 +97,25 @@ def rollback(reason: Reason = "by hand", as_json: AsJson = False) -> None:
     """Serve the version that was served before this one; once more goes back one more."""
     registry = _registry()
     champion = registry.champion()
-    returned = registry.rollback(reason)
+    returned = registry.rollback(reason, partial(_require_loadable, registry))
     _refresh(returned)
     _print_change(champion, returned, as_json=as_json)
+
+
+def _require_loadable(registry: Registry, version: Version) -> None:
+    """Raise ConfigError for a version that no service could serve: its file is missing or damaged."""
+    from ebseg.loading import load  # PyTorch takes seconds, and other commands do not need it
+
+    file = f"its file {version.source}"
+    try:
+        path = registry.checkpoint(version)
+        file = str(path)
+        load(path, device="cpu")
+    except EBSegError as error:
+        raise ConfigError(
+            f"version {version.number} ({version.name}) cannot be served, as {file} does not load ({error}): "
+            "promote another version (`ebseg models list`), or put the file back"
+        ) from error
 
 
 def _refresh(version: Version) -> None:

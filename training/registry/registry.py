@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ebseg.errors import ConfigError, EBSegError, MlflowUnavailable
 from ebseg.files import locked
 from ebseg.label_studio.version import model_of
-from ebseg.runs.mlflow_store import connect, database_file, disconnect, experiment_id, unusable
+from ebseg.runs.mlflow_store import connect, database_file, disconnect, experiment_id, is_made, unusable
 from training.registry.decision import Decision
 from training.registry.history import History, predecessors, succeed
 from training.registry.model_files import MODEL_FOLDER, fetch, upload
@@ -233,10 +233,10 @@ class Registry:
                 before = [] if number is None else [*self._before(client, number), number]
                 self._set_champion(client, version.number, reason, before)
 
-    def rollback(self, reason: str) -> Version:
+    def rollback(self, reason: str, require: Callable[[Version], None] = lambda _: None) -> Version:
         """Make the version the champion that was it before the current one; give that version.
 
-        Raises ConfigError where none is known.
+        ``require`` raises for a version that must not become it. Raises ConfigError where none is known.
         """
         with self._lock(CHAMPION), self._store() as client:
             current = self._aliased(client, CHAMPION)
@@ -248,6 +248,7 @@ class Registry:
                 )
             returned = self._get(client, before[-1])
             self._require_descent(returned)
+            require(returned)
             self._set_champion(client, before[-1], reason, before[:-1])
             return self._get(client, before[-1])
 
@@ -301,14 +302,14 @@ class Registry:
     @property
     def _is_made(self) -> bool:
         """Whether there is anything to ask; MLflow would make a database first."""
-        database = database_file(self._settings.tracking_uri)
-        return database is None or database.exists()
+        return is_made(self._settings.tracking_uri)
 
     @contextmanager
     def _store(self) -> Iterator["MlflowClient"]:
         """Open MLflow, and keep no connection: not over a fork, not to a file that may be replaced."""
         uri, client = self._settings.tracking_uri, None
         try:
+            is_made(uri)  # raises for one that was deleted, in whose place an empty one would be made
             client = connect(uri)
             yield client
         except EBSegError:

@@ -116,6 +116,21 @@ def test_a_registry_that_is_away_does_not_keep_the_service_from_starting(caplog)
     assert "MLflow is away" in caplog.text
 
 
+def test_a_registry_that_lost_its_champion_is_told_once_and_the_champion_served(caplog):
+    registry, holder = Registry("v1"), served()
+    followed = follower(registry, Loader())
+    followed.look(holder)
+    registry.champion = None
+    for _ in range(2):
+        followed.look(holder)
+    assert holder.version == followed.champion == "v1"
+    assert followed.outage.startswith("the registry has no champion any more, it was v1: restore MLflow")
+    assert caplog.text.count("it was v1") == 1
+    registry.champion = "v2"
+    followed.look(holder)
+    assert (holder.version, followed.outage) == ("v2", None)
+
+
 def test_a_registry_that_does_not_answer_is_not_waited_for(monkeypatch, caplog):
     monkeypatch.setattr(follower_module, "FIRST_ANSWER_SECONDS", 0.05)
     silent = threading.Event()
@@ -143,7 +158,7 @@ def test_the_champion_is_served_once_and_a_rollback_serves_the_first_again():
         ("v1", "v1"),
         ("base", "base"),
         ("v1", "v1"),
-        ("v1", None),
+        ("v1", "v1"),
     ]
     assert load.loaded == ["v1", "base", "v1"]
     assert swaps(followed) == (3, 0)

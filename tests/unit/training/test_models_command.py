@@ -3,13 +3,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
-import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ebseg.cli import main
-from ebseg.config import TINY
 from ebseg.runs.mlflow_store import ENVIRONMENT
-from ebseg.vocabulary import Vocabulary
 from training.annotations.corrections import Live
 from training.registry.decision import Decision, Verdict
 from training.registry.registry import Registry
@@ -45,15 +43,13 @@ def home(mlflow_database, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def registry(home, tmp_path):
+def registry(home, tmp_path, random_checkpoint):
     """Register the base, which is the champion, and a candidate that was rejected."""
     registry = Registry(Settings())
     registry.ensure_base()
-    header = {
-        "ebseg_format": "1", "config": TINY.model_dump_json(), "version": "street-2",
-        "training_vocabulary": Vocabulary(["sky"]).to_json(),
-    }  # fmt: skip
-    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors", metadata=header)
+    with safe_open(random_checkpoint, "pt") as model:
+        header = {**model.metadata(), "version": "street-2"}
+    save_file(load_file(random_checkpoint), tmp_path / "model.safetensors", metadata=header)
     candidate = registry.register(tmp_path / "model.safetensors", key="train-2", run_id=None, tags={})
     registry.record_decision(candidate, DECISION, champion=1)
     registry.record_live("street-2", Live(4, 0.715, 0.04, 0.25).numbers())
@@ -160,6 +156,24 @@ def test_promotion_and_rollback_by_hand(registry, run):
     assert json.loads(run("rollback", "--json")) == {"from": 2, "to": 1, "name": base}
     (line,) = run("promote", "9", status=1).splitlines()
     assert line == "ebseg: 'ebseg' has no version '9'; known: 1 champion, 2 candidate"
+
+
+DAMAGES = {
+    "missing": (lambda file: file.unlink(), "model.safetensors"),
+    "cut off": (lambda file: file.write_bytes(file.read_bytes()[:-1000]), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES.values(), ids=DAMAGES)
+def test_a_version_whose_file_does_not_load_is_not_promoted(registry, run, damage, reason):
+    run("promote", "2")
+    run("promote", "1")
+    damage(registry.checkpoint(registry.version("2")))
+    for command in (("promote", "2"), ("rollback",)):
+        (line,) = run(*command, status=1).splitlines()
+        assert line.startswith("ebseg: version 2 (street-2) cannot be served, as ") and reason in line
+        assert line.endswith("promote another version (`ebseg models list`), or put the file back")
+    assert registry.champion().number == 1
 
 
 def test_every_command_has_an_example(run):

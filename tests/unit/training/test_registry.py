@@ -404,3 +404,15 @@ def test_an_mlflow_that_cannot_be_used_is_one_line_without_secrets(home, tmp_pat
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert "is not writable" in reason(default_tracking_uri(home))
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_database_that_was_deleted_is_an_outage_and_no_empty_history(registry, home):
+    registry.ensure_base()
+    database = home / "mlflow.db"
+    database.unlink()
+    for ask in (registry.champion, registry.versions, registry.history, registry.ensure_base):
+        with pytest.raises(MlflowUnavailable, match=r"mlflow.db was there and is gone: put it back"):
+            ask()
+    assert not database.exists()
+    database.with_name("mlflow.db.lock").unlink()
+    assert registry.champion() is None
