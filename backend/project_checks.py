@@ -1,15 +1,14 @@
 """The part of ``ebseg doctor`` that walks through a project: model, labels, photo, scores, webhook, tasks."""
 
-import hashlib
 import time
 from collections.abc import Collection, Iterator
-from itertools import islice
 
 from backend.findings import Finding
 from ebseg.errors import EBSegError
 from ebseg.images import read_image
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.tasks import Labelling, language_hint, photo_url, read_label_config
+from training.annotations.advice import advise
 from training.annotations.inspection import StudioInspection
 from training.annotations.label_studio import (
     LabelStudioBackend,
@@ -18,15 +17,11 @@ from training.annotations.label_studio import (
     NotInLabelStudio,
 )
 from training.annotations.manifest import latest
-from training.annotations.snapshot import decided, is_held_out
 from training.settings import Settings
 from training.storage import Storage
 
 MOST_PROJECTS = 50
 """Projects that are looked at, besides those that are known to use the service: the newest."""
-
-LOOKED_AT = 40
-"""Photos without an annotation that are fetched to find some whose annotations would judge."""
 
 CONNECT = "open the project's Settings, Model, Connect Model and give the service's address"
 
@@ -187,24 +182,14 @@ class _Walk:
             there = len(manifest.labelled("held_out")) if manifest else 0
             if there >= least:
                 return self._finding(check, f"{there} are annotated; {least} are enough to judge by")
-            tasks = self._to_annotate(storage, labelling, least - there)
+            advice = advise(
+                self._studio.unlabelled(self._project.id),
+                lambda task: self._fetch(task, labelling),
+                storage,
+                self._project.id,
+                self._settings.held_out_share,
+                least - there,
+            )
         except (EBSegError, OSError) as error:
             return self._finding(check, "they cannot be counted", str(error))
-        names = ", ".join(map(str, tasks))
-        advice = f"annotate tasks {names} next" if tasks else "none of the other tasks would judge: add some"
         return self._finding(check, f"{there} of {least} are annotated, so no model is judged yet; {advice}")
-
-    def _to_annotate(self, storage: Storage, labelling: Labelling, count: int) -> list[int]:
-        """Find tasks without an annotation whose photos are, or would be, held out."""
-        known, share = decided(storage, self._project.id), self._settings.held_out_share
-        found: list[int] = []
-        for task in islice(self._studio.unlabelled(self._project.id), LOOKED_AT):
-            try:
-                photo = hashlib.sha256(self._fetch(task, labelling)).hexdigest()
-            except EBSegError:
-                continue  # it is told of one photo; others do not hold this up
-            if known.get(photo, is_held_out(photo, share)):
-                found.append(task.id)
-            if len(found) == count:
-                break
-        return found

@@ -15,14 +15,15 @@ from ebseg.errors import ConfigError, EBSegError
 from ebseg.runs.mlflow_store import without_secrets
 from training.queue.plans import refresh
 from training.queue.queues import connect
+from training.registry.decision import Verdict
 from training.registry.registry import Registry, Version
 from training.settings import Settings, load_settings
 
 LIVE = {
-    "corrections": "{:.0f} corrections",
-    "mean_iou": "mean IoU {:.1%} before them",
+    "corrections": "predictions that people went over: {:.0f}",
+    "mean_iou": "mean IoU with what they made of them {:.1%}",
     "changed": "{:.1%} of the pixels changed",
-    "untouched_share": "{:.1%} accepted untouched",
+    "untouched_share": "{:.1%} of the predictions left as they were",
 }
 """What people's corrections say of a version (``training.annotations.corrections.Live``), in words."""
 
@@ -170,19 +171,10 @@ def _print_decision(decision: dict[str, Any]) -> None:
     typer.echo(f"{decision['verdict']}, compared with {other}:")
     for reason in decision["reasons"]:
         typer.echo(f"  {reason}")
-    miou = decision["miou"]
-    typer.echo(
-        f"held-out mIoU {_number(miou['champion'])} -> {_number(miou['candidate'])} on "
-        f"{len(decision['held_out_tasks'])} tasks, gain {_number(decision['gain'], '+')}, "
-        f"at least {_number(decision['lower_bound'], '+')}"
-    )
+    if decision["verdict"] != Verdict.PROMOTE:  # whose reasons are these numbers
+        _print_numbers(decision)
     if decision.get("cross_validated"):  # decisions of before there was any do not say
         typer.echo("cross-validated: each task was predicted by a model that was not trained on it")
-    for each in decision["forgetting"]:
-        typer.echo(
-            f"{each['name']}: mIoU {_number(each['before'])} -> {_number(each['after'])}, "
-            f"{each['lost']:.1%} lost"
-        )
     table = Table("label", "pixels", "before", "after", "change")
     for label in decision["labels"]:
         before, after = label["champion"], label["candidate"]
@@ -191,6 +183,23 @@ def _print_decision(decision: dict[str, Any]) -> None:
             name = Text(label["name"])  # no markup: people's labels are what they are
             table.add_row(name, str(label["pixels"]), _number(before), _number(after), change)
     Console().print(table)
+
+
+def _print_numbers(decision: dict[str, Any]) -> None:
+    miou, measured = decision["miou"], len(decision["held_out_tasks"])
+    # Only tasks with labels count, to the gate too; earlier decisions do not say how many they are.
+    count = decision.get("labelled_tasks", measured)
+    blank = f" ({measured - count} more without labels)" if measured > count else ""
+    typer.echo(
+        f"held-out mIoU {_number(miou['champion'])} -> {_number(miou['candidate'])} on "
+        f"{count} task{'' if count == 1 else 's'}{blank}, gain {_number(decision['gain'], '+')}, "
+        f"at least {_number(decision['lower_bound'], '+')}"
+    )
+    for each in decision["forgetting"]:
+        typer.echo(
+            f"{each['name']}: mIoU {_number(each['before'])} -> {_number(each['after'])}, "
+            f"{each['lost']:.1%} lost"
+        )
 
 
 def _number(value: float | None, sign: str = "") -> str:

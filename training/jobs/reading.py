@@ -5,9 +5,11 @@ import math
 
 from rq import Retry
 
-from ebseg.errors import DataError
+from ebseg.errors import DataError, EBSegError
+from ebseg.label_studio.tasks import photo_url, read_label_config
 from ebseg.label_studio.version import model_of
 from training.annotations import corrections, manifest, snapshot
+from training.annotations.advice import advise
 from training.annotations.label_studio import NotInLabelStudio
 from training.annotations.manifest import Manifest
 from training.finetuning import parent
@@ -95,12 +97,34 @@ def _start_training(loop: Loop, state: Project, found: Manifest, *, forced: bool
         seen = seen_photos(loop.storage, loop.registry, base)
     reason = reason_to_train(found, trained, settings, forced=forced, seen=seen)
     if not reason.train:
-        return f"no training: {reason.why}"
+        return f"no training: {reason.why}{_advice(loop, project, reason.missing)}"
     name = parent.name(settings, project, found.fingerprint, base.number)
     order = orders.finetune(settings, name, project, found.fingerprint, base.number, reason.why)
     state.train_with(order.job_id, f"{orders.JUDGING}{name}")
     order.resubmit(loop.connection)
     return f"{order.job_id}: {reason.why}"
+
+
+def _advice(loop: Loop, project: int, missing: int) -> str:
+    """Say which tasks to annotate for so many more held-out ones; nothing where that cannot be told now."""
+    if not missing:
+        return ""
+    studio, photos = loop.studio(), loop.photos()
+    try:
+        key = read_label_config(studio.project(project).label_config).data_key
+        share = loop.settings.held_out_share
+        words = advise(
+            studio.unlabelled(project),
+            lambda task: photos.fetch(photo_url({"data": task.data}, key), task_id=task.id),
+            loop.storage,
+            project,
+            share,
+            missing,
+        )
+    except EBSegError as error:
+        _log.warning("which tasks of project %d to annotate cannot be told: %s", project, error)
+        return ""
+    return f"; {words}"
 
 
 snapshot_project = job(read_annotations)

@@ -125,8 +125,8 @@ def decide(
         "cross_validated": cross_validated,
         "rules": asdict(rules),
     }
-    numbers = {name: _without_nan(value) for name, value in numbers.items()}
     shown = int((champion.counts.sum(axis=(1, 2)) > 0).sum())
+    numbers = {name: _without_nan(value) for name, value in numbers.items()} | {"labelled_tasks": shown}
     if missing := _missing(shown, rules, cross_validated=cross_validated):
         return Decision(Verdict.WAIT, (missing,), numbers)
     against = [

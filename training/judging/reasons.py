@@ -14,10 +14,11 @@ FEWEST = 2
 
 @dataclass(frozen=True)
 class Reason:
-    """The answer: ``train``, and why or why not in words."""
+    """The answer: ``train``, and why or why not in words; ``missing``: held-out tasks that it waits for."""
 
     train: bool
     why: str
+    missing: int = 0
 
 
 def reason_to_train(
@@ -45,7 +46,8 @@ def reason_to_train(
         return Reason(
             False,
             f"waits for held-out tasks: {held_out} of {settings.min_held_out} are annotated, "
-            f"{missing} more are needed",
+            f"{missing} more {'is' if missing == 1 else 'are'} needed",
+            missing,
         )
     unseen = len(photos.difference(seen))
     if missing > 0 and (not unseen or held_out + unseen < FEWEST_CROSS_VALIDATED):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ebseg.errors import ConfigError, EBSegError, MlflowUnavailable
 from ebseg.files import locked
 from ebseg.label_studio.version import model_of
-from ebseg.runs.mlflow_store import connect, database_file, disconnect, experiment_id, is_made, unusable
+from ebseg.runs.mlflow_store import connect, disconnect, experiment_id, is_made, unusable
 from training.registry.decision import Decision
 from training.registry.history import History, predecessors, succeed
 from training.registry.model_files import MODEL_FOLDER, fetch, upload

@@ -93,6 +93,23 @@ def test_an_order_that_cannot_be_obeyed_is_no_order_any_more(world):
     assert world.project().begin_reading() == (1, False)
 
 
+@pytest.mark.parametrize(("held_out", "verb"), [(3, "1 more is"), (2, "2 more are")])
+def test_tasks_to_annotate_are_named_where_too_few_are_held_out(world, held_out, verb):
+    world.annotate(6, held_out)
+    ids = [world.add_task(held_out=part) for part in (False, True, False, True, True)]
+    ids = [ids[1], ids[3]][: 4 - held_out]
+    outcome = read(world)["outcome"]
+    tasks = f"task{'s' * (len(ids) > 1)} {', '.join(map(str, ids))}"
+    assert outcome.endswith(f"{held_out} of 4 are annotated, {verb} needed; annotate {tasks} next")
+
+
+def test_where_tasks_cannot_be_looked_at_the_reading_is_told_all_the_same(world):
+    world.annotate(6, 3)
+    world.add_task()
+    world.photos.files.popitem()
+    assert read(world)["outcome"].endswith("1 more is needed; none of the other tasks would judge: add some")
+
+
 def test_while_a_training_is_under_way_an_order_waits_for_its_end(world):
     world.annotate(6, 4)
     read(world)

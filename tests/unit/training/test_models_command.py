@@ -107,8 +107,8 @@ def test_a_version_is_shown_with_the_decision_and_its_reasons(registry, run, hom
     for part in (
         "version 2 (candidate): street-2\n",
         f"by MLflow's run {registry.version('2').run_id}\n",
-        "live: 4 corrections, mean IoU 71.5% before them, 4.0% of the pixels changed, "
-        "25.0% accepted untouched\n",
+        "live: predictions that people went over: 4, mean IoU with what they made of them 71.5%, 4.0% of "
+        "the pixels changed, 25.0% of the predictions left as they were\n",
         "reject, compared with version 1:\n  label '[red]road' falls\n  too little gain\n",
         "held-out mIoU 61.2 -> 64.0 on 2 tasks, gain +2.8, at least -\n",
         "drawn-scenes: mIoU 80.0 -> 78.0, 2.5% lost\n",
@@ -134,6 +134,17 @@ def test_a_cross_validated_decision_says_so(registry, run):
     assert "\ncross-validated: each task was predicted by a model that was not trained on it\n" in run(
         "show", "2"
     )
+
+
+def test_tasks_are_counted_once_and_in_the_same_words(registry, run):
+    told = replace(DECISION, numbers={**DECISION.numbers, "labelled_tasks": 1})
+    registry.record_decision(registry.version("2"), told, champion=1)
+    assert "held-out mIoU 61.2 -> 64.0 on 1 task (1 more without labels), gain +2.8" in run("show", "2")
+    gain = "held-out mIoU 61.2 -> 64.0 on 1 held-out task: +2.8 points, by the bootstrap at least +1.0"
+    promoted = replace(told, verdict=Verdict.PROMOTE, reasons=(gain, "drawn-scenes: mIoU 80.0 -> 78.0"))
+    registry.record_decision(registry.version("2"), promoted, champion=1)
+    shown = run("show", "2")
+    assert shown.count("held-out mIoU") == shown.count("drawn-scenes") == 1
 
 
 def test_the_page_of_a_server_is_named_without_secrets(registry, run, monkeypatch):
