@@ -7,7 +7,8 @@ a person's Submit. Whoever takes the hints on (Redis, in the end) may be away; t
 import atexit
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -29,6 +30,10 @@ STOP_SECONDS = 2.0
 """For handing over what is left when the process ends."""
 
 
+LOOK_SECONDS = 5.0
+"""Between looks at what came of the hints."""
+
+
 class Sink(Protocol):
     """Takes hints on; raises where it cannot now. ``training.queue.triggers.Triggers`` is one."""
 
@@ -46,6 +51,9 @@ class Sink(Protocol):
 
     def finish(self, project_id: int, task_ids: list[int], version: str) -> None:
         """Have tasks predicted, with the model of that version, that a request had no time for."""
+
+    def outcomes(self) -> Mapping[int, tuple[str, str]]:
+        """Tell for projects when their annotations were read, and what came of it in words."""
 
     def job_status(self, job_id: str) -> dict[str, Any] | None:
         """Tell a job's ``status``, and more if there is more; None for an unknown job."""
@@ -81,11 +89,12 @@ class Outbox:
 
     ``connect`` makes the sink once, in the outbox's thread with the first hint or for who asks about a job
     before: that may take seconds. While it or the sink fails, everything waits. A hint may reach the sink
-    twice, after a failure half-way.
+    twice, after a failure half-way. ``outcomes``: what the sink told last; see Sink.outcomes.
     """
 
     def __init__(self, connect: Callable[[], Sink]) -> None:
         self.connect = connect
+        self.outcomes: Mapping[int, tuple[str, str]] = {}
         self._sink: Sink | None = None
         self._connecting = threading.Lock()
         self._waiting: dict[int, _Waiting] = {}
@@ -193,13 +202,22 @@ class Outbox:
 
     def _take(self) -> tuple[int, _Waiting] | None:
         """Wait for a hint and take the oldest; None when there is none and the outbox closes."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
-            if not self._waiting:
-                return None
-            project_id = next(iter(self._waiting))
-            self._in_hand, self._full = 1, False
-            return project_id, self._pop(project_id)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing.is_set(), LOOK_SECONDS)
+                if self._waiting:
+                    project_id = next(iter(self._waiting))
+                    self._in_hand, self._full = 1, False
+                    return project_id, self._pop(project_id)
+                if self._closing.is_set():
+                    return None
+            self._look()
+
+    def _look(self) -> None:
+        """Ask what came of the hints, for who looks at the page; nobody waits for that."""
+        if self._sink is not None:
+            with suppress(Exception):  # what is wrong is told with the next hint
+                self.outcomes = self._sink.outcomes()
 
     def _hand_over(self, project_id: int, hint: _Waiting) -> None:
         """Tell the sink; what it has taken on is taken off the hint."""

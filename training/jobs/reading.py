@@ -21,7 +21,7 @@ from training.loop import Loop, Result
 from training.queue import orders
 from training.queue.orders import Which
 from training.queue.plans import submit_plan
-from training.queue.projects import Project, forget_project, require_the_services_model
+from training.queue.projects import Project, forget_project, require_the_services_model, tell_the_outcome
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ def read_annotations(loop: Loop, project: int, number: int) -> Result | Retry:
             outcome, waits = f"{waits} is under way with these annotations", None
     else:
         outcome = _start_training(loop, state, found, forced=forced)
+    tell_the_outcome(loop.connection, project, outcome)
     state.covered(events, forced=forced and not waits)
     state.end_round(number)
     if state.has_news:

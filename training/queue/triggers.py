@@ -4,7 +4,14 @@ from typing import Any
 
 from training.queue.mending import mend
 from training.queue.plans import submit_chunks
-from training.queue.projects import PROJECTS_KEY, Project, tell_the_hostname, tell_the_model
+from training.queue.projects import (
+    PROJECTS_KEY,
+    Outcomes,
+    Project,
+    outcomes,
+    tell_the_hostname,
+    tell_the_model,
+)
 from training.queue.queues import connect, find
 from training.settings import Settings
 
@@ -55,6 +62,10 @@ class Triggers:
     def finish(self, project_id: int, task_ids: list[int], version: str) -> None:
         """Have workers predict the tasks that a request had no time for."""
         submit_chunks(self._connection, self._settings, project_id, task_ids, version)
+
+    def outcomes(self) -> Outcomes:
+        """Tell what came of the newest readings of annotations."""
+        return outcomes(self._connection)
 
     def job_status(self, job_id: str) -> dict[str, Any] | None:
         """Tell a job's state and progress; None for one that is not known."""

@@ -135,6 +135,9 @@ class Sink:
     def finish(self, project_id: int, task_ids: list[int], version: str) -> None:
         self._tell("finish", project_id, task_ids, version)
 
+    def outcomes(self) -> dict[int, tuple[str, str]]:
+        return {5: ("2026-01-31 10:00:00+00:00", "no training: 0 annotated tasks to train on")}
+
     def job_status(self, job_id: str) -> dict | None:
         return self.jobs.get(job_id)
 

@@ -8,7 +8,7 @@ from ebseg.errors import ConfigError
 from tests.unit.training.loop_world import LEFT, RIGHT
 from training.finetuning import parent
 from training.queue import orders
-from training.queue.projects import PROJECTS_KEY, known_projects, tell_the_model
+from training.queue.projects import PROJECTS_KEY, known_projects, outcomes, tell_the_model
 from training.queue.queues import find
 from training.queue.triggers import Triggers
 
@@ -89,7 +89,9 @@ def test_an_order_to_train_is_obeyed_once(world):
 def test_an_order_that_cannot_be_obeyed_is_no_order_any_more(world):
     world.annotate(1, 4)
     world.project().note(1, forced=True)
-    assert read(world)["outcome"].startswith("no training: 1 annotated tasks to train on")
+    result = read(world)
+    assert result["outcome"].startswith("no training: 1 annotated tasks to train on")
+    assert [told for _, told in outcomes(world.connection).values()] == [result["outcome"]]
     assert world.project().begin_reading() == (1, False)
 
 
