@@ -262,7 +262,7 @@ class Service:
 
     def _regions(self, image: npt.NDArray[np.uint8], request: _Request) -> list[Region]:
         """Regions that the request's model finds in a photo."""
-        found = request.model.answer(request.pipeline.ask(image), request.seconds_left)
+        found = request.model.answer(request.pipeline.ask(image, request.asked), request.seconds_left)
         return request.pipeline.regions(found, request.asked)
 
     def _require_time(self, request: _Request) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,35 @@ Photo = npt.NDArray[np.uint8] | Image.Image | str | Path
 """(H, W, 3) uint8 RGB, a PIL image, or a file's path."""
 
 
+Mask = npt.NDArray[np.bool_]
+"""(H, W): which pixels belong."""
+
+
+class Prompt(Protocol):
+    """A click, a stroke or a box."""
+
+    def draw(self, height: int, width: int) -> Mask:
+        """Draw it on a photo of this size, (height, width) bool. Raises EBSegError where it does not fit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pointed:
+    """What a person points at, of one label.
+
+    ``label``: index into the vocabulary. ``positive``, ``negative``: clicks and strokes on pixels that are
+    and that are not of it. ``boxes``: each around a thing; ``negative_boxes``: where there is none.
+    """
+
+    label: int
+    positive: tuple[Prompt, ...] = ()
+    negative: tuple[Prompt, ...] = ()
+    boxes: tuple[Prompt, ...] = ()
+    negative_boxes: tuple[Prompt, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """A question: the labels of a photo's pixels.
+    """A question: the labels of a photo's pixels, or the pixels of one label at which a person points.
 
     ``threshold``: the share, 0..1, under which a pixel stays unlabelled; None: the predictor's own.
     """
@@ -23,3 +50,4 @@ class Ask:
     photo: Photo
     vocabulary: Vocabulary
     threshold: float | None = None
+    pointed: Pointed | None = None

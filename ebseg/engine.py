@@ -79,7 +79,7 @@ class Engine:
         if encoded is None:
             encoded = self._predictor.encode(pixels)
             self._encoded.put(key, encoded)
-        return self._predictor.decide(encoded, ask.vocabulary, ask.threshold)
+        return self._predictor.answer(ask, encoded, pixels)
 
 
 def _key(pixels: npt.NDArray[np.uint8]) -> bytes:

@@ -14,11 +14,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ebseg.ask import Ask, Photo
+from ebseg.ask import Ask, Photo, Pointed
 from ebseg.config import ModelConfig
 from ebseg.errors import ConfigError, ImageError
 from ebseg.images import read_image
 from ebseg.model import EBSeg, Encoded
+from ebseg.pointing import point
 from ebseg.resize import shortest_edge_size
 from ebseg.scores import score_strips
 from ebseg.segmentation import Segmentation
@@ -106,10 +107,17 @@ class Predictor:
             about.setdefault(id(ask.photo), []).append(number)
         answers: dict[int, Segmentation] = {}
         for numbers in about.values():
-            encoded = self.encode(asks[numbers[0]].photo)
+            pixels = as_array(asks[numbers[0]].photo)
+            encoded = self.encode(pixels)
             for number in numbers:
-                answers[number] = self.decide(encoded, asks[number].vocabulary, asks[number].threshold)
+                answers[number] = self.answer(asks[number], encoded, pixels)
         return [answers[number] for number in range(len(asks))]
+
+    def answer(self, ask: Ask, encoded: EncodedPhoto, pixels: npt.NDArray[np.uint8]) -> Segmentation:
+        """Answer a question about a photo, (H, W, 3) uint8 RGB, that this model has encoded."""
+        if ask.pointed is None:
+            return self.decide(encoded, ask.vocabulary, ask.threshold)
+        return self.point(encoded, pixels, ask.vocabulary, ask.pointed)
 
     def encode(self, photo: Photo) -> EncodedPhoto:
         """Do all for a photo that does not depend on labels, which is most of the work.
@@ -132,6 +140,16 @@ class Predictor:
         strips = [best_labels(scores, threshold) for scores in score_strips(masks, classes, encoded.size)]
         label_map, shares = (torch.cat(parts).cpu().numpy() for parts in zip(*strips, strict=True))
         return Segmentation(label_map, shares, vocabulary.names)
+
+    @torch.inference_mode()
+    def point(
+        self, encoded: EncodedPhoto, pixels: npt.NDArray[np.uint8], vocabulary: Vocabulary, pointed: Pointed
+    ) -> Segmentation:
+        """Find what a person points at; all else stays unlabelled. See ``pointing.point``."""
+        classes = self.net.classify(encoded.encoded, vocabulary, text=self.texts(vocabulary))[0]
+        found, sure = point(encoded.encoded, classes[:, pointed.label], pixels, pointed)
+        label_map = np.where(found, np.int16(pointed.label), np.int16(-1))
+        return Segmentation(label_map, sure, vocabulary.names)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ebseg.ask import Ask
 from ebseg.images import read_image
 from ebseg.label_studio.regions import Region, masks_to_regions, prediction
-from ebseg.label_studio.smart_tools import InteractiveRequest, select_region
+from ebseg.label_studio.smart_tools import InteractiveRequest, less
 from ebseg.label_studio.tasks import Labelling, photo_url, task_id
 
 
@@ -71,9 +71,17 @@ class Pipeline:
             content, max_pixels=self.max_pixels, limited_by="EBSEG_MAX_PIXELS", name="the photo"
         )
 
-    def ask(self, photo: npt.NDArray[np.uint8]) -> Ask:
-        """Ask for every pixel's label of a photo (H, W, 3) uint8 RGB."""
-        return Ask(photo, self.labelling.vocabulary, self.labelling.threshold)
+    def ask(self, photo: npt.NDArray[np.uint8], asked: InteractiveRequest | None = None) -> Ask:
+        """Ask for every pixel's label of a photo (H, W, 3) uint8 RGB, or for what a smart tool points at.
+
+        Raises AnnotationError for prompts that do not fit the photo, before the model takes its time.
+        """
+        pointed = None
+        if asked:
+            for prompt in asked.prompts:
+                prompt.draw(photo.shape[0], photo.shape[1])
+            pointed = asked.pointed(self.labelling.control.labels.index(asked.label))
+        return Ask(photo, self.labelling.vocabulary, self.labelling.threshold, pointed)
 
     def regions(self, found: Segmentation, asked: InteractiveRequest | None = None) -> list[Region]:
         """Turn a segmentation into regions: all that are large enough, or what a smart tool asked for.
@@ -84,5 +92,7 @@ class Pipeline:
         if asked is None:
             return masks_to_regions(found.label_map, found.scores, control, min_area=min_area)
         index = control.labels.index(asked.label)
-        part = select_region(found.label_map == index, asked)
+        part = found.label_map == index
+        if asked.is_unguided:
+            part = less(part, asked.prompts)
         return masks_to_regions(np.where(part, index, -1), found.scores, control)

@@ -1,17 +1,18 @@
 """What a smart tool asks for, and the part of a mask that answers it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from ebseg.ask import Pointed
 from ebseg.errors import AnnotationError
 from ebseg.label_studio.drawing import Mask
 from ebseg.label_studio.kinds import KINDS, kind_of_type
 from ebseg.label_studio.label_config import Control, Label
-from ebseg.label_studio.prompts import Prompt
+from ebseg.label_studio.prompts import Box, Prompt
 from ebseg.label_studio.shown import MOST_WORDS, shown
 
 MOST_PROMPTS = 100
@@ -26,6 +27,25 @@ class InteractiveRequest:
 
     label: Label
     prompts: tuple[Prompt, ...]
+
+    @property
+    def is_unguided(self) -> bool:
+        """Whether nothing says where the label is: only, if anything, where it is not."""
+        return not any(prompt.positive for prompt in self.prompts)
+
+    def pointed(self, index: int) -> Pointed | None:
+        """Say what is pointed at; ``index``: of the label in the vocabulary. None where nothing is."""
+        if self.is_unguided:
+            return None
+        boxes = [prompt for prompt in self.prompts if isinstance(prompt, Box)]
+        others = [prompt for prompt in self.prompts if not isinstance(prompt, Box)]
+        return Pointed(
+            index,
+            positive=tuple(prompt for prompt in others if prompt.positive),
+            negative=tuple(prompt for prompt in others if not prompt.positive),
+            boxes=tuple(prompt for prompt in boxes if prompt.positive),
+            negative_boxes=tuple(prompt for prompt in boxes if not prompt.positive),
+        )
 
 
 def parse_context(context: Mapping[str, Any] | None, control: Control) -> InteractiveRequest | None:
@@ -64,20 +84,12 @@ def parse_context(context: Mapping[str, Any] | None, control: Control) -> Intera
     return InteractiveRequest(label, prompts)
 
 
-def select_region(mask: Mask, request: InteractiveRequest) -> Mask:
-    """Keep the connected parts of a label's mask that the prompts ask for.
-
-    ``mask``: (H, W) bool. Parts (8-connected) touched by a positive prompt stay, all of them if no prompt is
-    positive; parts touched by a negative prompt go. Returns (H, W) bool, possibly empty.
-    """
+def less(mask: Mask, prompts: Sequence[Prompt]) -> Mask:
+    """Take the connected parts (8-connected) that prompts touch from a label's mask, (H, W) bool."""
     parts, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
-    pointed = {True: np.zeros_like(mask), False: np.zeros_like(mask)}
-    for prompt in request.prompts:
-        pointed[prompt.positive] |= prompt.draw(*mask.shape)
-    any_positive = any(prompt.positive for prompt in request.prompts)
-    kept = np.full(count + 1, not any_positive)
-    kept[parts[pointed[True]]] = True
-    kept[parts[pointed[False]]] = False
+    kept = np.full(count + 1, True)
+    for prompt in prompts:
+        kept[parts[prompt.draw(*mask.shape)]] = False
     kept[0] = False  # what is in no part
     return np.asarray(kept[parts])
 

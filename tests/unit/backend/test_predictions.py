@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 
 from backend.metrics import TaskOutcome
+from ebseg.ask import Ask, Pointed
 from ebseg.label_studio import brush
+from ebseg.label_studio.prompts import Point
+from ebseg.vocabulary import Vocabulary
 from tests.unit.backend.conftest import label_config, named, png, predict, results, task, upload
 from tests.unit.label_studio.http_server import redirect, reply
 from tests.unit.training.fake_label_studio import FakeLabelStudio
@@ -368,24 +371,36 @@ def click(label: str, x: float, y: float) -> dict:
 
 
 @pytest.mark.parametrize("label", LABELS)
-def test_a_click_gets_the_part_of_the_labels_mask_under_it(client, predictor, scenes, label):
-    expected = predictor.predict(scenes[0], LABELS, threshold=0.0).label_map == LABELS.index(label)
-    row, column = np.argwhere(expected)[0]
+@pytest.mark.parametrize(("row", "column"), [(5, 7), (30, 40), (59, 79)])
+def test_a_click_gets_a_mask_wherever_it_is(client, predictor, scenes, label, row, column):
     context = click(label, 100 * (column + 0.5) / 80, 100 * (row + 0.5) / 60)
     [answer] = results(predict(client, [task(1, upload(0))], context=context))
     [region] = answer["result"]
-    assert region["value"]["brushlabels"] == [label]
+    assert region["value"]["brushlabels"] == [label] and 0 <= region["score"] <= 1
     mask = brush.decode(region["value"]["rle"], 60, 80) > 0
+    pointed = Pointed(
+        LABELS.index(label), positive=(Point((column + 0.5) / 80, (row + 0.5) / 60, 0.005, True),)
+    )
+    [expected] = predictor.predict_many([Ask(scenes[0], Vocabulary(LABELS), pointed=pointed)])
+    np.testing.assert_array_equal(mask, expected.label_map == LABELS.index(label))
     assert mask[row, column]
-    assert np.all(expected[mask])
 
 
-def test_a_click_beside_the_labels_mask_gets_nothing(client, predictor, scenes):
-    sky = predictor.predict(scenes[0], LABELS, threshold=0.0).label_map == 0
-    row, column = np.argwhere(~sky)[len(np.argwhere(~sky)) // 2]
-    context = click("sky", 100 * (column + 0.5) / 80, 100 * (row + 0.5) / 60)
+def test_a_click_beside_the_photo_is_told(client):
+    value = {"x": 120, "y": 20, "width": 5, "height": 5, "rotation": 0, "rectanglelabels": ["sky"]}
+    box = {"type": "rectanglelabels", "value": value, "original_width": 80, "original_height": 60}
+    answer = predict(client, [task(1, upload(0))], context={"result": [box]})
+    assert answer.status_code == 400 and "is not on the photo; draw again" in answer.status
+
+
+def test_without_a_positive_prompt_the_labels_mask_is_given(client, predictor, scenes):
+    context = click("sky", 50, 50)
+    context["result"][0]["is_positive"] = False
     [answer] = results(predict(client, [task(1, upload(0))], context=context))
-    assert answer == {"result": [], "score": 0.0, "model_version": named("tiny-untrained")}
+    sky = predictor.predict(scenes[0], LABELS, threshold=0.0).label_map == 0
+    [region] = answer["result"]
+    mask = brush.decode(region["value"]["rle"], 60, 80) > 0
+    assert mask.any() and not mask[30, 40] and np.all(sky[mask])
 
 
 @pytest.mark.parametrize("context", [None, {}, {"result": []}])

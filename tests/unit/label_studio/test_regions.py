@@ -9,7 +9,7 @@ from ebseg.label_studio import brush
 from ebseg.label_studio.label_config import Control, Label
 from ebseg.label_studio.prompts import Box, Point, Stroke
 from ebseg.label_studio.regions import mask_to_regions, masks_to_regions, prediction
-from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context, select_region
+from ebseg.label_studio.smart_tools import InteractiveRequest, less, parse_context
 
 CONTROL = Control("brushlabels", "mask", "image", (Label("sky"), Label("Auto", alias="car"), Label("sea")))
 
@@ -121,7 +121,6 @@ A[5:] = False
 B[:, :8] = False
 B[5:] = False
 C[:5] = False
-NOTHING = np.zeros_like(PARTS)
 
 
 def keypoint(x: float, y: float, positive: object = None, width: float = 1.0, label: str = "sky") -> dict:
@@ -156,51 +155,46 @@ def stroke(mask: np.ndarray, alpha: int = 255) -> dict:
     }
 
 
+def asked(*regions: dict) -> InteractiveRequest:
+    request = parse_context({"result": list(regions)}, CONTROL)
+    assert request is not None
+    return request
+
+
+def test_prompts_are_told_apart():
+    click, box, drawn = keypoint(15, 20), rectangle(0, 0, 40, 45), stroke(A)
+    away = [{**region, "is_positive": False} for region in (click, box, drawn)]
+    pointed = asked(click, box, drawn, *away).pointed(2)
+    assert pointed.label == 2
+    assert (
+        [type(each) for each in pointed.positive]
+        == [type(each) for each in pointed.negative]
+        == [Point, Stroke]
+    )
+    assert [type(each) for each in pointed.boxes] == [type(each) for each in pointed.negative_boxes] == [Box]
+    assert not any(each.positive for each in (*pointed.negative, *pointed.negative_boxes))
+
+
 @pytest.mark.parametrize(
     ("regions", "expected"),
     [
-        ([keypoint(15, 20)], A),
-        ([keypoint(15, 20, positive=1)], A),
-        ([keypoint(75, 20, positive=True)], B),
-        ([keypoint(15, 20), keypoint(75, 20)], A | B),
-        ([keypoint(15, 20), keypoint(50, 80, positive=0)], A),
+        ([], PARTS),
         ([keypoint(15, 20, positive=0)], B | C),
-        ([keypoint(15, 20), keypoint(16, 20, positive=0)], NOTHING),
-        ([keypoint(45, 50)], NOTHING),
-        ([keypoint(45, 20)], NOTHING),
-        ([keypoint(45, 20, width=40)], A | B),
-        ([keypoint(100, 100)], NOTHING),
-        ([keypoint(-5, 120)], NOTHING),
-        ([rectangle(0, 0, 40, 45)], A),
-        ([rectangle(0, 0, 100, 45)], A | B),
-        ([rectangle(0, 0, 100, 100)], PARTS),
-        ([rectangle(10, 15, 0, 0)], A),
-        ([rectangle(40, 0, 10, 60)], NOTHING),
-        ([rectangle(40, 0, 10, 60), keypoint(75, 20)], B),
-        # turned around the top left corner: half a turn leads to the left, three quarters upwards
-        ([rectangle(50, 45, 45, 20)], NOTHING),
-        ([rectangle(50, 45, 45, 20, rotation=180)], A),
-        ([rectangle(65, 60, 20, 10, rotation=270)], B),
-        ([stroke(A)], A),
-        ([stroke(A | C)], A | C),
-        ([stroke(A, alpha=100)], A),  # the editor shows every alpha above 0
-        ([stroke(A, alpha=0)], NOTHING),
-        ([stroke(A), keypoint(15, 20, positive=0)], NOTHING),
+        ([keypoint(15, 20, positive=False), keypoint(50, 80, positive=False)], B),
+        ([keypoint(45, 50, positive=0)], PARTS),
+        ([keypoint(45, 20, positive=0, width=40)], C),
+        ([{**rectangle(0, 0, 100, 45), "is_positive": False}], C),
+        ([{**stroke(A, alpha=100), "is_positive": False}], B | C),  # the editor shows every alpha above 0
     ],
 )
-def test_parts_that_the_prompts_touch(regions, expected):
-    request = parse_context({"result": regions}, CONTROL)
-    np.testing.assert_array_equal(select_region(PARTS, request), expected)
+def test_without_a_positive_prompt_the_mask_stays_but_for_the_parts_that_are_pointed_away(regions, expected):
+    request = asked(*regions) if regions else InteractiveRequest(CONTROL.labels[0], ())
+    assert request.is_unguided and request.pointed(0) is None
+    np.testing.assert_array_equal(less(PARTS, request.prompts), expected)
 
 
 def test_parts_are_connected_across_corners():
-    mask = np.eye(6, dtype=bool)
-    request = InteractiveRequest(CONTROL.labels[0], (Point(0.0, 0.0, 0.0, True),))
-    np.testing.assert_array_equal(select_region(mask, request), mask)
-
-
-def test_without_prompts_the_whole_mask_stays():
-    np.testing.assert_array_equal(select_region(PARTS, InteractiveRequest(CONTROL.labels[0], ())), PARTS)
+    assert not less(np.eye(6, dtype=bool), [Point(0.0, 0.0, 0.0, False)]).any()
 
 
 @pytest.mark.parametrize("context", [None, {}, {"result": []}, {"result": None}, {"user": 1}])
@@ -265,7 +259,7 @@ def test_contexts_that_cannot_be_served(context, message):
 def test_a_stroke_of_another_size_is_refused():
     request = parse_context({"result": [stroke(A)]}, CONTROL)
     with pytest.raises(AnnotationError, match="20 x 10 pixels but the photo is 8 x 6; reload"):
-        select_region(np.zeros((6, 8), bool), request)
+        request.prompts[0].draw(6, 8)
 
 
 def test_a_region_of_one_mask():
