@@ -12,6 +12,7 @@ from typing import Any
 from flask import Flask
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
 from waitress.utilities import RequestEntityTooLarge
 from waitress.wasyncore import dispatcher
@@ -40,8 +41,16 @@ GRACEFUL_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 
+class _Request(HTTPRequestParser):
+    """A request; ``path``: which waitress names in the log, and one whose head is damaged has none."""
+
+    path = ""
+
+
 class Connection(HTTPChannel):
     """A connection of a Server. ``owes_since``: when it was opened or answered last, in time.time()."""
+
+    parser_class = _Request
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -1,11 +1,13 @@
 """The HTTP server under connections that are slow on purpose; the service itself: test_serve.py."""
 
+import random
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPResponse
+from contextlib import closing, contextmanager, suppress
+from http.client import BadStatusLine, HTTPResponse
 
 import httpx
 import pytest
@@ -132,6 +134,46 @@ def test_a_request_that_is_too_large_is_refused_in_words():
         answer = httpx.post(f"http://{address}/", content=bytes(MOST_BODY + 1), timeout=SECONDS)
     assert answer.status_code == 413
     assert answer.reason_phrase.startswith("the request has more than 400000 bytes; select fewer tasks, or")
+
+
+REQUESTS = (
+    b'POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text\r\nContent-Length: 13\r\n\r\n{"tasks": []}',
+    b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"a":\r\n2\r\n1}\r\n0\r\n\r\n',
+    b"GET /?a=%C3%A4&b=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Basic dTpw\r\nExpect: 100-continue\r\n\r\n",
+)
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """Change, drop, repeat some bytes."""
+    changed = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        place = chance.randrange(len(changed))
+        how = chance.randrange(4)
+        if how == 0:
+            changed[place] = chance.randrange(256)
+        elif how == 1:
+            del changed[place : place + chance.randint(1, 4)]
+        else:
+            changed[place:place] = chance.choice(
+                (b"\r\n", b"\n", b" ", b"\0", b"9" * 30, b"\xff", b":", b"-1")
+            )
+    return bytes(changed)
+
+
+def test_no_damaged_request_is_an_internal_error(caplog):
+    """1,500 of them as bytes, heads and all; test_hostile.py of the unit tests has 2,000 of bodies."""
+    chance, statuses = random.Random(7), Counter[int]()
+    with running(threads=4) as address:
+        for number in range(1500):
+            with connect(address) as connection, suppress(ConnectionError, BadStatusLine):
+                connection.sendall(damaged(REQUESTS[number % 3], chance))
+                connection.shutdown(socket.SHUT_WR)
+                with closing(HTTPResponse(connection)) as answer:
+                    answer.begin()
+                    statuses[answer.status] += 1
+    assert statuses.keys() <= {200, 400, 404, 405, 413, 431, 501}
+    assert statuses[200] > 100 and statuses[400] > 100
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 def test_a_slow_connection_does_not_hold_up_the_end():
