@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from ebseg.errors import AnnotationError, FetchError, ImageError
+from ebseg.label_studio.brush import encode
 from ebseg.label_studio.pipeline import Pipeline
 from ebseg.label_studio.regions import masks_to_regions, prediction
 from ebseg.label_studio.smart_tools import parse_context
@@ -117,11 +118,21 @@ def click(label, x):
 
 def test_a_smart_tool_gets_its_label_however_small_it_is():
     path = pipeline(min_area=0.9)
-    [found] = Model().predict_many([path.ask(path.photo(task()))])
     asked = parse_context(click("road", 80), path.labelling.control)
+    ask = path.ask(path.photo(task()), asked)
+    assert ask.pointed.label == 1 and ask.pointed.positive == asked.prompts
+    [found] = Model().predict_many([ask])
     [region] = path.regions(found, asked)
     assert region.result["value"]["brushlabels"] == ["road"] and region.area == 2 * HEIGHT
-    assert path.regions(found, parse_context(click("road", 10), path.labelling.control)) == []
+
+
+def test_what_does_not_fit_the_photo_is_told_before_the_model_is_asked():
+    path = pipeline()
+    value = {"format": "rle", "rle": encode(np.full((2, 2), 255, np.uint8)), "brushlabels": ["sky"]}
+    stroke = {"type": "brushlabels", "value": value, "original_width": 2, "original_height": 2}
+    asked = parse_context({"result": [stroke]}, path.labelling.control)
+    with pytest.raises(AnnotationError, match="2 x 2 pixels but the photo is 8 x 6"):
+        path.ask(path.photo(task()), asked)
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,8 @@ class Model:
     def encode(self, photo):
         return SimpleNamespace(photo=photo, nbytes=photo.nbytes)
 
-    def decide(self, encoded, vocabulary, threshold=None):
-        return self.predict(encoded.photo, vocabulary, threshold)
+    def answer(self, ask, encoded, pixels):
+        return self.predict(pixels, ask.vocabulary, ask.threshold)
 
     def predict(self, image, labels, threshold=None):
         self.asked += 1
