@@ -348,6 +348,7 @@ def test_the_adapter_tells_unfinished_tasks_of_the_project_that_2_x_names(
 
 
 def test_the_queues_of_the_settings_are_opened_by_the_first_hint(tmp_path, checkpoint):
+    from training.queue.embedded_redis import stop_embedded_redis
     from training.queue.projects import known_projects
     from training.queue.queues import connect
 
@@ -363,3 +364,4 @@ def test_the_queues_of_the_settings_are_opened_by_the_first_hint(tmp_path, check
     assert client.get("/job_status?job=none").status_code == 404
     service.outbox.close()
     service.stop()
+    stop_embedded_redis(settings.home / "redis")

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from ebseg.cli import main
 from ebseg.runs.mlflow_store import ENVIRONMENT
 from training.annotations.corrections import Live
+from training.queue.embedded_redis import stop_embedded_redis
 from training.registry.decision import Decision, Verdict
 from training.registry.registry import Registry
 from training.settings import Settings
@@ -39,7 +40,8 @@ def home(mlflow_database, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     (tmp_path / "my home").mkdir()
     shutil.copy(mlflow_database, tmp_path / "my home")
-    return tmp_path / "my home"
+    yield tmp_path / "my home"
+    stop_embedded_redis(tmp_path / "my home" / "redis")  # pytest-xdist's processes end without leaving it
 
 
 @pytest.fixture
