@@ -18,8 +18,8 @@ Mask = npt.NDArray[np.bool_]
 """(H, W): which pixels belong."""
 
 
-class Prompt(Protocol):
-    """A click, a stroke or a box."""
+class Shape(Protocol):
+    """What a person draws on a photo: a click, a stroke or a box."""
 
     def draw(self, height: int, width: int) -> Mask:
         """Draw it on a photo of this size, (height, width) bool. Raises EBSegError where it does not fit."""
@@ -34,10 +34,10 @@ class Pointed:
     """
 
     label: int
-    positive: tuple[Prompt, ...] = ()
-    negative: tuple[Prompt, ...] = ()
-    boxes: tuple[Prompt, ...] = ()
-    negative_boxes: tuple[Prompt, ...] = ()
+    positive: tuple[Shape, ...] = ()
+    negative: tuple[Shape, ...] = ()
+    boxes: tuple[Shape, ...] = ()
+    negative_boxes: tuple[Shape, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebseg.ask import Mask, Pointed, Prompt
+from ebseg.ask import Mask, Pointed, Shape
 from ebseg.errors import AnnotationError
 from ebseg.model import Encoded
+from ebseg.parts import touched
 
 LEAST_RESEMBLANCE = 0.7
 """Cosine between the masks that a pixel is in and those that the pixels pointed at are in."""
@@ -29,6 +30,9 @@ MOST_REFINED = 30_000
 
 _UNLIKELY = 0.02
 """Added to a mask's probability of the label: the person knows better than the model."""
+
+_LABELS_WEIGHT = 0.25
+"""Power to which that probability counts where masks are compared: the label is a hint, no more."""
 
 _MARGIN = 0.1
 """Of a box's longer side, around it: what the box's inside is told apart from."""
@@ -57,7 +61,7 @@ def point(
         boxes |= box
     for seed in _drawn(pointed.positive, size):
         resemblance = proposals.resemblance(seed)
-        part = _touched((resemblance > LEAST_RESEMBLANCE) | seed, seed)
+        part = touched((resemblance > LEAST_RESEMBLANCE) | seed, seed)
         found |= part & boxes if (seed & boxes).any() else part
         resembling = np.maximum(resembling, resemblance)
         seeds |= seed
@@ -66,17 +70,17 @@ def point(
         raise AnnotationError("what the smart tool points at is not on the photo; draw again")
     for seed in _drawn(pointed.negative, size):
         resemblance = proposals.resemblance(seed)
-        other = _touched((resemblance > LEAST_RESEMBLANCE) | seed, seed) & (resemblance >= resembling)
+        other = touched((resemblance > LEAST_RESEMBLANCE) | seed, seed) & (resemblance >= resembling)
         found &= ~(other & (_distance(seed) < _distance(seeds))) if seeds.any() else ~other
         found &= ~seed
     for box in _drawn(pointed.negative_boxes, size):
         found &= ~box
     if not boxes.any():
-        found = _touched(found, seeds)
+        found = touched(found, seeds)
     return found if found.any() else pointed_at, np.clip(np.maximum(sure, resembling), 0, 1)
 
 
-def _drawn(prompts: Sequence[Prompt], size: tuple[int, int]) -> Iterator[Mask]:
+def _drawn(prompts: Sequence[Shape], size: tuple[int, int]) -> Iterator[Mask]:
     """Draw prompts, one at a time: so many masks of a large photo would take much memory."""
     return filter(np.any, (prompt.draw(*size) for prompt in prompts))
 
@@ -91,7 +95,7 @@ class _Proposals:
 
     def resemblance(self, seed: Mask) -> npt.NDArray[np.float32]:
         """Tell how alike the masks are that each pixel and those of ``seed`` are in: (H, W), -1..1."""
-        weights = self._classes**0.25
+        weights = self._classes**_LABELS_WEIGHT
         masks = self._masks * weights[:, None, None]
         there = torch.einsum("qhw,hw->q", masks, self._small(seed))
         lengths = masks.square().sum(dim=0).sqrt() * there.norm()
@@ -133,13 +137,6 @@ class _Proposals:
         )
         large: npt.NDArray[np.float32] = photo[0, 0].cpu().numpy()
         return large
-
-
-def _touched(mask: Mask, seed: Mask) -> Mask:
-    """Keep the parts (8-connected) of a mask that a seed touches."""
-    _, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    kept = np.unique(parts[seed & mask])
-    return np.asarray(np.isin(parts, kept[kept > 0]))
 
 
 def _distance(seed: Mask) -> npt.NDArray[np.float32]:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ebseg.ask import Mask
 from ebseg.errors import AnnotationError
-from ebseg.label_studio.drawing import Mask, pixels
+from ebseg.label_studio.drawing import pixels
 from ebseg.label_studio.kinds import kind_of_value
 from ebseg.label_studio.label_config import Control
 from ebseg.label_studio.shown import MOST_WORDS, shown

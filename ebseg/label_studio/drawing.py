@@ -6,10 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ebseg.ask import Mask
 from ebseg.errors import AnnotationError
-
-Mask = npt.NDArray[np.bool_]
-"""(H, W): which pixels belong."""
 
 DECIMALS = 6
 """Of a pixel, that count: what is on a pixel's centre in percent is there in pixels too."""

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ebseg.ask import Mask
 from ebseg.errors import AnnotationError
 from ebseg.label_studio.brush import decode
-from ebseg.label_studio.drawing import Mask, fill, solid
+from ebseg.label_studio.drawing import fill, solid
 
 
 @dataclass(frozen=True)

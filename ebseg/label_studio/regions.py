@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ebseg.ask import Mask
 from ebseg.errors import AnnotationError
-from ebseg.label_studio.drawing import Mask
 from ebseg.label_studio.kinds import Written, writable_kind
 from ebseg.label_studio.label_config import Control, Label
 

@@ -4,21 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from scipy import ndimage
-
-from ebseg.ask import Pointed
+from ebseg.ask import Mask, Pointed
 from ebseg.errors import AnnotationError
-from ebseg.label_studio.drawing import Mask
 from ebseg.label_studio.kinds import KINDS, kind_of_type
 from ebseg.label_studio.label_config import Control, Label
 from ebseg.label_studio.prompts import Box, Prompt
 from ebseg.label_studio.shown import MOST_WORDS, shown
+from ebseg.parts import touched
 
 MOST_PROMPTS = 100
 """Clicks, boxes and strokes of one request; each takes as long as the photo has pixels."""
-
-_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 
 
 @dataclass(frozen=True)
@@ -86,12 +81,10 @@ def parse_context(context: Mapping[str, Any] | None, control: Control) -> Intera
 
 def less(mask: Mask, prompts: Sequence[Prompt]) -> Mask:
     """Take the connected parts (8-connected) that prompts touch from a label's mask, (H, W) bool."""
-    parts, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
-    kept = np.full(count + 1, True)
+    left = mask.copy()
     for prompt in prompts:
-        kept[parts[prompt.draw(*mask.shape)]] = False
-    kept[0] = False  # what is in no part
-    return np.asarray(kept[parts])
+        left &= ~touched(left, prompt.draw(*mask.shape))
+    return left
 
 
 def _label_names(region: Mapping[str, Any]) -> list[str]:

@@ -9,8 +9,9 @@ import zlib
 import numpy as np
 from PIL.PngImagePlugin import PngImageFile
 
+from ebseg.ask import Mask
 from ebseg.errors import AnnotationError
-from ebseg.label_studio.drawing import Mask, solid
+from ebseg.label_studio.drawing import solid
 from ebseg.label_studio.kinds.kind import Kind, Value
 
 _PNG_URL = "data:image/png;base64,"

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from ebseg.ask import Mask
 from ebseg.label_studio.brush import check, decode, encode
-from ebseg.label_studio.drawing import Mask, pixels, solid
+from ebseg.label_studio.drawing import pixels, solid
 from ebseg.label_studio.kinds.kind import Kind, Value, Written
 from ebseg.label_studio.prompts import Stroke
 

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from ebseg.label_studio.drawing import DECIMALS, Mask, radians, share
+from ebseg.ask import Mask
+from ebseg.label_studio.drawing import DECIMALS, radians, share
 from ebseg.label_studio.kinds.kind import Kind, Value
 
 _EXACT = 10.0**-DECIMALS

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ebseg.label_studio.drawing import Mask
+from ebseg.ask import Mask
 from ebseg.label_studio.prompts import Prompt
 
 Value = Mapping[str, Any]

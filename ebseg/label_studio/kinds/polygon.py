@@ -1,6 +1,7 @@
 """Polygons, filled by the nonzero rule as Label Studio's canvas does: what is gone around twice is filled."""
 
-from ebseg.label_studio.drawing import Mask, fill, share
+from ebseg.ask import Mask
+from ebseg.label_studio.drawing import fill, share
 from ebseg.label_studio.kinds.kind import Kind, Value
 
 

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ebseg.label_studio.drawing import Mask, fill, pixels, radians, share
+from ebseg.ask import Mask
+from ebseg.label_studio.drawing import fill, pixels, radians, share
 from ebseg.label_studio.kinds.kind import Kind, Value
 from ebseg.label_studio.prompts import Box
 

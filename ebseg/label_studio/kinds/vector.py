@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ebseg.ask import Mask
 from ebseg.errors import AnnotationError
-from ebseg.label_studio.drawing import MOST_POINTS, Mask, fill, share
+from ebseg.label_studio.drawing import MOST_POINTS, fill, share
 from ebseg.label_studio.kinds.kind import Kind, Value
 
 Vertex = Mapping[str, Any]
