@@ -8,6 +8,7 @@ from redis import Redis, RedisError, ResponseError
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq.timeouts import BaseTimeoutException
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class LoopJob(Job):
                 raise TypeError("it names no function")
             if not isinstance(self.meta, dict):
                 raise TypeError("its meta is no JSON object")
-        except RedisError:
+        except (RedisError, BaseTimeoutException):
             raise
         except Exception as error:  # whatever is in a field: RQ foresees none of it
             raise DamagedJob(self.id, error) from None

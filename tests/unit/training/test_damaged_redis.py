@@ -4,9 +4,11 @@ import json
 import pickle
 
 import pytest
+from rq.timeouts import JobTimeoutException
 
 from ebseg.cli import main
 from training.queue import orders
+from training.queue.entries import read
 from training.queue.mending import mend
 from training.queue.plans import claimer
 from training.queue.projects import MODEL_KEY, PROJECTS_KEY, Project, known_projects
@@ -162,3 +164,14 @@ def test_a_claim_that_is_none_holds_nobody_up(connection):
     connection.rpush("ebseg:claim:v1:3", "x")
     assert claimer(connection, "label-1", "v1")(3)
     assert connection.get("ebseg:claim:v1:3") == b"label-1"
+
+
+def test_a_job_whose_time_is_over_while_it_is_read_is_not_damaged(connection, monkeypatch):
+    put(connection, "job")
+
+    def time_is_over(job, raw_data):
+        raise JobTimeoutException("job took too long")
+
+    monkeypatch.setattr("rq.job.Job.restore", time_is_over)
+    with pytest.raises(JobTimeoutException):
+        read(connection, "job")
