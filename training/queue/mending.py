@@ -14,7 +14,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from training.queue.entries import DamagedJob, LoopJob, read
 from training.queue.projects import HOSTNAME_KEY, MODEL_KEY, OUTCOMES_KEY, PROJECTS_KEY
-from training.queue.queues import count_as_failed, queues, text
+from training.queue.queues import count_as_failed, queues, stored, text
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def mend(connection: Redis) -> None:
 
 def job_ids(connection: Redis) -> list[str]:
     """List the ids of all jobs that wait, run, or have ended, each once; what is none is left out."""
-    found: dict[str, None] = {}
+    found: dict[str, None] = {job_id: None for job_id, _, _ in stored(connection)}
     for key, kind in _keys(connection):
         if kind in ("list", "zset"):
             for member in _members(connection, key):

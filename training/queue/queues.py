@@ -4,7 +4,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -172,20 +172,30 @@ def rescue(connection: Redis, suspects: set[str]) -> set[str]:
         there |= set(line.failed_job_registry.get_job_ids(cleanup=False))
         there |= set(line.intermediate_queue.get_job_ids())
     nowhere = set[str]()
-    for key in connection.scan_iter("rq:job:*", count=1000):
-        job_id = key.decode().removeprefix("rq:job:")
-        if job_id in there or connection.type(key) != b"hash":
+    for job_id, line, status in stored(connection):
+        if job_id in there or status not in (b"queued", b"scheduled"):
             continue
-        status, origin = connection.hmget(key, ["status", "origin"])
-        if status in (b"queued", b"scheduled") and origin is not None and text(origin) in set(QueueName):
-            nowhere.add(job_id)
-            if job_id in suspects and find(connection, job_id) is None:
-                count_as_failed(queue(connection, QueueName(text(origin))), job_id)
-            elif job_id in suspects:
-                _log.warning("job %s was lost by a worker: it is queued again", job_id)
-                connection.hset(key, "status", JobStatus.QUEUED.value)
-                queue(connection, QueueName(text(origin))).push_job_id(job_id)
+        nowhere.add(job_id)
+        if job_id in suspects and find(connection, job_id) is None:
+            count_as_failed(line, job_id)
+        elif job_id in suspects:
+            _log.warning("job %s was lost by a worker: it is queued again", job_id)
+            connection.hset(LoopJob.key_for(job_id), "status", JobStatus.QUEUED.value)
+            line.push_job_id(job_id)
     return nowhere - suspects
+
+
+def stored(connection: Redis) -> Iterator[tuple[str, Queue, bytes | None]]:
+    """List the loop's jobs as Redis keeps them: id, queue and state.
+
+    One on its way from one list of RQ's to another is in neither of those that are read one after the other.
+    """
+    lines = {line.name: line for line in queues(connection)}
+    for key in connection.scan_iter(f"{LoopJob.redis_job_namespace_prefix}*", count=1000):
+        if connection.type(key) == b"hash":
+            status, origin = connection.hmget(key, ["status", "origin"])
+            if origin is not None and (line := lines.get(text(origin))):
+                yield text(key).removeprefix(LoopJob.redis_job_namespace_prefix), line, status
 
 
 def count_as_failed(where: Queue, job_id: str) -> None:

@@ -106,6 +106,14 @@ def test_a_damaged_job_that_a_worker_has_passed_over_is_still_listed(connection,
     assert rescue(connection, {"odd-1"}) == set()
 
 
+def test_a_job_on_its_way_from_a_queue_to_a_worker_is_listed(connection, run):
+    put(connection, "sum-1")
+    assert queue(connection, QueueName.CONTROL).pop_job_id() == "sum-1"
+    connection.hset("rq:job:other-1", mapping={"origin": "another-program", "data": "x"})
+    [told] = json.loads(run("list", "--json").out)
+    assert (told["id"], told["state"]) == ("sum-1", "queued")
+
+
 def test_what_is_no_id_is_taken_out_of_the_queues(connection, run, caplog):
     connection.rpush("rq:queue:ebseg", b"\xff", "a b")
     put(connection, "sum-1")
