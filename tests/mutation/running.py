@@ -90,7 +90,9 @@ def _tested(temporary: Path, job: Job) -> str:
         os.dup2(log, 2)
         chosen = ["-k", job.chosen] if job.chosen else []
         here = ["-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]  # in this process
-        options = ["-x", "-q", *here, "--basetemp", str(temporary), *chosen]
+        # When the collector comes to a connection that a test left is chance, and says nothing of a fault.
+        chance = ["-W", "ignore::ResourceWarning"]
+        options = ["-x", "-q", *here, *chance, "--basetemp", str(temporary), *chosen]
         os._exit(pytest.main([*options, *job.tests]))
     deadline = time.monotonic() + job.limit
     while True:
