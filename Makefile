@@ -4,6 +4,9 @@ SHELL := bash
 .DEFAULT_GOAL := setup
 .PHONY: setup demo test check mutants screenshot tiny browser clean
 
+# Tests start hundreds of processes: each would compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 READY := .venv/.ready
 LABEL_STUDIO := .venv-label-studio/bin/label-studio
