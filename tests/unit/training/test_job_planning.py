@@ -166,20 +166,17 @@ def three(served):
 )
 def test_a_plan_is_for_the_tasks_that_it_names(served, three, which, listed, pushed):
     before = dict(served.fake.predictions)
+    served.project().note(1, forced=False, uploaded=True)
     plan = submit_plan(served.connection, 1, "base-0", which)
     first, *others = served.work().values()
     assert first["outcome"].startswith(f"{len(listed)} unlabelled tasks")
     assert sum(each["outcome"].startswith(f"{pushed} predictions") for each in others) or pushed == 3
     made = [each["task"] for number, each in served.fake.predictions.items() if number not in before]
     assert len(made) == pushed and not is_open(served.connection, plan)
+    assert served.project().uploaded is (which is Which.EMPTY)  # uploads are in all other plans
     if which in (Which.EMPTY, Which.ALL):
         assert all(each["result"] for each in served.fake.predictions.values())
         assert len(served.fake.predictions) == (2 if which is Which.EMPTY else 3)
-
-
-def test_plans_for_other_tasks_are_other_jobs():
-    ids = {orders.plan(1, "base-0", which).job_id for which in Which}
-    assert ids == {"plan-1-base-0", "plan-1-base-0-new", "plan-1-base-0-empty", "plan-1-base-0-all"}
 
 
 @pytest.mark.parametrize("which", Which)

@@ -81,6 +81,17 @@ def test_whatever_reading_an_annotation_raises_stays_with_its_task(world, caplog
     require_traceback(caplog, error)
 
 
+def test_an_annotation_of_which_a_file_cannot_be_written_stays_with_its_task(world):
+    bad, good = world.annotated(1), world.task(2)
+    for task in (bad, good):
+        prediction = world.fake.predict(
+            task, [rectangle()], "half a character: \ud800" if task == bad else "v1"
+        )
+        world.fake.annotate(task, [rectangle("car")], parent_prediction=prediction)
+    manifest = world.take()
+    assert tasks(manifest) == [good] and "surrogates not allowed" in manifest.skipped[bad]
+
+
 def test_whatever_comparing_with_a_prediction_raises_costs_the_comparison(world, caplog, monkeypatch):
     prediction = world.fake.predict(world.task(1), [rectangle()], "v1")
     world.fake.annotate(1, [rectangle("car")], parent_prediction=prediction)

@@ -11,6 +11,7 @@ from rq.utils import import_attribute
 
 import training.jobs
 from training.queue import orders
+from training.queue.orders import Which
 from training.queue.queues import JOB_SECONDS, RETRY_PAUSES, QueueName
 from training.settings import Settings
 
@@ -72,6 +73,14 @@ def test_ids_queues_and_limits_are_those_that_waiting_jobs_have():
             "look at all projects, as scheduled for 2026-11-25T03:00Z",
         ),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("which", [each for each in Which if each is not Which.MISSING])
+def test_plans_for_other_tasks_are_other_jobs(which):
+    usual, plan = orders.plan(1, "base-0"), orders.plan(1, "base-0", which)
+    assert (usual.job_id, plan.job_id) == ("plan-1-base-0", f"plan-1-base-0-{which}")
+    assert plan.arguments == (*usual.arguments, which) and plan.what == f"{usual.what} ({which})"
+    assert orders.predict(1, [2], "base-0", "plan", which).arguments[-1] is which
 
 
 def test_what_the_jobs_are_called_in_no_module_is_an_attribute_error():

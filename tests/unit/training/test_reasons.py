@@ -42,6 +42,7 @@ def reason(now: Manifest, before: Manifest | None = None, *, forced: bool = Fals
 def test_thresholds(now, before, train, why):
     found = reason(now, before)
     assert (found.train, found.why) == (train, why)
+    assert found.missing == (3 if "waits for held-out" in why else 0)
 
 
 def test_the_first_training_wants_annotations_however_many_labels_are_new():

@@ -357,7 +357,7 @@ def test_a_bad_task_is_tried_again_and_its_photo_is_not_fetched_again(world):
 def test_a_photo_that_is_too_large_is_left_out(world):
     task = world.annotated(1)
     reason = world.take(max_pixels=HEIGHT * WIDTH - 1).skipped[task]
-    assert "more than the limit" in reason and "or raise EBSEG_MAX_PIXELS" in reason
+    assert "its photo" in reason and "more than the limit" in reason and "or raise EBSEG_MAX_PIXELS" in reason
 
 
 def test_labels_that_the_config_lacks_are_told(world, caplog):
