@@ -51,7 +51,7 @@ TARGETS = (
     _target("training/judging/reasons.py", "reasons"),
     _target("training/judging/seen.py", "judge"),
     _target("ebseg/evaluation/metrics.py", "metrics", folder=UNIT),
-    _target("training/annotations/snapshot.py", "snapshot"),
+    _target("training/annotations/snapshot.py", "snapshot", "one_task"),
     _target("training/annotations/manifest.py", "reasons", "snapshot"),
     _target("training/annotations/parts.py", "parts"),
     _target("training/queue/orders.py", "orders", "plans"),
@@ -62,7 +62,7 @@ TARGETS = (
     _target("training/jobs/finetuning.py", "job_finetuning"),
     _target("training/jobs/judging.py", "judge"),
     _target("training/jobs/planning.py", "job_planning"),
-    _target("training/jobs/labelling.py", "labelling", "job_planning"),
+    _target("training/jobs/labelling.py", "labelling", "job_planning", "one_task"),
     _target("training/jobs/sweeping.py", "job_planning"),
     _target(
         "training/finetuning/finetune.py", "finetune",
