@@ -50,10 +50,10 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/pylint ebseg training backend
 
-# All that CI runs. The unit tests, which are spread over the cores, are .venv/bin/pytest alone.
+# All that CI runs, spread over the cores; the unit tests are .venv/bin/pytest alone.
 test: check browser $(LABEL_STUDIO_READY)
 	$(BIN)/pytest tests/unit
-	$(BIN)/pytest tests/fuzz tests/integration tests/parity tests/e2e
+	$(BIN)/pytest --dist loadfile tests/parity tests/e2e tests/integration tests/fuzz
 
 # Faults put into what decides a promotion: do its tests notice? SAMPLE=12 of each module; some 40 minutes.
 mutants: $(READY)

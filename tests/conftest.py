@@ -5,6 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 UNIT = Path(__file__).parent / "unit"
 MOST_PROCESSES = 4
@@ -14,13 +16,53 @@ MOST_PROCESSES = 4
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+TOGETHER = {
+    "parity": "parity/",
+    "loop": "e2e/test_loop.py",
+    "faults": "e2e/test_faults.py",
+    "editor": "e2e/",
+}
+"""Tests that stay in one process where ``--dist loadfile`` spreads the others by files; the longest first.
+
+They share a Label Studio, or full-size models, of which two would not fit into the memory.
+"""
+
+
 @pytest.hookimpl(optionalhook=True)  # where xdist is switched off
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Spread folders of unit tests over processes; what is named more closely runs in this one.
+    """Spread folders of unit tests over processes, and others where asked to.
 
-    The other tests start processes of their own and wait for them; they share a Label Studio.
+    What is named more closely runs in this one.
     """
     folders = [Path(argument).resolve() for argument in config.args]
-    if all(folder.is_dir() and folder.is_relative_to(UNIT) for folder in folders):
+    unit = all(folder.is_dir() and folder.is_relative_to(UNIT) for folder in folders)
+    if unit or config.getoption("dist") == "loadfile":
         return min(os.cpu_count() or 1, MOST_PROCESSES)
     return 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
+    return ByRoom(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+class ByRoom(LoadScopeScheduling):
+    """Hands out files, and groups of files, in the order of the tests."""
+
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
+        config.option.loadscopereorder = False
+        super().__init__(config, log)
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid.partition("::")[0])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest groups first."""
+    order = list(TOGETHER)
+    items.sort(key=lambda item: order.index(group) if (group := _group(item.nodeid)) in order else len(order))
+
+
+def _group(name: str) -> str:
+    name = name.removeprefix("tests/")
+    return next((group for group, beginning in TOGETHER.items() if name.startswith(beginning)), name)

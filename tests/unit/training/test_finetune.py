@@ -212,7 +212,7 @@ def test_the_choice_stops_where_enough_is_kept_and_the_project_gets_no_better(ra
     assert [mix.share for mix in mixes] == pytest.approx([1 - 0.05 * number for number in range(tried)])
 
 
-def test_where_the_base_knows_nothing_general_there_is_nothing_to_keep(random_tiny):
+def test_any_mix_keeps_enough_where_the_base_knows_nothing_general(random_tiny):
     weights = {"text.background": torch.zeros(1, 128)}, {"text.background": torch.ones(1, 128)}
     measure = _scripted(lambda share: (40 + 20 * share, 0.0))
     chosen, _ = _choose(random_tiny, *weights, measure, Mix(0.0, 40.0, 0.0), SHORT)
