@@ -104,10 +104,13 @@ class _Walk:
             labelling = read_label_config(self._project.label_config)
         except EBSegError as error:
             return None, self._finding(check, "the label config cannot be served", str(error))
-        control = labelling.control
-        detail = f'{len(control.labels)} of <{control.tag}> "{control.name}", on ${labelling.data_key}'
-        hint = language_hint(control)
-        return labelling, self._finding(check, f"{detail}; {hint}" if hint else detail)
+        served = [
+            f'{len(control.labels)} of <{control.tag}> "{control.name}", on ${question.image.data_key}'
+            for question in labelling.questions
+            for control in (each.control for each in question.controls)
+        ]
+        detail = "; ".join(filter(None, [*served, language_hint(labelling)]))
+        return labelling, self._finding(check, detail, "; ".join(labelling.problems))
 
     def _photo(self, labelling: Labelling) -> Finding:
         """Fetch one photo, as the service would."""
@@ -135,7 +138,9 @@ class _Walk:
         return self._finding(check, f"that of task {task.id} has {width}x{height} pixels, in {seconds:.1f} s")
 
     def _fetch(self, task: LabelStudioTask, labelling: Labelling) -> bytes:
-        return self._photos.fetch(photo_url({"data": task.data}, labelling.data_key), task_id=task.id)
+        return self._photos.fetch(
+            photo_url({"data": task.data}, labelling.learnt.image.data_key), task_id=task.id
+        )
 
     def _scores(self) -> Finding:
         """See whether the Data Manager's score column, which sampling goes by, shows a model's scores."""

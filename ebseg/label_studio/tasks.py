@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 
 from ebseg.errors import EBSegError
 from ebseg.label_studio import version
-from ebseg.label_studio.label_config import Control, parse
+from ebseg.label_studio.label_config import parse
+from ebseg.label_studio.questions import Question, questions
 from ebseg.label_studio.shown import MOST_WORDS, shown
-from ebseg.vocabulary import TEMPLATES, Vocabulary
+from ebseg.vocabulary import TEMPLATES
 
 _MOST_TASK_ID = 2**63 - 1  # of its database
 
@@ -19,19 +20,35 @@ class TaskError(EBSegError):
 
 
 @dataclass(frozen=True)
-class Labelling:
-    """What a label config asks of the model.
+class TaskPhoto:
+    """A photo of a task, and what is asked about it.
 
-    ``data_key``: where a task's data has the photo's address, see ``photo_url``. ``threshold``: share of the
-    scores, 0..1, under which a pixel stays unlabelled; None: the model's own. ``min_area``: share of the
-    photo's pixels, 0..1, below which a label is dropped.
+    ``url``: its address. ``fault``: why it cannot be had; None where it can.
     """
 
-    control: Control
-    data_key: str
-    vocabulary: Vocabulary
-    threshold: float | None
-    min_area: float
+    question: Question
+    url: str = ""
+    fault: TaskError | None = None
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What a label config asks of the model: a question for each image that is served.
+
+    ``problems``: what of it is not served, and why.
+    """
+
+    questions: tuple[Question, ...]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def learnt(self) -> Question:
+        """What is learnt from annotations: the labels of the first image."""
+        return self.questions[0]
+
+    def photos(self, task: Any) -> list[TaskPhoto]:
+        """List a task's photos, in the order of the label config."""
+        return [_photo(task, question) for question in self.questions]
 
     def version(self, model: str) -> str:
         """Name the version of the predictions that a model of that version makes for this label config."""
@@ -40,27 +57,42 @@ class Labelling:
     @cached_property
     def _decides(self) -> list[object]:
         """List all that decides a prediction besides the model and the photo; not how labels look."""
-        control = self.control
-        labels = sorted((label.key, label.prompts) for label in control.labels)
-        place = [control.kind, control.name, control.to_name, self.data_key]
-        return [place, labels, TEMPLATES, self.threshold, self.min_area]
+        return [TEMPLATES, [_question_decides(question) for question in self.questions]]
+
+
+def _photo(task: Any, question: Question) -> TaskPhoto:
+    try:
+        return TaskPhoto(question, photo_url(task, question.image.data_key))
+    except TaskError as fault:
+        return TaskPhoto(question, fault=fault)
+
+
+def _question_decides(question: Question) -> list[object]:
+    return [
+        question.image.name,
+        question.image.data_key,
+        [
+            [
+                served.control.kind,
+                served.control.name,
+                sorted((label.key, label.prompts) for label in served.control.labels),
+                served.threshold,
+                served.min_area,
+            ]
+            for served in question.controls
+        ],
+    ]
 
 
 def read_label_config(xml: str, *, threshold: float | None = None, min_area: float = 0.0) -> Labelling:
     """Read a label config. Raises LabelConfigError or VocabularyError for one that cannot be served.
 
-    ``threshold`` and ``min_area``: hold where the control has none of its own; see Labelling.
+    ``threshold`` and ``min_area``: hold where a control has none of its own; see ``Served``.
     """
-    config = parse(xml)
-    control = config.mask_control()
-    own = control.setting("model_score_threshold"), control.setting("model_min_area")
-    return Labelling(
-        control=control,
-        data_key=config.image.data_key,
-        vocabulary=Vocabulary(config.prompts(control)),
-        threshold=threshold if own[0] is None else own[0],
-        min_area=min_area if own[1] is None else own[1],
-    )
+    asked, problems = questions(parse(xml), threshold=threshold, min_area=min_area)
+    for question in asked:
+        _ = question.vocabulary  # raises what the model could not be asked for
+    return Labelling(asked, problems)
 
 
 def photo_url(task: Any, data_key: str) -> str:
@@ -92,11 +124,10 @@ def _at(data: dict[str, Any], key: str) -> Any:
     return found
 
 
-def language_hint(control: Control) -> str | None:
+def language_hint(labelling: Labelling) -> str | None:
     """Say which labels are not English, as far as letters tell it, and what the model could be asked for."""
-    foreign = [
-        label.value for label in control.labels if _foreign(label.value) and not label.predicted_values
-    ]
+    labels = (label for question in labelling.questions for label in question.labels)
+    foreign = [label.value for label in labels if _foreign(label.value) and not label.predicted_values]
     if not foreign:
         return None
     return (
@@ -117,11 +148,9 @@ def task_id(task: Any) -> int | None:
     return found if 0 < found <= _MOST_TASK_ID else None
 
 
-def describe(task: Any, data_key: str) -> str:
+def describe(task: Any, url: str = "") -> str:
     """Name a task for the log: its id and its photo's address without credentials or signatures."""
-    data = task.get("data") if isinstance(task, dict) else None
-    url = _at(data, data_key) if isinstance(data, dict) else None
-    where = f" ({shown(without_secrets(url), MOST_WORDS)})" if isinstance(url, str) else ""
+    where = f" ({shown(without_secrets(url), MOST_WORDS)})" if url else ""
     return f"task {task_id(task) or '?'}{where}"
 
 

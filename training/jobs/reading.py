@@ -112,7 +112,7 @@ def _advice(loop: Loop, project: int, missing: int) -> str:
         return ""
     studio, photos = loop.studio(), loop.photos()
     try:
-        key = read_label_config(studio.project(project).label_config).data_key
+        key = read_label_config(studio.project(project).label_config).learnt.image.data_key
         share = loop.settings.held_out_share
         words = advise(
             studio.unlabelled(project),

@@ -380,6 +380,14 @@ def test_a_photos_key_within_another_is_followed(world):
     assert found["project 5, photo"].ok and "$meta.image" in found["project 5, labels"].detail
 
 
+def test_what_of_a_config_is_not_served_is_a_finding(world):
+    world.project["label_config"] = label_config("sky", "Sky")
+    wrong = world.wrong()
+    assert list(wrong) == ["project 5, labels"]
+    assert wrong["project 5, labels"].detail == '1 of <BrushLabels> "mask", on $image'
+    assert 'both ask the model for "Sky"; rename one' in wrong["project 5, labels"].remedy
+
+
 def test_a_config_that_cannot_be_served_is_a_finding(world):
     world.project["label_config"] = '<View><Image name="i" value="$i"/><Choices name="c" toName="i"/></View>'
     wrong = world.wrong()

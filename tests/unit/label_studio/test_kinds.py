@@ -9,10 +9,11 @@ from ebseg.errors import LabelConfigError
 from ebseg.label_studio import brush, kinds
 from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.kinds import KINDS, Kind, Written, kind_of_type, kind_of_value, writable_kind
-from ebseg.label_studio.label_config import Control, Label, parse
+from ebseg.label_studio.label_config import Control, Label
 from ebseg.label_studio.prompts import Box
 from ebseg.label_studio.regions import masks_to_regions
 from ebseg.label_studio.smart_tools import parse_context
+from ebseg.label_studio.tasks import read_label_config
 
 CONTROL = Control("brushlabels", "mask", "image", (Label("sky"), Label("sea")))
 WRITABLE = [kind for kind in KINDS if kind.write]
@@ -47,7 +48,7 @@ def drawn(kind, value, height, width, label="sky"):
         "original_width": width, "original_height": height,
     }  # fmt: skip
     painted = paint([region], CONTROL, height, width).label_map == 0
-    [prompt] = parse_context({"result": [region]}, CONTROL).prompts
+    [prompt] = parse_context({"result": [region]}).prompts
     return painted, prompt.draw(height, width)
 
 
@@ -168,9 +169,10 @@ def test_a_new_row_is_painted_written_and_offered(monkeypatch):
         '<Label value="sky"/><Label value="sea"/></DotsLabels></View>'
     )
     with pytest.raises(LabelConfigError, match="<DotsLabels>, which hold no labelled masks"):
-        parse(config).mask_control()
+        read_label_config(config)
     monkeypatch.setattr(kinds, "KINDS", (*KINDS, Kind("Dots", key="dots", draw=draw, write=write)))
-    control = parse(config).mask_control()
+    [question] = read_label_config(config).questions
+    [control] = [served.control for served in question.controls]
     assert (control.kind, control.name) == ("dotslabels", "d")
     label_map = np.random.default_rng(4).integers(-1, 2, (6, 8)).astype(np.int16)
     scores = np.arange(48, dtype=np.float32).reshape(6, 8) / 48

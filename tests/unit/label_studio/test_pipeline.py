@@ -81,11 +81,13 @@ def test_a_task_becomes_what_label_studio_stores():
 
 def test_the_whole_is_its_steps():
     path, model = pipeline(min_area=0.3), Model()
-    image = path.photo(task())
+    [of] = path.photos(task())
+    image = path.photo(task(), of)
     assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8 and (image == (10, 20, 30)).all()
-    [found] = model.predict_many([path.ask(image)])
-    regions = path.regions(found)
-    expected = masks_to_regions(found.label_map, found.scores, path.labelling.control, min_area=0.3)
+    [found] = model.predict_many([path.ask(image, of.question)])
+    regions = path.regions(found, of.question)
+    [served] = of.question.controls
+    expected = masks_to_regions(found.label_map, found.scores, served.control, min_area=0.3)
     assert regions == expected and len(regions) == 1
     assert path.predict(task(), model) == prediction(regions, path.labelling.version("model-1"))
 
@@ -98,7 +100,7 @@ def test_the_whole_is_its_steps():
 def test_the_threshold_is_the_controls_else_the_default(settings, default, expected):
     model, path = Model(), pipeline(settings, threshold=default)
     path.predict(task(), model)
-    assert path.labelling.threshold == expected
+    assert path.labelling.questions[0].threshold == expected
     assert [threshold for *_, threshold in model.asked] == [expected]
 
 
@@ -111,6 +113,115 @@ def test_the_least_area_is_the_controls_else_the_default(settings, default, kept
     assert len(pipeline(settings, min_area=default).predict(task(), Model())["result"]) == kept
 
 
+TWO_CONTROLS = (
+    '<View><Image name="photo" value="$image"/>'
+    '<BrushLabels name="things" toName="photo" model_score_threshold="0.7">'
+    '<Label value="road"/></BrushLabels>'
+    '<BrushLabels name="stuff" toName="photo" model_min_area="0.3"><Label value="sky"/>'
+    '<Label value="road"/></BrushLabels></View>'
+)
+
+
+def of_config(config, photos=None, **defaults):
+    return Pipeline(read_label_config(config, **defaults), photos or Photos(), max_pixels=100)
+
+
+class Everywhere(OneByOne):
+    """Says the last label in the left half, the first in a column at the right. ``asked`` as above."""
+
+    version = "model-1"
+
+    def __init__(self):
+        self.asked = []
+
+    def predict(self, image, labels, threshold=None):
+        self.asked.append((labels.names, threshold))
+        label_map = np.full(image.shape[:2], -1, np.int16)
+        label_map[:, :4], label_map[:, 7:] = len(labels) - 1, 0
+        return SimpleNamespace(label_map=label_map, scores=np.full(image.shape[:2], 0.5, np.float32))
+
+
+def shown(made):
+    """Give the control, the image, and the labels of each region."""
+    return [
+        (region["from_name"], region["to_name"], *region["value"]["brushlabels"]) for region in made["result"]
+    ]
+
+
+def test_the_controls_of_an_image_are_asked_for_at_once_and_each_writes_its_own_labels():
+    model = Everywhere()
+    made = of_config(TWO_CONTROLS).predict(task(), model)
+    assert model.asked == [(("road", "sky"), (0.7, None))]
+    assert shown(made) == [("things", "photo", "road"), ("stuff", "photo", "sky")]
+    assert (
+        of_config(TWO_CONTROLS.replace('0.3"', '0.6"')).predict(task(), model)["result"]
+        == (
+            made["result"][:1]  # the least area is the second control's own
+        )
+    )
+
+
+TWO_IMAGES = (
+    '<View><Image name="left" value="$a"/><Image name="right" value="$b"/>'
+    '<BrushLabels name="r" toName="right"><Label value="road"/><Label value="sea"/></BrushLabels>'
+    '<BrushLabels name="l" toName="left"><Label value="sky"/><Label value="hill"/></BrushLabels></View>'
+)
+
+
+def test_each_image_is_asked_for_its_own_labels():
+    model, photos = Everywhere(), Photos()
+    made = of_config(TWO_IMAGES, photos).predict({"id": 7, "data": {"a": "/a.png", "b": "/b.png"}}, model)
+    assert photos.fetched == [("/a.png", 7), ("/b.png", 7)]
+    assert [labels for labels, _ in model.asked] == [("sky", "hill"), ("road", "sea")]
+    assert shown(made) == [
+        ("l", "left", "sky"), ("l", "left", "hill"), ("r", "right", "road"), ("r", "right", "sea"),
+    ]  # fmt: skip
+
+
+def test_a_photo_that_is_bad_itself_costs_the_tasks_other_photos_nothing(caplog):
+    made = of_config(TWO_IMAGES).predict({"id": 7, "data": {"b": "/b.png"}}, Everywhere())
+    assert {to_name for _, to_name, _ in shown(made)} == {"right"}
+    assert 'task 7: a photo is left out: its data has "b", but' in caplog.text
+    with pytest.raises(TaskError, match='takes the photo from "a"'):
+        of_config(TWO_IMAGES).predict({"id": 7, "data": {}}, Everywhere())
+    with pytest.raises(FetchError, match="404"):
+        of_config(TWO_IMAGES).predict({"id": 7, "data": {"a": "/a.png", "b": "/gone"}}, Everywhere())
+
+
+@pytest.mark.parametrize(
+    ("to_name", "label", "image"),
+    [(None, "sky", "left"), (None, "sea", "right"), ("right", "sea", "right")],
+)
+def test_a_smart_tool_points_at_one_image(to_name, label, image):
+    path = of_config(TWO_IMAGES)
+    context = click(label, 20)
+    context["result"][0]["to_name"] = to_name
+    [of] = path.photos({"id": 7, "data": {"a": "/a.png", "b": "/b.png"}}, parse_context(context))
+    assert of.question.to_name == image and of.url == f"/{'a' if image == 'left' else 'b'}.png"
+
+
+@pytest.mark.parametrize(
+    ("to_name", "label", "known"), [("left", "sea", '"sky", "hill"'), ("text", "sky", "none")]
+)
+def test_a_smart_tool_for_a_label_that_the_image_lacks_is_told(to_name, label, known):
+    context = click(label, 20)
+    context["result"][0]["to_name"] = to_name
+    with pytest.raises(AnnotationError, match=f'asks for "{label}", but .*there are {known}; give both'):
+        of_config(TWO_IMAGES).photos(
+            {"id": 7, "data": {"a": "/a.png", "b": "/b.png"}}, parse_context(context)
+        )
+
+
+@pytest.mark.parametrize("name", ["car", "Auto"])
+def test_a_smart_tools_label_is_found_by_key_or_value(name):
+    config = TWO_CONTROLS.replace('<Label value="sky"/>', '<Label value="Auto" alias="car"/>')
+    path, asked = of_config(config), parse_context(click(name, 20))
+    [of] = path.photos(task(), asked)
+    [found] = Everywhere().predict_many([path.ask(path.photo(task(), of), of.question, asked)])
+    [region] = path.regions(found, of.question, asked)
+    assert region.result["from_name"] == "stuff" and region.result["value"]["brushlabels"] == ["car"]
+
+
 def click(label, x):
     value = {"x": x, "y": 50, "width": 1, "keypointlabels": [label]}
     return {"result": [{"type": "keypointlabels", "value": value}]}
@@ -118,11 +229,12 @@ def click(label, x):
 
 def test_a_smart_tool_gets_its_label_however_small_it_is():
     path = pipeline(min_area=0.9)
-    asked = parse_context(click("road", 80), path.labelling.control)
-    ask = path.ask(path.photo(task()), asked)
+    asked = parse_context(click("road", 80))
+    [of] = path.photos(task(), asked)
+    ask = path.ask(path.photo(task(), of), of.question, asked)
     assert ask.pointed.label == 1 and ask.pointed.positive == asked.prompts
     [found] = Model().predict_many([ask])
-    [region] = path.regions(found, asked)
+    [region] = path.regions(found, of.question, asked)
     assert region.result["value"]["brushlabels"] == ["road"] and region.area == 2 * HEIGHT
 
 
@@ -130,9 +242,10 @@ def test_what_does_not_fit_the_photo_is_told_before_the_model_is_asked():
     path = pipeline()
     value = {"format": "rle", "rle": encode(np.full((2, 2), 255, np.uint8)), "brushlabels": ["sky"]}
     stroke = {"type": "brushlabels", "value": value, "original_width": 2, "original_height": 2}
-    asked = parse_context({"result": [stroke]}, path.labelling.control)
+    asked = parse_context({"result": [stroke]})
+    [of] = path.photos(task(), asked)
     with pytest.raises(AnnotationError, match="2 x 2 pixels but the photo is 8 x 6"):
-        path.ask(path.photo(task()), asked)
+        path.ask(path.photo(task(), of), of.question, asked)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +275,7 @@ def test_a_bad_task_is_an_error_that_says_why(bad, error, reason):
 def test_a_key_with_dots_is_looked_up_as_label_studio_does(data, url):
     if url:
         assert photo_url({"data": data}, "meta.image") == url
-        assert url in describe({"id": 7, "data": data}, "meta.image")
+        assert describe({"id": 7, "data": data}, url) == f"task 7 ({url})"
     else:
         with pytest.raises(TaskError, match='takes the photo from "meta.image"'):
             photo_url({"data": data}, "meta.image")
@@ -179,7 +292,7 @@ def test_a_key_with_dots_is_looked_up_as_label_studio_does(data, url):
 )
 def test_labels_that_are_not_english_are_hinted_at(labels, hinted):
     xml = f'<View><Image name="i" value="$i"/><BrushLabels name="m" toName="i">{labels}</BrushLabels></View>'
-    hint = language_hint(read_label_config(xml).control)
+    hint = language_hint(read_label_config(xml))
     if hinted is None:
         assert hint is None
     else:

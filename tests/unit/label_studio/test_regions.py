@@ -156,7 +156,7 @@ def stroke(mask: np.ndarray, alpha: int = 255) -> dict:
 
 
 def asked(*regions: dict) -> InteractiveRequest:
-    request = parse_context({"result": list(regions)}, CONTROL)
+    request = parse_context({"result": list(regions)})
     assert request is not None
     return request
 
@@ -188,7 +188,7 @@ def test_prompts_are_told_apart():
     ],
 )
 def test_without_a_positive_prompt_the_mask_stays_but_for_the_parts_that_are_pointed_away(regions, expected):
-    request = asked(*regions) if regions else InteractiveRequest(CONTROL.labels[0], ())
+    request = asked(*regions) if regions else InteractiveRequest("sky", ())
     assert request.is_unguided and request.pointed(0) is None
     np.testing.assert_array_equal(less(PARTS, request.prompts), expected)
 
@@ -199,19 +199,12 @@ def test_parts_are_connected_across_corners():
 
 @pytest.mark.parametrize("context", [None, {}, {"result": []}, {"result": None}, {"user": 1}])
 def test_contexts_that_ask_nothing(context):
-    assert parse_context(context, CONTROL) is None
-
-
-@pytest.mark.parametrize(("name", "value"), [("car", "Auto"), ("Auto", "Auto"), ("sea", "sea")])
-def test_labels_are_found_by_key_or_value(name, value):
-    request = parse_context({"result": [keypoint(1, 1, label=name)]}, CONTROL)
-    assert request is not None
-    assert request.label.value == value
+    assert parse_context(context) is None
 
 
 def test_geometry_is_relative_to_the_photo():
     regions = [keypoint(50, 25, width=10, positive=0), rectangle(10, 20, 30, 40), stroke(A)]
-    point, box, drawn = parse_context({"result": regions}, CONTROL).prompts
+    point, box, drawn = parse_context({"result": regions}).prompts
     assert point == Point(x=0.5, y=0.25, radius=0.05, positive=False)
     assert isinstance(box, Box)
     np.testing.assert_allclose(box.corners, [(0.1, 0.2), (0.4, 0.2), (0.4, 0.6), (0.1, 0.6)])
@@ -226,11 +219,9 @@ def without(region: dict, key: str) -> dict:
 @pytest.mark.parametrize(
     ("context", "message"),
     [
-        (
-            {"result": [keypoint(1, 1, label="dog")]},
-            'asks for "dog".* has "sky", "car", "sea"; give both tags',
-        ),
         ({"result": [keypoint(1, 1), keypoint(1, 1, label="sea")]}, r"one label, got \['sea', 'sky'\]"),
+        ({"result": [keypoint(1, 1) | {"to_name": name} for name in "ab"]}, "point at one image"),
+        ({"result": [keypoint(1, 1) | {"to_name": []}]}, "cannot be read"),
         ({"result": [keypoint(math.nan, 1)]}, "cannot be read"),
         ({"result": [keypoint("left", 1)]}, "cannot be read"),
         ({"result": [{**rectangle(1, 1, 1, 1), "original_width": 0}]}, "cannot be read"),
@@ -253,11 +244,11 @@ def without(region: dict, key: str) -> dict:
 )
 def test_contexts_that_cannot_be_served(context, message):
     with pytest.raises(AnnotationError, match=message):
-        parse_context(context, CONTROL)
+        parse_context(context)
 
 
 def test_a_stroke_of_another_size_is_refused():
-    request = parse_context({"result": [stroke(A)]}, CONTROL)
+    request = parse_context({"result": [stroke(A)]})
     with pytest.raises(AnnotationError, match="20 x 10 pixels but the photo is 8 x 6; reload"):
         request.prompts[0].draw(6, 8)
 

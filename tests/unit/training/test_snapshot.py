@@ -123,7 +123,7 @@ def test_photos_and_label_maps_are_what_was_annotated(world):
     assert (entry.annotation, entry.time) == (annotation, "2026-01-01T00:00:02.500000+00:00")
     assert entry.pixels == {"sky": 12, "car": 8}
     assert manifest.labels[0].key == "sky" and manifest.labels[0].prompts == ("sky", "heaven")
-    assert manifest.vocabulary == read_label_config(CONFIG).vocabulary
+    assert manifest.vocabulary == read_label_config(CONFIG).learnt.vocabulary
     assert manifest.shown_labels == {"sky", "car"}
     source = world.source(manifest)
     assert (len(source), source.name, source.tasks) == (1, "project 1, to train on", (task,))
@@ -584,7 +584,7 @@ def test_without_the_record_of_what_is_held_out_nothing_is_decided(world):
 
 
 def label_regions(label_map, config: str = CONFIG):
-    control = read_label_config(config).control
+    [control] = [served.control for served in read_label_config(config).learnt.controls]
     scores = np.ones(label_map.shape, np.float32)
     return [each.result for each in masks_to_regions(label_map, scores, control)]
 
@@ -611,6 +611,21 @@ def test_a_correction_is_measured_once(world):
 def test_a_correction_of_a_prediction_that_is_gone_says_nothing(world):
     task = world.annotated(1, parent_prediction=77)
     assert entry_of(world.take(), task).correction is None
+
+
+def test_the_labels_of_all_controls_of_an_image_count_whichever_made_a_region(world):
+    world.fake.config = (
+        '<View><Image name="image" value="$image"/>'
+        '<BrushLabels name="things" toName="image"><Label value="car"/></BrushLabels>'
+        '<BrushLabels name="stuff" toName="image"><Label value="sky"/><Label value="car"/></BrushLabels>'
+        "</View>"
+    )
+    task = world.task(1)
+    world.fake.annotate(task, [rectangle("sky", id="a"), rectangle("car", left=50, width=34, id="b")])
+    manifest = world.take(held_out_share=0.001)
+    assert [label.key for label in manifest.labels] == ["car", "sky"]
+    assert entry_of(manifest, task).pixels == {"car": 8, "sky": 12}
+    np.testing.assert_array_equal(world.source(manifest)[0].label_map, [[1, 1, 1, 0, 0, -1]] * 4)
 
 
 def test_more_than_255_labels_take_16_bits(world):
