@@ -105,9 +105,9 @@ class _Walk:
         except EBSegError as error:
             return None, self._finding(check, "the label config cannot be served", str(error))
         served = [
-            f'{len(control.labels)} of <{control.tag}> "{control.name}", on ${question.image.data_key}'
+            f"{len(each.control.labels)} of {each.control.title}, on ${question.image.data_key}"
             for question in labelling.questions
-            for control in (each.control for each in question.controls)
+            for each in question.controls
         ]
         detail = "; ".join(filter(None, [*served, language_hint(labelling)]))
         return labelling, self._finding(check, detail, "; ".join(labelling.problems))

@@ -81,7 +81,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Control(Labelled):
-    """A tag that annotates an object, such as ``<BrushLabels>`` on an image."""
+    """A tag that annotates an object, such as ``<BrushLabels>`` on an image.
+
+    ``<Labels>`` and the ``<Brush>`` that draws its regions are one: the brush with ``labels_name``.
+    """
 
     kind: str
     """The tag in lower case; the ``type`` of its regions."""
@@ -94,11 +97,13 @@ class Control(Labelled):
 
     tag: str = ""
     """The tag as the label config has it, for messages."""
+    labels_name: str = ""
+    """The name of the ``<Labels>`` that has the labels; empty where the control has its own."""
 
     @property
     def title(self) -> str:
         """What people know it by."""
-        return f'{self.tag or self.kind} "{shown(self.name)}"'
+        return f'{self.tag or self.kind} "{shown(self.labels_name or self.name)}"'
 
     def setting(self, attribute: str) -> float | None:
         """Read a number from 0 to 1 that the tag carries: ``model_score_threshold``, ``model_min_area``.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ebseg.ask import Threshold
 from ebseg.errors import LabelConfigError
-from ebseg.label_studio.kinds import KINDS, kind_of_type, rank
+from ebseg.label_studio.kinds import KINDS, kind_of_type, rank, writable_kind
 from ebseg.label_studio.label_config import Control, ImageTag, Label, LabelConfig, Labelled, normal
 from ebseg.label_studio.shown import MOST_WORDS, shown
 from ebseg.vocabulary import MAX_LABELS, Vocabulary
@@ -96,7 +96,7 @@ def questions(
     problems: list[str] = []
     images = {image.name: image for image in reversed(config.images)}  # the first of each name
     candidates: dict[str, list[Served]] = {image.name: [] for image in config.images}
-    for control in config.controls:
+    for control in _controls(config, images):
         problem = _problem(control, images)
         if problem is None:
             served, wrong = _with_settings(control, threshold, min_area)
@@ -209,13 +209,51 @@ class _Taken:
         return None
 
 
+def _controls(config: LabelConfig, images: Mapping[str, ImageTag]) -> Iterator[Control]:
+    """Give the controls, each ``<Labels>`` on an image together with the tag that draws its regions there.
+
+    Of several such tags that is the finest that gets predictions: each label is predicted once.
+    """
+    shapes: dict[str, Control] = {}
+    for control in filter(_is_shape, config.controls):
+        shapes[control.to_name] = min(shapes.get(control.to_name, control), control, key=_preference)
+    labelled = {control.to_name for control in config.controls if control.kind == "labels"}
+    for control in config.controls:
+        if control.kind == "labels":
+            if control.to_name in images:
+                yield _paired(control, shapes.get(control.to_name))
+        elif control.to_name not in labelled or not _is_shape(control):
+            yield control
+
+
+def _is_shape(control: Control) -> bool:
+    """Tell whether it draws regions and has no labels, as ``<Brush>``."""
+    kind = kind_of_type(control.kind)
+    return kind is not None and control.kind == kind.tag.lower()
+
+
+def _preference(shape: Control) -> tuple[bool, int]:
+    return writable_kind(shape.kind) is None, rank(shape.kind)
+
+
+def _paired(labels: Control, shape: Control | None) -> Control:
+    if shape is None:
+        return labels
+    attributes = {**labels.attributes, **shape.attributes}
+    return replace(labels, kind=shape.kind, name=shape.name, labels_name=labels.name, attributes=attributes)
+
+
 def _problem(control: Control, images: Mapping[str, ImageTag]) -> str | None:
     """Why this control is not served; "" where it is none that shows areas, None where it is."""
+    if control.kind == "labels":
+        return 'no tag draws its regions; add one, such as <Brush name="brush" toName="image"/>'
     kind = kind_of_type(control.kind)
-    if kind is None or kind.draw is None or control.kind != kind.labels_tag.lower():
+    if kind is None or kind.draw is None:
         return ""
     if kind.write is None:
-        return f"no predictions are made for <{kind.labels_tag}>; use {_offered()}"
+        return f"no predictions are made for <{kind.tag}>; use {_offered()}"
+    if _is_shape(control) and not control.labels_name:
+        return f'it has no labels; add <Labels name="labels" toName="{shown(control.to_name)}">'
     return _image_problem(control, images)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ebseg.label_studio.label_config import Control, Label
 
 @dataclass(frozen=True)
 class Region:
-    """One region: ``result`` exactly as Label Studio stores it, and its area in pixels."""
+    """One result of a region, exactly as Label Studio stores it, and the region's area in pixels."""
 
     result: dict[str, Any]
     area: int
@@ -31,7 +31,8 @@ def masks_to_regions(
     ``label_map``: (H, W) int, index into ``control.labels``, -1 where unsure. ``scores``: (H, W) float,
     0..1; a region's score is its mean over the region. ``min_area``: share of the photo's pixels,
     0..1, below which a label is dropped. A region's id is derived from its content, so the same prediction
-    has the same ids. Raises AnnotationError if the scores of a region are not finite.
+    has the same ids; with a ``labels_name`` a region is two results of one id. Raises AnnotationError if the
+    scores of a region are not finite.
     """
     regions = []
     areas = np.bincount(label_map[label_map >= 0])
@@ -46,10 +47,12 @@ def mask_to_regions(mask: Mask, label: Label, scores: NDArray[np.float32], contr
     kind = writable_kind(control.kind)
     if kind is None or kind.write is None:
         raise AnnotationError(f'{control.kind} "{control.name}" cannot show a mask; choose another control')
-    return [_region(written, label, scores, control) for written in kind.write(mask)]
+    return [region for written in kind.write(mask) for region in _regions(written, label, scores, control)]
 
 
-def _region(written: Written, label: Label, scores: NDArray[np.float32], control: Control) -> Region:
+def _regions(
+    written: Written, label: Label, scores: NDArray[np.float32], control: Control
+) -> Iterator[Region]:
     score = float(scores[written.mask].mean(dtype=np.float64))
     if not math.isfinite(score):
         raise AnnotationError(f'the scores of "{label.value}" are not finite: the model is damaged')
@@ -60,13 +63,17 @@ def _region(written: Written, label: Label, scores: NDArray[np.float32], control
         "from_name": control.name,
         "to_name": control.to_name,
         "type": control.kind,
-        "value": {**written.value, control.kind: [label.key]},
+        "value": written.value if control.labels_name else written.value | {control.kind: [label.key]},
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,
         "score": score,
     }
-    return Region(result, int(np.count_nonzero(written.mask)))
+    area = int(np.count_nonzero(written.mask))
+    yield Region(result, area)
+    if control.labels_name:
+        value = written.value | {"labels": [label.key]}
+        yield Region(result | {"from_name": control.labels_name, "type": "labels", "value": value}, area)
 
 
 def prediction(regions: Sequence[Region], model_version: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def parse_context(context: Mapping[str, Any] | None) -> InteractiveRequest | Non
                 f"the smart tool sends {len(regions)} regions, more than {MOST_PROMPTS}; remove some of them"
             )
         names = {name for region in regions for name in _label_names(region)}
-        prompts = tuple(_prompt(region) for region in regions)
+        prompts = tuple(_prompt(region) for region in regions if region["type"] != "labels")
         images = {region.get("to_name") for region in regions}
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         why = shown(repr(error))
@@ -115,7 +115,8 @@ def less(mask: Mask, prompts: Sequence[Prompt]) -> Mask:
 
 
 def _label_names(region: Mapping[str, Any]) -> list[str]:
-    names = list(region["value"].get(region["type"]) or region["value"]["labels"])
+    """List a result's labels: none in that of a ``<Rectangle>``, whose ``<Labels>`` have another one."""
+    names = list(region["value"].get(region["type"]) or region["value"].get("labels") or ())
     if not all(isinstance(name, str) for name in names):
         raise TypeError("a label is no text")
     return names

@@ -75,6 +75,7 @@ def _question_decides(question: Question) -> list[object]:
             [
                 served.control.kind,
                 served.control.name,
+                served.control.labels_name,
                 sorted((label.key, label.prompts) for label in served.control.labels),
                 served.threshold,
                 served.min_area,

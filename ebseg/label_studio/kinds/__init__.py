@@ -35,7 +35,8 @@ def kind_of_type(name: str) -> Kind | None:
 
 def writable_kind(control: str) -> Kind | None:
     """Find the kind of regions that are predicted for a control, such as "brushlabels"; None for none."""
-    return next((kind for kind in KINDS if kind.write and control == kind.labels_tag.lower()), None)
+    kind = kind_of_type(control)
+    return kind if kind and kind.write else None
 
 
 def rank(control: str) -> int:

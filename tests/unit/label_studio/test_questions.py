@@ -121,6 +121,43 @@ def test_a_smart_tool_beside_the_mask_gets_no_predictions():
     assert served(labelling) == {"brushlabels": ["sky"]} and labelling.problems == ()
 
 
+@pytest.mark.parametrize(
+    ("shapes", "shown"),
+    [
+        (["Brush"], "brush"), (["Bitmask"], "bitmask"), (["Polygon"], "polygon"), (["Ellipse"], "ellipse"),
+        (["Rectangle"], "rectangle"), (["Rectangle", "Vector", "Polygon", "KeyPoint"], "polygon"),
+        (["KeyPoint", "Rectangle", "Brush"], "brush"),
+    ],
+)  # fmt: skip
+def test_labels_are_predicted_with_the_finest_tag_that_draws_on_their_image(shapes, shown):
+    tags = [f'<{shape} name="{shape.lower()}" toName="image"/>' for shape in shapes]
+    labels = control("Labels", "sky", "sea", name="l", attributes='model_min_area="0.2"')
+    for layout in ((labels, *tags), (*tags, labels)):
+        labelling = read_label_config(view(IMAGE, *layout))
+        [question] = labelling.questions
+        [found] = question.controls
+        assert (found.control.kind, found.control.name, found.control.labels_name) == (shown, shown, "l")
+        assert served(labelling) == {shown: ["sky", "sea"]} and labelling.problems == ()
+        assert found.min_area == 0.2
+
+
+def test_every_labels_tag_has_its_image_and_its_labels():
+    labelling = read_label_config(
+        view(
+            IMAGE, '<Image name="other" value="$b"/><Text name="text" value="$t"/>',
+            control("Labels", "sky", name="one"), control("Labels", "sky", "sea", name="two"),
+            control("Labels", "person", name="names", image="text"),
+            control("Labels", "car", name="three", image="other"),
+            '<Brush name="b" toName="image"/><Polygon name="p" toName="other"/>',
+        )
+    )  # fmt: skip
+    found = [each.control for question in labelling.questions for each in question.controls]
+    assert [(each.labels_name, each.name, [label.key for label in each.labels]) for each in found] == [
+        ("one", "b", ["sky"]), ("two", "b", ["sea"]), ("three", "p", ["car"]),
+    ]  # fmt: skip
+    assert labelling.problems == ()
+
+
 def test_of_two_images_of_a_name_and_two_spellings_of_an_attribute_the_first_counts():
     first, second = '<Image name="image" value="$a" VALUE="$b"/>', '<Image name="image" value="$c"/>'
     [question] = read_label_config(view(first, second, brush())).questions
@@ -141,11 +178,28 @@ NOT_SERVED = [
     ),
     (
         view(IMAGE, control("VectorLabels", "sky")),
-        'VectorLabels "vectorlabels": no predictions are made for <VectorLabels>; use <BrushLabels>',
+        'VectorLabels "vectorlabels": no predictions are made for <Vector>; use <BrushLabels>',
     ),
     (
-        view(IMAGE, '<Brush name="b" toName="image"/><Labels name="l" toName="image"/>'),
-        "has <Brush>, <Labels>, which hold no labelled masks; add <BrushLabels>",
+        view(IMAGE, '<Brush name="b" toName="image"/>', control("Labels", name="l")),
+        'Labels "l": it has no <Label>',
+    ),
+    (view(IMAGE, control("Labels", "sky")), 'Labels "labels": no tag draws its regions; add one, such as <B'),
+    (
+        view(IMAGE, control("Labels", "sky"), '<Vector name="v" toName="image"/>'),
+        'Labels "labels": no predictions are made for <Vector>; use <BrushLabels>',
+    ),
+    (
+        view(IMAGE, control("Labels", "sky"), '<KeyPoint name="k" toName="image"/>'),
+        "has <KeyPoint>, <Labels>, which hold no labelled masks",
+    ),
+    (
+        view(IMAGE, '<Brush name="b" toName="image"/>'),
+        'Brush "b": it has no labels; add <Labels name="labels" toName="image">',
+    ),
+    (
+        view('<Text name="t" value="$t"/>', control("Labels", "person", image="t")),
+        "has <Labels>, which hold no labelled masks",
     ),
     (view('<Text name="t" value="$t"/><Choices name="c" toName="t"/>'), "<Choices>.*add <BrushLabels>"),
     (
@@ -195,9 +249,11 @@ LEFT_OUT = [
     (brush("sky") + brush(name="b", image="x"), 'BrushLabels "b": toName="x" names no <Image>'),
     (
         brush("sky") + control("VectorLabels", "sea", name="v"),
-        'VectorLabels "v": no predictions are made for <VectorLabels>; use <BrushLabels>',
+        'VectorLabels "v": no predictions are made for <Vector>; use <BrushLabels>',
     ),
     (brush("sky") + '<PolygonLabels name="p" toName="image"/>', 'PolygonLabels "p": it has no <Label>'),
+    (brush("sky") + control("Labels", "sea", name="l"), 'Labels "l": no tag draws its regions'),
+    (brush("sky") + '<Polygon name="p" toName="image"/>', 'Polygon "p": it has no labels; add <Labels '),
     (
         brush("sky") + control("PolygonLabels", *(f"label {number}" for number in range(1000)), name="p"),
         "it has 1000 labels, more than 1000 with those of the image's other controls; use several projects",
@@ -215,7 +271,7 @@ def test_what_cannot_be_served_is_said_and_the_rest_is_served(controls, message)
     labelling = read_label_config(view(IMAGE, controls))
     assert "sky" in served(labelling)["brushlabels"]
     [problem] = labelling.problems
-    assert message in problem and "Labels " in problem
+    assert message in problem
 
 
 def test_a_few_faults_are_told_and_the_others_counted():

@@ -6,6 +6,7 @@ import pytest
 
 from ebseg.errors import AnnotationError
 from ebseg.label_studio import brush
+from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.label_config import Control, Label
 from ebseg.label_studio.prompts import Box, Point, Stroke
 from ebseg.label_studio.regions import mask_to_regions, masks_to_regions, prediction
@@ -155,6 +156,29 @@ def stroke(mask: np.ndarray, alpha: int = 255) -> dict:
     }
 
 
+def test_labels_with_a_brush_are_two_results_of_one_id_as_the_editor_stores_them():
+    paired = Control("brush", "b", "image", CONTROL.labels, labels_name="l")
+    label_map = np.random.default_rng(5).integers(-1, 3, (6, 8)).astype(np.int16)
+    scores = np.random.default_rng(6).random((6, 8), np.float32)
+    own = masks_to_regions(label_map, scores, CONTROL)
+    regions = masks_to_regions(label_map, scores, paired)
+    for plain, shape, labels in zip(own, regions[::2], regions[1::2], strict=True):
+        value = {"format": "rle", "rle": plain.result["value"]["rle"]}
+        assert shape.result == plain.result | {
+            "id": shape.result["id"], "from_name": "b", "type": "brush", "value": value,
+        }  # fmt: skip
+        assert labels.result == shape.result | {
+            "from_name": "l", "type": "labels",
+            "value": value | {"labels": plain.result["value"]["brushlabels"]},
+        }  # fmt: skip
+        assert shape.area == labels.area == plain.area
+    assert prediction(regions, "v")["score"] == pytest.approx(prediction(own, "v")["score"])
+    assert len({shape.result["id"] for shape in regions}) == len(own)
+    painted = paint([each.result for each in regions], paired, 6, 8)
+    np.testing.assert_array_equal(painted.label_map, label_map)
+    assert painted.regions == len(own)
+
+
 def asked(*regions: dict) -> InteractiveRequest:
     request = parse_context({"result": list(regions)})
     assert request is not None
@@ -200,6 +224,17 @@ def test_parts_are_connected_across_corners():
 @pytest.mark.parametrize("context", [None, {}, {"result": []}, {"result": None}, {"user": 1}])
 def test_contexts_that_ask_nothing(context):
     assert parse_context(context) is None
+
+
+@pytest.mark.parametrize("kind", ["keypoint", "rectangle", "brush"])
+def test_a_smart_tool_of_labels_sends_two_results_of_one_id(kind):
+    plain = {"keypoint": keypoint(15, 20), "rectangle": rectangle(1, 2, 3, 4), "brush": stroke(A)}[kind]
+    value = without(plain["value"], f"{kind}labels")
+    shape = plain | {"id": "a", "type": kind, "value": value}
+    labels = plain | {"id": "a", "type": "labels", "value": value | {"labels": ["sky"]}}
+    expected = parse_context({"result": [plain]})
+    assert parse_context({"result": [shape, labels]}) == expected
+    assert parse_context({"result": [shape | {"value": labels["value"]}, labels]}) == expected
 
 
 def test_geometry_is_relative_to_the_photo():
