@@ -91,8 +91,8 @@ class Control(Labelled):
     name: str
     to_name: str
     labels: tuple[Label, ...] = ()
-    dynamic: bool = False
-    """Whether the labels are in each task's data (``value="$labels"``)."""
+    labels_key: str | None = None
+    """Where a task's data has more labels (``value="$labels"``); "" where ``value`` names no key."""
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     tag: str = ""
@@ -169,7 +169,7 @@ class _OpenControl:
             name=self.lower.get("name", ""),
             to_name=self.lower.get("toname", ""),
             labels=tuple(self.labels),
-            dynamic="value" in self.lower,
+            labels_key=_data_key(self.lower["value"]) if self.lower.get("value") else None,
             attributes=self.attributes,
             tag=self.tag,
         )
@@ -198,7 +198,7 @@ class _Reader:
             self.images.append(_image(lower))
         elif kind == "label":
             if control is not None:
-                control.labels.append(_label(attributes, lower))
+                control.labels.append(make_label(attributes))
         elif kind_of_type(kind) or lower.get("toname"):
             control = _OpenControl(tag, attributes, lower)
             self.controls.append(control)
@@ -212,11 +212,17 @@ class _Reader:
 
 
 def _image(attributes: Mapping[str, str]) -> ImageTag:
-    match = _DATA_KEY.fullmatch(attributes.get("value", "").strip())
-    return ImageTag(name=attributes.get("name", ""), data_key=match[1] if match else "")
+    return ImageTag(name=attributes.get("name", ""), data_key=_data_key(attributes.get("value", "")))
 
 
-def _label(attributes: Mapping[str, str], lower: Mapping[str, str]) -> Label:
+def _data_key(text: str) -> str:
+    match = _DATA_KEY.fullmatch(text.strip())
+    return match[1] if match else ""
+
+
+def make_label(attributes: dict[str, str]) -> Label:
+    """Make a label of a ``<Label>``'s attributes, whose names are matched ignoring case."""
+    lower = {name.lower(): value for name, value in reversed(attributes.items())}  # the first one counts
     return Label(
         value=lower.get("value", ""),
         alias=lower.get("alias") or None,

@@ -60,6 +60,11 @@ class Question(Labelled):
         """The image's name, as regions carry it."""
         return self.image.name
 
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether tasks bring more labels."""
+        return any(served.control.labels_key for served in self.controls)
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """What the model is asked for. Raises VocabularyError for names that it cannot tell apart."""
@@ -132,7 +137,7 @@ def union(image: ImageTag, candidates: Sequence[Served]) -> tuple[Question | Non
     controls = tuple(
         replace(served, control=replace(served.control, labels=kept[place]))
         for place, served in enumerate(candidates)
-        if kept[place]
+        if kept[place] or served.control.labels_key
     )
     if not controls:
         return None, problems
@@ -175,7 +180,7 @@ class _Taken:
         new = {label.key: label for label in control.labels if label.key not in self._keys}
         count, names = len(new), len({name for label in new.values() for name in map(normal, label.prompts)})
         besides = " with those of the image's other controls" if self._keys else ""
-        if not control.labels:
+        if not control.labels and not control.labels_key:
             return 'it has no <Label>; add at least one, such as <Label value="sky"/>'
         if len(self._keys) + count > MAX_LABELS:
             return f"it has {count} labels, more than {MAX_LABELS}{besides}; use several projects"
@@ -268,11 +273,8 @@ def _image_problem(control: Control, images: Mapping[str, ImageTag]) -> str | No
         )
     if not image.data_key:
         return f'the <Image> "{shown(image.name)}" needs value="$key", one key of the task\'s data'
-    if control.dynamic:
-        return (
-            'its labels are in each task\'s data (value="$..."), which is not supported; '
-            "write them into the label config as <Label> tags"
-        )
+    if control.labels_key == "":
+        return 'its value names no key of the task\'s data; write value="$labels", or remove it'
     return None
 
 

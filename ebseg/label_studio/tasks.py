@@ -1,16 +1,18 @@
 """Read label configs and tasks, whose content is other people's."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from ebseg.errors import EBSegError
+from ebseg.errors import EBSegError, LabelConfigError, VocabularyError
 from ebseg.label_studio import version
-from ebseg.label_studio.label_config import parse
-from ebseg.label_studio.questions import Question, questions
+from ebseg.label_studio.label_config import Label, make_label, parse
+from ebseg.label_studio.questions import Question, questions, told, union
 from ebseg.label_studio.shown import MOST_WORDS, shown
-from ebseg.vocabulary import TEMPLATES
+from ebseg.vocabulary import MAX_LABELS, TEMPLATES
 
 _MOST_TASK_ID = 2**63 - 1  # of its database
 
@@ -62,7 +64,7 @@ class Labelling:
 
 def _photo(task: Any, question: Question) -> TaskPhoto:
     try:
-        return TaskPhoto(question, photo_url(task, question.image.data_key))
+        return TaskPhoto(of_task(question, task), photo_url(task, question.image.data_key))
     except TaskError as fault:
         return TaskPhoto(question, fault=fault)
 
@@ -76,6 +78,7 @@ def _question_decides(question: Question) -> list[object]:
                 served.control.kind,
                 served.control.name,
                 served.control.labels_name,
+                served.control.labels_key,
                 sorted((label.key, label.prompts) for label in served.control.labels),
                 served.threshold,
                 served.min_area,
@@ -92,8 +95,88 @@ def read_label_config(xml: str, *, threshold: float | None = None, min_area: flo
     """
     asked, problems = questions(parse(xml), threshold=threshold, min_area=min_area)
     for question in asked:
-        _ = question.vocabulary  # raises what the model could not be asked for
+        if question.labels:  # they are all in the tasks where there are none
+            _ = question.vocabulary  # raises what the model could not be asked for
     return Labelling(asked, problems)
+
+
+def of_task(question: Question, task: Any) -> Question:
+    """Give a question with the labels that a task brings. Raises TaskError for labels that are faulty."""
+    if not question.is_dynamic:
+        return question
+    found, problems = _with_labels(question, _brought(question, task))
+    if problems:
+        raise TaskError("; ".join(told(problems)))
+    if found is None or not found.labels:
+        raise TaskError("it brings no labels, and the label config has none; add some to its data")
+    try:
+        _ = found.vocabulary
+    except VocabularyError as error:
+        raise TaskError(str(error)) from error
+    return found
+
+
+def of_tasks(question: Question, tasks: Iterable[Any]) -> Question:
+    """Give a question with all labels that tasks bring, in their order; see ``union`` for what is one label.
+
+    Labels of tasks that are faulty are left out, and those that cannot be told from an earlier task's.
+    Raises LabelConfigError for more than a model is asked for.
+    """
+    if not question.is_dynamic:
+        return question
+    brought: list[dict[str, Label]] = [{} for _ in question.controls]
+    for task in tasks:
+        with suppress(TaskError):
+            of_task(question, task)
+            for known, labels in zip(brought, _brought(question, task), strict=True):
+                for label in labels:
+                    known.setdefault(label.key, label)
+        if sum(map(len, brought)) + len(question.labels) > MAX_LABELS:
+            raise LabelConfigError(
+                f"the project's tasks bring more than {MAX_LABELS} labels together; use several projects"
+            )
+    found, problems = _with_labels(question, [tuple(labels.values()) for labels in brought])
+    if found is None or (any(brought) and not found.labels):
+        raise LabelConfigError("; ".join(told(problems)))
+    return found
+
+
+def _brought(question: Question, task: Any) -> list[tuple[Label, ...]]:
+    """List the labels that a task brings for each control. Raises TaskError for what are none."""
+    data, keys = _data(task), [served.control.labels_key for served in question.controls]
+    return [_task_labels(data, key) if key else () for key in keys]
+
+
+def _with_labels(question: Question, more: Sequence[tuple[Label, ...]]) -> tuple[Question | None, list[str]]:
+    """Ask for more labels of each control, too; say which cannot be served."""
+    return union(
+        question.image,
+        [
+            replace(served, control=replace(served.control, labels=served.control.labels + labels))
+            for served, labels in zip(question.controls, more, strict=True)
+        ],
+    )
+
+
+def _task_labels(data: dict[str, Any], key: str) -> tuple[Label, ...]:
+    """Read labels of a task's data: names, or objects such as Label Studio takes."""
+    found = _found(data, key, "the labels")
+    if not isinstance(found, list):
+        raise TaskError(
+            f'its "{key}" must be a list of labels, such as [{{"value": "sky"}}], not {type(found).__name__}'
+        )
+    if len(found) > MAX_LABELS:
+        raise TaskError(f'its "{key}" has {len(found)} labels, more than {MAX_LABELS}; remove some')
+    return tuple(_task_label(item, position, key) for position, item in enumerate(found, start=1))
+
+
+def _task_label(item: Any, position: int, key: str) -> Label:
+    attributes = {"value": item} if isinstance(item, str) else item
+    if not isinstance(attributes, dict) or not isinstance(attributes.get("value"), str):
+        raise TaskError(
+            f'number {position} of its "{key}" is neither a name nor an object such as {{"value": "sky"}}'
+        )
+    return make_label({name: text for name, text in attributes.items() if isinstance(text, str)})
 
 
 def photo_url(task: Any, data_key: str) -> str:
@@ -102,16 +185,26 @@ def photo_url(task: Any, data_key: str) -> str:
     Like Label Studio's editor, it takes ``meta.image`` for a key of that name, and else for the key ``image``
     of what is in ``meta``.
     """
-    data = task.get("data") if isinstance(task, dict) else None
-    if not isinstance(data, dict):
-        raise TaskError('it is no task: it has no "data"; import it again')
-    url = _at(data, data_key)
-    if url is None:
-        known = shown(", ".join(f'"{key}"' for key in data), MOST_WORDS) or "nothing"
-        raise TaskError(f'its data has {known}, but the label config takes the photo from "{data_key}"')
+    url = _found(_data(task), data_key, "the photo")
     if not isinstance(url, str) or not url:
         raise TaskError(f'its "{data_key}" must be the address of one photo, not {type(url).__name__}')
     return url
+
+
+def _data(task: Any) -> dict[str, Any]:
+    data = task.get("data") if isinstance(task, dict) else None
+    if not isinstance(data, dict):
+        raise TaskError('it is no task: it has no "data"; import it again')
+    return data
+
+
+def _found(data: dict[str, Any], key: str, what: str) -> Any:
+    """Look up a key of a task's data. Raises TaskError where it is not there."""
+    found = _at(data, key)
+    if found is None:
+        known = shown(", ".join(f'"{name}"' for name in data), MOST_WORDS) or "nothing"
+        raise TaskError(f'its data has {known}, but the label config takes {what} from "{key}"')
+    return found
 
 
 def _at(data: dict[str, Any], key: str) -> Any:

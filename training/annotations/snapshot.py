@@ -37,7 +37,7 @@ from ebseg.errors import AnnotationError, DataError, ImageError
 from ebseg.images import read_image
 from ebseg.label_studio.annotations import PAINTING, Painted, paint
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.tasks import photo_url, read_label_config
+from ebseg.label_studio.tasks import of_tasks, photo_url, read_label_config
 from ebseg.vocabulary import Vocabulary
 from training.annotations.corrections import correction
 from training.annotations.entry import Entry, LabelEntry, require_storable
@@ -167,7 +167,8 @@ class _Reading:
         self._photos = PatientFetcher(photos, lambda: studio.project(project.id), settings.patience)
         self._max_pixels = settings.max_pixels
         self._folder = folder(project.id)
-        self._question = read_label_config(project.label_config).learnt
+        annotated = ({"data": task.data} for task in studio.annotated(project.id))
+        self._question = of_tasks(read_label_config(project.label_config).learnt, annotated)
         labels = tuple(LabelEntry(label.key, tuple(label.prompts)) for label in self._question.labels)
         self.empty = Manifest(project.id, project.title, self._question.to_name, labels, painting=PAINTING)
         index = self._earlier("index.json", Manifest.from_json, self.empty)

@@ -88,9 +88,9 @@ BAD_CONFIGS = {
         '<View><Text name="photo" value="$text"/>' + MASKS + "</View>",
         "<Image",
     ),
-    "labels in the tasks": (
-        f'<View>{IMAGE}<BrushLabels name="mask" toName="photo" value="$labels"/></View>',
-        "not supported",
+    "labels in no key of the tasks": (
+        f'<View>{IMAGE}<BrushLabels name="mask" toName="photo" value="labels"/></View>',
+        "names no key",
     ),
     "no labels": (f'<View>{IMAGE}<BrushLabels name="mask" toName="photo"/></View>', "<Label>"),
     "no name": (label_config(""), "has no value"),

@@ -40,7 +40,7 @@ def test_a_usual_config():
     ]
     assert control.labels[0].attributes == {"value": "sky", "background": "#00f"}
     assert control.attributes["choice"] == "single"
-    assert not control.dynamic
+    assert control.labels_key is None
     assert hash(config) == hash(config)  # usable as a key of caches
 
 

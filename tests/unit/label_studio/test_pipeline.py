@@ -12,6 +12,7 @@ from ebseg.label_studio.regions import masks_to_regions, prediction
 from ebseg.label_studio.smart_tools import parse_context
 from ebseg.label_studio.tasks import TaskError, describe, language_hint, photo_url, read_label_config
 from ebseg.label_studio.version import model_of
+from ebseg.vocabulary import Vocabulary
 from tests.unit.one_by_one import OneByOne
 
 HEIGHT, WIDTH = 6, 8
@@ -220,6 +221,95 @@ def test_a_smart_tools_label_is_found_by_key_or_value(name):
     [found] = Everywhere().predict_many([path.ask(path.photo(task(), of), of.question, asked)])
     [region] = path.regions(found, of.question, asked)
     assert region.result["from_name"] == "stuff" and region.result["value"]["brushlabels"] == ["car"]
+
+
+DYNAMIC = (
+    '<View><Image name="photo" value="$image"/>'
+    '<BrushLabels name="mask" toName="photo" value="$labels"><Label value="sky"/></BrushLabels></View>'
+)
+
+
+def with_labels(labels):
+    return {"id": 7, "data": {"image": "/a.png", "labels": labels}}
+
+
+@pytest.mark.parametrize(
+    ("labels", "asked", "keys"),
+    [
+        (["road"], [("sky",), ("road",)], ["road", "sky"]),
+        ([], [("sky",)], ["sky"]),
+        ([{"value": "Auto", "alias": "car", "hotkey": 5}], [("sky",), ("Auto",)], ["car", "sky"]),
+        ([{"value": "x", "predicted_values": "car", "synonyms": "taxi"}], [("sky",), ("car", "taxi")],
+         ["x", "sky"]),
+        ([{"Value": "no"}, "sea"][1:], [("sky",), ("sea",)], ["sea", "sky"]),
+    ],
+)  # fmt: skip
+def test_a_tasks_own_labels_are_asked_for(labels, asked, keys):
+    path, photos = of_config(DYNAMIC), of_config(DYNAMIC).photos(with_labels(labels))
+    assert [of.question.vocabulary for of in photos] == [Vocabulary(asked)]
+    made = path.predict(with_labels(labels), Everywhere())
+    assert sorted({key for *_, key in shown(made)}) == sorted(keys)
+    assert made["model_version"] == path.labelling.version("model-1")  # the same for all tasks
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        (None, 'its data has "image", "labels", but the label config takes the labels from "labels"'),
+        ("road", r'its "labels" must be a list of labels, such as \[{"value": "sky"}\], not str'),
+        ({"value": "road"}, "not dict"),
+        ([5], 'number 1 of its "labels" is neither a name nor an object such as {"value": "sky"}'),
+        (["road", {"alias": "a"}], 'number 2 of its "labels" is neither'),
+        (["road", ""], "<Label> number 3 has no value"),
+        (["road", "road"], 'the label "road" is given twice'),
+        (["sky"], 'the label "sky" is given twice'),
+        (["Sky"], 'the labels "sky" and "Sky" both ask the model for "Sky"'),
+        (["caf\u00e9", "cafe\u0301"], "repeats"),
+        (["road"] * 1001, 'its "labels" has 1001 labels, more than 1000; remove some'),
+        ([str(number) for number in range(1000)], "it has 1001 labels, more than 1000"),
+        ([{"value": "a", "synonyms": "|".join(map(str, range(3000)))}], "3002 names with all synonyms"),
+    ],
+)
+def test_what_is_wrong_with_a_tasks_labels_is_that_tasks_fault(labels, reason):
+    path = of_config(DYNAMIC)
+    with pytest.raises(TaskError, match=reason):
+        path.predict(with_labels(labels), Everywhere())
+
+
+def test_a_task_without_labels_in_a_config_without_any_is_at_fault():
+    path = of_config(DYNAMIC.replace('<Label value="sky"/>', ""))
+    assert not path.labelling.problems
+    assert path.predict(with_labels(["sky", "sea"]), Everywhere())["result"]
+    with pytest.raises(TaskError, match="it brings no labels, and the label config has none"):
+        path.predict(with_labels([]), Everywhere())
+
+
+def test_the_finest_control_has_a_tasks_label_too():
+    second = (
+        '<BrushLabels name="second" toName="photo"><Label value="road"/><Label value="sea"/></BrushLabels>'
+    )
+    path = of_config(DYNAMIC.replace("</View>", f"{second}</View>"))
+    [before], [of] = path.photos(with_labels([])), path.photos(with_labels(["road"]))
+    assert [[label.key for label in each.control.labels] for each in before.question.controls] == [
+        ["sky"], ["road", "sea"],
+    ]  # fmt: skip
+    assert [[label.key for label in each.control.labels] for each in of.question.controls] == [
+        ["sky", "road"], ["sea"],
+    ]  # fmt: skip
+
+
+def test_where_the_labels_are_is_in_the_version_but_not_which():
+    versions = {read_label_config(DYNAMIC.replace("$labels", key)).version("m") for key in ("$a", "$b")}
+    assert len(versions) == 2
+
+
+def test_a_smart_tool_may_ask_for_a_tasks_own_label():
+    path, asked = of_config(DYNAMIC), parse_context(click("road", 80))
+    [of] = path.photos(with_labels(["road"]), asked)
+    ask = path.ask(path.photo(with_labels(["road"]), of), of.question, asked)
+    assert ask.pointed.label == 1
+    with pytest.raises(AnnotationError, match='asks for "road", but .*there are "sky"'):
+        path.photos(with_labels([]), asked)
 
 
 def click(label, x):

@@ -213,8 +213,8 @@ NOT_SERVED = [
     (view('<Image name="image" value="https://e.org/a.jpg"/>', brush()), r'needs value="\$key"'),
     (view('<Image name="image" value="$images[{{idx}}]"/>', brush()), r'needs value="\$key"'),
     (
-        view(IMAGE, '<BrushLabels name="mask" toName="image" value="$labels"/>'),
-        "labels are in each task's data .*not supported; write them",
+        view(IMAGE, '<BrushLabels name="mask" toName="image" value="labels"/>'),
+        "its value names no key of the task's data; write value=",
     ),
     (view(IMAGE, '<BrushLabels name="mask" toName="image"/>'), 'BrushLabels "mask": it has no <Label>'),
     (view(IMAGE, brush(" ")), "<Label> number 1 has no value"),

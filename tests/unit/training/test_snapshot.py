@@ -628,6 +628,55 @@ def test_the_labels_of_all_controls_of_an_image_count_whichever_made_a_region(wo
     np.testing.assert_array_equal(world.source(manifest)[0].label_map, [[1, 1, 1, 0, 0, -1]] * 4)
 
 
+DYNAMIC = (
+    '<View><Image name="image" value="$image"/>'
+    '<BrushLabels name="mask" toName="image" value="$labels"/></View>'
+)
+
+
+def dynamic_task(world, seed, labels, annotated):
+    task = world.task(seed)
+    world.fake.tasks[task]["data"]["labels"] = labels
+    if annotated:
+        world.fake.annotate(task, [rectangle(annotated)])
+    return task
+
+
+def test_labels_that_are_in_the_tasks_are_those_of_all_annotated_ones(world):
+    world.fake.config = DYNAMIC
+    one = dynamic_task(world, 1, ["sky", {"value": "Auto", "alias": "car", "synonyms": "motor car"}], "car")
+    dynamic_task(world, 2, ["never annotated"], None)
+    bad = dynamic_task(world, 3, "sea", "sea")
+    two = dynamic_task(world, 4, [{"value": "sea"}, "sky", {"value": "Auto", "alias": "car"}], "sea")
+    manifest = world.take(held_out_share=0.001)
+    assert [(label.key, label.prompts) for label in manifest.labels] == [
+        ("sky", ("sky",)), ("car", ("Auto", "motor car")), ("sea", ("sea",)),
+    ]  # fmt: skip
+    assert entry_of(manifest, one).pixels == {"car": 12} and entry_of(manifest, two).pixels == {"sea": 12}
+    assert entry_of(manifest, bad).pixels == {"sea": 12}  # what it shows is known, whatever it lists
+    fetched = len(world.photos.fetched)
+    three = dynamic_task(world, 5, ["boat"], "boat")
+    manifest = world.take(held_out_share=0.001)
+    assert [label.key for label in manifest.labels] == ["sky", "car", "sea", "boat"]
+    assert entry_of(manifest, three).pixels == {"boat": 12} and entry_of(manifest, two).pixels == {"sea": 12}
+    assert len(world.photos.fetched) == fetched + 1
+
+
+def test_without_an_annotated_task_there_are_no_labels_in_tasks(world):
+    world.fake.config = DYNAMIC
+    dynamic_task(world, 1, ["sky"], None)
+    manifest = world.take()
+    assert (manifest.labels, manifest.entries) == ((), ())
+
+
+def test_more_labels_in_tasks_than_a_model_is_asked_for_are_told(world):
+    world.fake.config = DYNAMIC
+    for seed in range(3):
+        dynamic_task(world, seed, [f"label {seed} {number}" for number in range(400)], f"label {seed} 0")
+    with pytest.raises(LabelConfigError, match="tasks bring more than 1000 labels together"):
+        world.take()
+
+
 def test_more_than_255_labels_take_16_bits(world):
     names = "".join(f'<Label value="label {number}"/>' for number in range(300))
     world.fake.config = (
