@@ -7,7 +7,7 @@ from backend.findings import Finding
 from ebseg.errors import EBSegError
 from ebseg.images import read_image
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.tasks import Labelling, language_hint, photo_url, read_label_config
+from ebseg.label_studio.tasks import Labelling, language_hint, learning_hint, photo_urls, read_label_config
 from training.annotations.advice import advise
 from training.annotations.inspection import StudioInspection
 from training.annotations.label_studio import (
@@ -109,7 +109,8 @@ class _Walk:
             for question in labelling.questions
             for each in question.controls
         ]
-        detail = "; ".join(filter(None, [*served, language_hint(labelling)]))
+        hints = language_hint(labelling), learning_hint(labelling) if self._settings.learn else None
+        detail = "; ".join(filter(None, [*served, *hints]))
         return labelling, self._finding(check, detail, "; ".join(labelling.problems))
 
     def _photo(self, labelling: Labelling) -> Finding:
@@ -138,9 +139,7 @@ class _Walk:
         return self._finding(check, f"that of task {task.id} has {width}x{height} pixels, in {seconds:.1f} s")
 
     def _fetch(self, task: LabelStudioTask, labelling: Labelling) -> bytes:
-        return self._photos.fetch(
-            photo_url({"data": task.data}, labelling.learnt.image.data_key), task_id=task.id
-        )
+        return self._photos.fetch(photo_urls({"data": task.data}, labelling.learnt.image)[0], task_id=task.id)
 
     def _scores(self) -> Finding:
         """See whether the Data Manager's score column, which sampling goes by, shows a model's scores."""

@@ -33,7 +33,7 @@ from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import OWN_FAULTS, Model, Pipeline
 from ebseg.label_studio.regions import Region, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context
-from ebseg.label_studio.tasks import TaskPhoto, describe, language_hint, task_id
+from ebseg.label_studio.tasks import TaskPhoto, describe, language_hint, learning_hint, task_id
 from ebseg.read_ahead import read_ahead
 from training.annotations.labelling import read_labelling
 from training.annotations.photos import photo_fetcher
@@ -178,6 +178,8 @@ class Service:
         version = labelling.version(model.version) if labelling else model.version
         if labelling:
             hints = [*labelling.problems, language_hint(labelling)]
+            if self.settings.learn:
+                hints.append(learning_hint(labelling))
             self.hints.note(project, "; ".join(filter(None, hints)))
         self._note_project(project, version if label_config and model.ready else "")
         if self.watch and self.watch.trouble:
@@ -286,7 +288,7 @@ class Service:
             logger.warning("%s is left out: out of time", name)
             return _Answer(TaskOutcome.SKIPPED)
         except OWN_FAULTS as error:
-            logger.warning("%s gets an empty prediction: %s", name, error)
+            logger.warning("%s gets no regions: %s", name, error)
             return _Answer(TaskOutcome.EMPTY)
         except EBSegError as error:
             if request.asked and isinstance(error, AnnotationError | Curable):
@@ -301,9 +303,9 @@ class Service:
 
     def _regions(self, image: npt.NDArray[np.uint8], part: _Part, request: _Request) -> list[Region]:
         """Regions that the request's model finds in a photo."""
-        pipeline, question = request.pipeline, part.photo.question
-        found = request.model.answer(pipeline.ask(image, question, request.asked), request.seconds_left)
-        return pipeline.regions(found, question, request.asked)
+        pipeline, asked = request.pipeline, request.asked
+        found = request.model.answer(pipeline.ask(image, part.photo.question, asked), request.seconds_left)
+        return pipeline.regions(found, part.photo, asked)
 
     def _require_time(self, request: _Request) -> None:
         if self._stopping or not request.seconds_left:

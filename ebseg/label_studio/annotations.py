@@ -64,14 +64,17 @@ class _Region:
         return [str(name) for names in found for name in names]
 
 
-def paint(result: Sequence[Mapping[str, Any]], labels: Labels, height: int, width: int) -> Painted:
+def paint(
+    result: Sequence[Mapping[str, Any]], labels: Labels, height: int, width: int, *, page: int = 0
+) -> Painted:
     """Turn an annotation's (or a prediction's) regions into a label map of a photo of this size.
 
     Regions come in order, and later ones paint over earlier ones: those of every kind that is drawn
     (``ebseg.label_studio.kinds``) on the labels' image, whichever control they are made with, so that
     ``<Labels>`` with ``<Brush>`` or ``<Polygon>`` count too. A region with several labels shows the first
     that is one of ``labels``; the place of one whose label is not becomes -1, as it shows none of them.
-    Everything else is left out: key points, choices, relations, text.
+    Everything else is left out: key points, choices, relations, text. So are the regions of other pages than
+    ``page``, where an image has several (``item_index``).
 
     ``image_rotation`` says how a person had turned the photo on the screen, and nothing else. Coordinates,
     sizes and masks are those of the photo as it is: the editor turns its whole stage, asks the stage for
@@ -84,7 +87,7 @@ def paint(result: Sequence[Mapping[str, Any]], labels: Labels, height: int, widt
     """
     label_map = np.full((height, width), -1, dtype=np.int16)
     count, unknown, blank = 0, dict[str, None](), []
-    for region in _regions(result, labels.to_name):
+    for region in _regions(result, labels.to_name, page):
         try:
             mask = _mask(region, height, width)
             names = region.labels
@@ -103,7 +106,7 @@ def paint(result: Sequence[Mapping[str, Any]], labels: Labels, height: int, widt
     return Painted(label_map, count, tuple(unknown), tuple(blank))
 
 
-def _regions(result: Sequence[Mapping[str, Any]], to_name: str) -> list[_Region]:
+def _regions(result: Sequence[Mapping[str, Any]], to_name: str, page: int) -> list[_Region]:
     """Put together what belongs to one region.
 
     ``<Labels>`` with ``<Brush>`` makes two results of one id, and so do choices that belong to a region.
@@ -126,6 +129,8 @@ def _regions(result: Sequence[Mapping[str, Any]], to_name: str) -> list[_Region]
             )
         value = item.get("value")
         if item.get("to_name") != to_name or not isinstance(value, Mapping):
+            continue
+        if (item.get("item_index") or 0) != page:
             continue
         given = item.get("id")
         name = str(given) if given and isinstance(given, str | int) else f"number {position + 1}"

@@ -26,10 +26,14 @@ _DATA_KEY = re.compile(r"\$([^$\[\]{}]+)")
 
 @dataclass(frozen=True)
 class ImageTag:
-    """An ``<Image>``: its name and the key of the task's data that holds the photo's address."""
+    """An ``<Image>``: its name and the key of the task's data that holds the photo's address.
+
+    ``pages``: whether that is a list of addresses (``valueList``), a photo a page.
+    """
 
     name: str
     data_key: str
+    pages: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,7 +216,9 @@ class _Reader:
 
 
 def _image(attributes: Mapping[str, str]) -> ImageTag:
-    return ImageTag(name=attributes.get("name", ""), data_key=_data_key(attributes.get("value", "")))
+    pages = attributes.get("valuelist")  # it is what the editor looks at where there are both
+    key = _data_key(pages or attributes.get("value", ""))
+    return ImageTag(name=attributes.get("name", ""), data_key=key, pages=bool(pages))
 
 
 def _data_key(text: str) -> str:

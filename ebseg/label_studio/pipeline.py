@@ -12,7 +12,7 @@ from ebseg.ask import Ask
 from ebseg.errors import ImageError, NoPhoto
 from ebseg.images import read_image
 from ebseg.label_studio.questions import Question
-from ebseg.label_studio.regions import Region, masks_to_regions, prediction
+from ebseg.label_studio.regions import Region, masks_to_regions, on_page, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, less
 from ebseg.label_studio.tasks import Labelling, TaskError, TaskPhoto, describe, task_id
 
@@ -74,7 +74,7 @@ class Pipeline:
         for of in photos:
             try:
                 [found] = model.predict_many([self.ask(self.photo(task, of), of.question)])
-                regions += self.regions(found, of.question)
+                regions += self.regions(found, of)
             except OWN_FAULTS as error:
                 faults.append(error)
         if len(faults) == len(photos):
@@ -118,7 +118,7 @@ class Pipeline:
         return Ask(photo, question.vocabulary, question.threshold, pointed)
 
     def regions(
-        self, found: Segmentation, question: Question, asked: InteractiveRequest | None = None
+        self, found: Segmentation, of: TaskPhoto, asked: InteractiveRequest | None = None
     ) -> list[Region]:
         """Turn a segmentation into regions of each control: all that are large enough, or what was asked for.
 
@@ -126,13 +126,13 @@ class Pipeline:
         """
         label_map = found.label_map
         if asked:
-            index = asked.place(question)
+            index = asked.place(of.question)
             part = label_map == index
             if asked.is_unguided:
                 part = less(part, asked.prompts)
             label_map = np.where(part, np.int16(index), np.int16(-1))
         regions: list[Region] = []
-        for served, own in question.parts(label_map):
+        for served, own in of.question.parts(label_map):
             least = 0.0 if asked else served.min_area
             regions += masks_to_regions(own, found.scores, served.control, min_area=least)
-        return regions
+        return regions if of.page is None else [on_page(region, of.page) for region in regions]

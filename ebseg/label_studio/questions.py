@@ -272,7 +272,10 @@ def _image_problem(control: Control, images: Mapping[str, ImageTag]) -> str | No
             f'<Image name="{wanted or "image"}" value="$image"/>'
         )
     if not image.data_key:
-        return f'the <Image> "{shown(image.name)}" needs value="$key", one key of the task\'s data'
+        return (
+            f'the <Image> "{shown(image.name)}" needs value="$key", or valueList="$key", one key of the '
+            "task's data"
+        )
     if control.labels_key == "":
         return 'its value names no key of the task\'s data; write value="$labels", or remove it'
     return None

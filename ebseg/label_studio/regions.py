@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,14 @@ def _regions(
     if control.labels_name:
         value = written.value | {"labels": [label.key]}
         yield Region(result | {"from_name": control.labels_name, "type": "labels", "value": value}, area)
+
+
+def on_page(region: Region, page: int) -> Region:
+    """Say that a region is on a page of an image; on each the same region has another id."""
+    name = region.result["id"]
+    if page:
+        name = hashlib.sha256(f"{name} {page}".encode()).hexdigest()[:10]
+    return replace(region, result=region.result | {"id": name, "item_index": page})
 
 
 def prediction(regions: Sequence[Region], model_version: str) -> dict[str, Any]:

@@ -23,11 +23,13 @@ class InteractiveRequest:
     """What a smart tool asks: the mask of one label, near the prompts if there are any.
 
     ``label``: as regions name it. ``to_name``: of the image that is pointed at; None where it is not said.
+    ``page``: of that image, where it has several.
     """
 
     label: str
     prompts: tuple[Prompt, ...]
     to_name: str | None = None
+    page: int = 0
 
     @property
     def is_unguided(self) -> bool:
@@ -39,7 +41,8 @@ class InteractiveRequest:
 
         Raises AnnotationError where that photo's controls do not have the label.
         """
-        here = [photo for photo in photos if self.to_name in (None, photo.question.to_name)]
+        of_image = [photo for photo in photos if self.to_name in (None, photo.question.to_name)]
+        here = [photo for photo in of_image if photo.fault or (photo.page or 0) == self.page]
         for photo in here:
             if photo.fault or photo.question.place(self.label) is not None:
                 return photo
@@ -92,7 +95,7 @@ def parse_context(context: Mapping[str, Any] | None) -> InteractiveRequest | Non
             )
         names = {name for region in regions for name in _label_names(region)}
         prompts = tuple(_prompt(region) for region in regions if region["type"] != "labels")
-        images = {region.get("to_name") for region in regions}
+        images = {(region.get("to_name"), region.get("item_index") or 0) for region in regions}
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         why = shown(repr(error))
         raise AnnotationError(f"the smart tool's regions cannot be read ({why}); draw again") from error
@@ -102,8 +105,8 @@ def parse_context(context: Mapping[str, Any] | None) -> InteractiveRequest | Non
         )
     if len(images) != 1:
         raise AnnotationError("a smart tool must point at one image; draw again")
-    [to_name] = images
-    return InteractiveRequest(names.pop(), prompts, to_name if isinstance(to_name, str) else None)
+    [(to_name, page)] = images
+    return InteractiveRequest(names.pop(), prompts, to_name if isinstance(to_name, str) else None, page)
 
 
 def less(mask: Mask, prompts: Sequence[Prompt]) -> Mask:

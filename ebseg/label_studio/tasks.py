@@ -9,10 +9,13 @@ from urllib.parse import urlsplit
 
 from ebseg.errors import EBSegError, LabelConfigError, VocabularyError
 from ebseg.label_studio import version
-from ebseg.label_studio.label_config import Label, make_label, parse
+from ebseg.label_studio.label_config import ImageTag, Label, make_label, parse
 from ebseg.label_studio.questions import Question, questions, told, union
 from ebseg.label_studio.shown import MOST_WORDS, shown
 from ebseg.vocabulary import MAX_LABELS, TEMPLATES
+
+MOST_PAGES = 200
+"""Photos of one image of a task; each takes as long as a task."""
 
 _MOST_TASK_ID = 2**63 - 1  # of its database
 
@@ -25,11 +28,13 @@ class TaskError(EBSegError):
 class TaskPhoto:
     """A photo of a task, and what is asked about it.
 
-    ``url``: its address. ``fault``: why it cannot be had; None where it can.
+    ``url``: its address. ``page``: its place in a list of pages; None where it is no page. ``fault``: why it
+    cannot be had; None where it can.
     """
 
     question: Question
     url: str = ""
+    page: int | None = None
     fault: TaskError | None = None
 
 
@@ -50,7 +55,7 @@ class Labelling:
 
     def photos(self, task: Any) -> list[TaskPhoto]:
         """List a task's photos, in the order of the label config."""
-        return [_photo(task, question) for question in self.questions]
+        return [photo for question in self.questions for photo in _photos(task, question)]
 
     def version(self, model: str) -> str:
         """Name the version of the predictions that a model of that version makes for this label config."""
@@ -62,17 +67,20 @@ class Labelling:
         return [TEMPLATES, [_question_decides(question) for question in self.questions]]
 
 
-def _photo(task: Any, question: Question) -> TaskPhoto:
+def _photos(task: Any, question: Question) -> list[TaskPhoto]:
     try:
-        return TaskPhoto(of_task(question, task), photo_url(task, question.image.data_key))
+        question, urls = of_task(question, task), photo_urls(task, question.image)
     except TaskError as fault:
-        return TaskPhoto(question, fault=fault)
+        return [TaskPhoto(question, fault=fault)]
+    paged = question.image.pages
+    return [TaskPhoto(question, url, page if paged else None) for page, url in enumerate(urls)]
 
 
 def _question_decides(question: Question) -> list[object]:
     return [
         question.image.name,
         question.image.data_key,
+        question.image.pages,
         [
             [
                 served.control.kind,
@@ -179,6 +187,21 @@ def _task_label(item: Any, position: int, key: str) -> Label:
     return make_label({name: text for name, text in attributes.items() if isinstance(text, str)})
 
 
+def photo_urls(task: Any, image: ImageTag) -> list[str]:
+    """List the addresses of a task's photos for an image: one, or one a page. Raises TaskError for none."""
+    if not image.pages:
+        return [photo_url(task, image.data_key)]
+    found = _found(_data(task), image.data_key, "the pages")
+    pages = [found] if isinstance(found, str) else found  # as the editor takes it
+    if not isinstance(pages, list) or not pages or not all(isinstance(page, str) and page for page in pages):
+        raise TaskError(f'its "{image.data_key}" must be a list of the addresses of photos')
+    if len(pages) > MOST_PAGES:
+        raise TaskError(
+            f'its "{image.data_key}" has {len(pages)} pages, more than {MOST_PAGES}; make several tasks of it'
+        )
+    return pages
+
+
 def photo_url(task: Any, data_key: str) -> str:
     """Give the address of a task's photo, ``task["data"][data_key]``. Raises TaskError if it has none.
 
@@ -228,6 +251,17 @@ def language_hint(labelling: Labelling) -> str | None:
         f"the model knows English best, and these labels have other letters: {shown(', '.join(foreign))}; "
         'add the English name to each <Label>, such as predicted_values="road"'
     )
+
+
+def learning_hint(labelling: Labelling) -> str | None:
+    """Say which of a project's photos are predicted and not learnt from."""
+    image = labelling.learnt.image
+    if len(labelling.questions) > 1 or image.pages:
+        page = "the first page of " if image.pages else ""
+        return (
+            f'all photos are predicted, but annotations are learnt from on {page}"{shown(image.name)}" only'
+        )
+    return None
 
 
 def _foreign(name: str) -> bool:

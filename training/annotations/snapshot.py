@@ -37,7 +37,7 @@ from ebseg.errors import AnnotationError, DataError, ImageError
 from ebseg.images import read_image
 from ebseg.label_studio.annotations import PAINTING, Painted, paint
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.tasks import of_tasks, photo_url, read_label_config
+from ebseg.label_studio.tasks import of_tasks, photo_urls, read_label_config
 from ebseg.vocabulary import Vocabulary
 from training.annotations.corrections import correction
 from training.annotations.entry import Entry, LabelEntry, require_storable
@@ -180,7 +180,7 @@ class _Reading:
     def read(self, task: LabelStudioTask) -> Entry | None:
         """Give a task's entry; None where nobody has annotated it. Raises BadTask."""
         with one_task(f"task {task.id}"):
-            url = photo_url({"data": task.data}, self._question.image.data_key)
+            url = photo_urls({"data": task.data}, self._question.image)[0]
         address = hashlib.sha256(url.encode(errors="replace")).hexdigest()
         known = self._known.get(task.id)
         if known is not None and known.address != address:

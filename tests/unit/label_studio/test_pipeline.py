@@ -6,11 +6,21 @@ import pytest
 from PIL import Image
 
 from ebseg.errors import AnnotationError, FetchError, ImageError
+from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.brush import encode
+from ebseg.label_studio.label_config import ImageTag
 from ebseg.label_studio.pipeline import Pipeline
 from ebseg.label_studio.regions import masks_to_regions, prediction
 from ebseg.label_studio.smart_tools import parse_context
-from ebseg.label_studio.tasks import TaskError, describe, language_hint, photo_url, read_label_config
+from ebseg.label_studio.tasks import (
+    TaskError,
+    describe,
+    language_hint,
+    learning_hint,
+    photo_url,
+    photo_urls,
+    read_label_config,
+)
 from ebseg.label_studio.version import model_of
 from ebseg.vocabulary import Vocabulary
 from tests.unit.one_by_one import OneByOne
@@ -86,7 +96,7 @@ def test_the_whole_is_its_steps():
     image = path.photo(task(), of)
     assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8 and (image == (10, 20, 30)).all()
     [found] = model.predict_many([path.ask(image, of.question)])
-    regions = path.regions(found, of.question)
+    regions = path.regions(found, of)
     [served] = of.question.controls
     expected = masks_to_regions(found.label_map, found.scores, served.control, min_area=0.3)
     assert regions == expected and len(regions) == 1
@@ -219,8 +229,81 @@ def test_a_smart_tools_label_is_found_by_key_or_value(name):
     path, asked = of_config(config), parse_context(click(name, 20))
     [of] = path.photos(task(), asked)
     [found] = Everywhere().predict_many([path.ask(path.photo(task(), of), of.question, asked)])
-    [region] = path.regions(found, of.question, asked)
+    [region] = path.regions(found, of, asked)
     assert region.result["from_name"] == "stuff" and region.result["value"]["brushlabels"] == ["car"]
+
+
+PAGES = (
+    '<View><Image name="doc" valueList="$pages" value="$other"/>'
+    '<BrushLabels name="mask" toName="doc"><Label value="sky"/><Label value="sea"/></BrushLabels></View>'
+)
+
+
+def with_pages(*pages):
+    return {"id": 7, "data": {"pages": list(pages)}}
+
+
+def test_each_page_is_predicted_and_its_regions_say_which_it_is():
+    path, photos, model = of_config(PAGES), Photos(), Everywhere()
+    made = of_config(PAGES, photos).predict(with_pages("/a.png", "/b.png", "/c.png"), model)
+    assert [url for url, _ in photos.fetched] == ["/a.png", "/b.png", "/c.png"]
+    assert [region["item_index"] for region in made["result"]] == [0, 0, 1, 1, 2, 2]
+    assert len({region["id"] for region in made["result"]}) == 6
+    single = of_config(PAGES.replace(' valueList="$pages"', "")).predict({"data": {"other": "/a.png"}}, model)
+    assert all("item_index" not in region for region in single["result"])
+    assert made["result"][:2] == [region | {"item_index": 0} for region in single["result"]]
+    for page in range(3):
+        painted = paint(made["result"], path.labelling.learnt, HEIGHT, WIDTH, page=page)
+        assert painted.label_map.tolist() == [[1, 1, 1, 1, -1, -1, -1, 0]] * HEIGHT
+        assert painted.regions == 2
+    assert paint(made["result"], path.labelling.learnt, HEIGHT, WIDTH, page=3).regions == 0
+
+
+def test_one_address_is_one_page():
+    assert photo_urls({"data": {"pages": "/a.png"}}, ImageTag("doc", "pages", pages=True)) == ["/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("pages", "reason"),
+    [
+        (None, 'takes the pages from "pages"'),
+        ([], 'its "pages" must be a list of the addresses of photos'),
+        (["/a.png", 5], "must be a list"),
+        (["/a.png", ""], "must be a list"),
+        ({"a": "/a.png"}, "must be a list"),
+        (["/a.png"] * 201, 'its "pages" has 201 pages, more than 200; make several tasks of it'),
+    ],
+)
+def test_pages_that_are_none_are_the_tasks_fault(pages, reason):
+    with pytest.raises(TaskError, match=reason):
+        of_config(PAGES).predict({"id": 7, "data": {"pages": pages}}, Everywhere())
+
+
+def test_a_smart_tool_points_at_a_page_and_the_answer_is_on_it():
+    context = click("sea", 20)
+    context["result"][0] |= {"to_name": "doc", "item_index": 1}
+    path, asked = of_config(PAGES), parse_context(context)
+    [of] = path.photos(with_pages("/a.png", "/b.png"), asked)
+    assert (of.url, of.page) == ("/b.png", 1)
+    [found] = Everywhere().predict_many([path.ask(path.photo(task(), of), of.question, asked)])
+    assert [region.result["item_index"] for region in path.regions(found, of, asked)] == [1]
+    with pytest.raises(AnnotationError, match="there are none"):
+        path.photos(with_pages("/a.png"), asked)
+    [of] = path.photos(with_pages(), asked)
+    assert isinstance(of.fault, TaskError)
+
+
+@pytest.mark.parametrize(
+    ("config", "hint"),
+    [
+        (TWO_CONTROLS, None),
+        (TWO_IMAGES, 'all photos are predicted, but annotations are learnt from on "left" only'),
+        (PAGES, 'annotations are learnt from on the first page of "doc" only'),
+    ],
+)
+def test_what_is_not_learnt_from_is_hinted_at(config, hint):
+    found = learning_hint(read_label_config(config))
+    assert found is None if hint is None else hint in found
 
 
 DYNAMIC = (
@@ -324,7 +407,7 @@ def test_a_smart_tool_gets_its_label_however_small_it_is():
     ask = path.ask(path.photo(task(), of), of.question, asked)
     assert ask.pointed.label == 1 and ask.pointed.positive == asked.prompts
     [found] = Model().predict_many([ask])
-    [region] = path.regions(found, of.question, asked)
+    [region] = path.regions(found, of, asked)
     assert region.result["value"]["brushlabels"] == ["road"] and region.area == 2 * HEIGHT
 
 

@@ -209,7 +209,7 @@ NOT_SERVED = [
     (view('<Image name="photo" value="$a"/>', brush()), r'\(found: "photo"\)'),
     (view(IMAGE, "<BrushLabels/>"), 'toName="" names no <Image>'),
     (view('<Image name="image"/>', brush()), r'<Image> "image" needs value="\$key"'),
-    (view('<Image name="image" valueList="$images"/>', brush()), r'needs value="\$key"'),
+    (view('<Image name="image" value="$a" valueList="pages"/>', brush()), r'or valueList="\$key"'),
     (view('<Image name="image" value="https://e.org/a.jpg"/>', brush()), r'needs value="\$key"'),
     (view('<Image name="image" value="$images[{{idx}}]"/>', brush()), r'needs value="\$key"'),
     (
