@@ -34,6 +34,7 @@ class ImageTag:
     name: str
     data_key: str
     pages: bool = False
+    attributes: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class _Reader:
         lower = {name.lower(): value for name, value in reversed(attributes.items())}  # the first one counts
         kind, control = tag.lower(), self._around[-1]
         if kind == "image":
-            self.images.append(_image(lower))
+            self.images.append(_image(attributes, lower))
         elif kind == "label":
             if control is not None:
                 control.labels.append(make_label(attributes))
@@ -215,10 +216,10 @@ class _Reader:
         raise LabelConfigError("the label config is refused: it has a DOCTYPE; remove DOCTYPE and entities")
 
 
-def _image(attributes: Mapping[str, str]) -> ImageTag:
-    pages = attributes.get("valuelist")  # it is what the editor looks at where there are both
-    key = _data_key(pages or attributes.get("value", ""))
-    return ImageTag(name=attributes.get("name", ""), data_key=key, pages=bool(pages))
+def _image(attributes: Mapping[str, str], lower: Mapping[str, str]) -> ImageTag:
+    pages = lower.get("valuelist")  # it is what the editor looks at where there are both
+    key = _data_key(pages or lower.get("value", ""))
+    return ImageTag(lower.get("name", ""), key, bool(pages), attributes)
 
 
 def _data_key(text: str) -> str:

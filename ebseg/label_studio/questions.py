@@ -24,6 +24,9 @@ MOST_NAMES = 3000
 MOST_NAME_LETTERS = 500
 """Characters of such a name. The model reads some 300; to split a word takes the square of its length."""
 
+SETTINGS = ("model_min_area", "model_polygon_tolerance", "model_regions", "model_score_threshold")
+"""Our attributes of a control; a ``<Label>`` and an ``<Image>`` have none."""
+
 MOST_TOLD = 3
 """Faults that are told at once."""
 
@@ -106,13 +109,15 @@ def questions(
         if problem is None:
             served, wrong = _with_settings(control, threshold, min_area)
             candidates[control.to_name].append(served)
-            problems += wrong
+            problems += [*wrong, *_unknown_settings(control)]
         elif problem:
             problems.append(f"{control.title}: {problem}")
     asked = []
     for name, of_image in candidates.items():
         question, wrong = union(images[name], of_image)
         problems += wrong
+        if of_image:
+            problems += _not_settings(f'Image "{shown(name)}"', images[name].attributes)
         if question:
             asked.append(question)
     if not asked:
@@ -297,6 +302,33 @@ def _with_settings(control: Control, threshold: float | None, min_area: float) -
         min_area=min_area if own_area is None else own_area,
     )
     return served, problems
+
+
+def _unknown_settings(control: Control) -> list[str]:
+    """Name the attributes of a control and its labels that are meant as settings, and are none."""
+    known = ", ".join(SETTINGS)
+    problems = [
+        f"{control.title}: {shown(name)} is no setting; there are {known}"
+        for name in control.attributes
+        if _is_ours(name) and name not in SETTINGS
+    ]
+    for label in control.labels:
+        problems += _not_settings(f'{control.title}: the label "{shown(label.value)}"', label.attributes)
+    return problems
+
+
+def _not_settings(title: str, attributes: Mapping[str, str]) -> list[str]:
+    return [
+        f"{title} has {shown(name)}, which is a setting of controls only"
+        if name in SETTINGS
+        else f"{title} has {shown(name)}, which is no setting; controls have {', '.join(SETTINGS)}"
+        for name in attributes
+        if _is_ours(name)
+    ]
+
+
+def _is_ours(attribute: str) -> bool:
+    return attribute.lower().startswith("model_")
 
 
 def _offered() -> str:

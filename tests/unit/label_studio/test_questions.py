@@ -1,11 +1,13 @@
 """What of a label config is served, and what is said of the rest."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ebseg.errors import LabelConfigError, VocabularyError
 from ebseg.label_studio import kinds
-from ebseg.label_studio.kinds import KINDS, Kind, Written
+from ebseg.label_studio.kinds import KINDS, Kind
 from ebseg.label_studio.tasks import Labelling, read_label_config
 from ebseg.vocabulary import Vocabulary
 
@@ -17,12 +19,8 @@ FINEST = ["BrushLabels", "BitmaskLabels", "PolygonLabels", "EllipseLabels", "Rec
 def every_kind_is_written(monkeypatch):
     """What is served of a config is told without what each kind's regions look like."""
 
-    def write(mask):
-        return [Written({"dots": np.flatnonzero(mask).tolist()}, mask, mask.tobytes())]
-
     def writing(kind: Kind) -> Kind:
-        shown = f"{kind.tag}Labels" in FINEST and kind.write is None
-        return Kind(kind.tag, kind.key, kind.draw, write, kind.prompt) if shown else kind
+        return replace(kind, write=kind.write or list) if f"{kind.tag}Labels" in FINEST else kind
 
     monkeypatch.setattr(kinds, "KINDS", tuple(map(writing, KINDS)))
 
@@ -289,3 +287,46 @@ def test_a_wrong_setting_is_said_and_the_default_holds(value):
     assert labelling.version("m") == read_label_config(view(IMAGE, brush(name="m")), min_area=0.2).version(
         "m"
     )
+
+
+KNOWN = "model_min_area, model_polygon_tolerance, model_regions, model_score_threshold"
+MISSPELT = [
+    (
+        IMAGE + brush(name="m", attributes='model_min_aera="0.1"'),
+        f'BrushLabels "m": model_min_aera is no setting; there are {KNOWN}',
+    ),
+    (
+        IMAGE + brush(name="m", attributes='Model_Min_Area="0.1"'),
+        f'BrushLabels "m": Model_Min_Area is no setting; there are {KNOWN}',
+    ),
+    (
+        IMAGE + brush('<Label value="sky" model_min_area="0.1"/>', name="m"),
+        'BrushLabels "m": the label "sky" has model_min_area, which is a setting of controls only',
+    ),
+    (
+        IMAGE + brush('<Label value="sky" model_area="0.1"/>', name="m"),
+        f'the label "sky" has model_area, which is no setting; controls have {KNOWN}',
+    ),
+    (
+        '<Image name="image" value="$image" model_regions="part"/>' + brush(),
+        'Image "image" has model_regions, which is a setting of controls only',
+    ),
+    (
+        IMAGE + '<Brush name="b" toName="image" model_x="1"/>' + control("Labels", "sky", name="l"),
+        f'Labels "l": model_x is no setting; there are {KNOWN}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("tags", "message"), MISSPELT, ids=[message for _, message in MISSPELT])
+def test_a_setting_that_is_none_is_named_and_the_rest_is_served(tags, message):
+    labelling = read_label_config(view(tags))
+    [problem] = labelling.problems
+    assert message in problem
+    assert served(labelling)
+
+
+def test_settings_of_tags_that_are_not_served_are_not_ours():
+    tools = control("KeyPointLabels", "sky", attributes='model_x="1"')
+    other = '<Image name="other" value="$b" model_y="2"/>'
+    assert read_label_config(view(IMAGE, other, brush(), tools)).problems == ()
