@@ -33,7 +33,7 @@ from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import OWN_FAULTS, Model, Pipeline
 from ebseg.label_studio.regions import Region, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context
-from ebseg.label_studio.tasks import TaskPhoto, describe, language_hint, learning_hint, task_id
+from ebseg.label_studio.tasks import Labelling, TaskPhoto, describe, language_hint, learning_hint, task_id
 from ebseg.read_ahead import read_ahead
 from training.annotations.labelling import read_labelling
 from training.annotations.photos import photo_fetcher
@@ -155,13 +155,13 @@ class Service:
         """Take what Label Studio calls itself: photos at that address are its own, for the workers too."""
         self._photos.note_hostname(hostname)
 
-    def version(self, label_config: str | None) -> str:
-        """Tell the version of predictions for a label config; without one, the model's.
+    def version(self, label_config: str | None, project: int | None = None) -> str:
+        """Tell the version of a project's predictions with a label config; without one, the model's.
 
         Raises LabelConfigError or VocabularyError for one that cannot be served.
         """
-        model = self.model.version
-        return read_labelling(label_config, self.settings).version(model) if label_config else model
+        labelling = self._labelling(label_config, project)
+        return labelling.version(self.model.version) if labelling else self.model.version
 
     def setup(self, label_config: str | None, project: int | None) -> Setup:
         """Tell a project's version, at once, and take the hint that it uses this service.
@@ -174,17 +174,23 @@ class Service:
         model = self.model.current()
         if model.failure:
             raise ModelUnavailable(model.failure)
-        labelling = read_labelling(label_config, self.settings) if label_config else None
+        labelling = self._labelling(label_config, project)
         version = labelling.version(model.version) if labelling else model.version
-        if labelling:
-            hints = [*labelling.problems, language_hint(labelling)]
-            if self.settings.learn:
-                hints.append(learning_hint(labelling))
-            self.hints.note(project, "; ".join(filter(None, hints)))
         self._note_project(project, version if label_config and model.ready else "")
         if self.watch and self.watch.trouble:
             raise Refused(self.watch.trouble)
         return Setup(version, labelling.problems if labelling else ())
+
+    def _labelling(self, label_config: str | None, project: int | None) -> Labelling | None:
+        """Read a project's label config, if there is one, and tell people what they could do better."""
+        if not label_config:
+            return None
+        labelling = read_labelling(label_config, self.settings)
+        hints = [*labelling.problems, language_hint(labelling)]
+        if self.settings.learn:
+            hints.append(learning_hint(labelling))
+        self.hints.note(project, "; ".join(filter(None, hints)))
+        return labelling
 
     def _note_project(self, project: int | None, version: str) -> None:
         """Take the hint that a project uses this service; ``version``: of its predictions, if it is known."""
