@@ -289,6 +289,36 @@ def test_a_wrong_setting_is_said_and_the_default_holds(value):
     )
 
 
+MASKS = """<View>
+  <Image name="image" value="$image" zoom="true"/>
+  <BrushLabels name="tag" toName="image">
+    <Label value="Airplane" background="rgba(255, 0, 0, 0.7)"/>
+    <Label value="Car" background="rgba(0, 0, 255, 0.7)"/>
+  </BrushLabels>
+</View>"""
+POLYGONS = """<View>
+
+  <Header value="Select label and click the image to start"/>
+  <Image name="image" value="$image" zoom="true"/>
+
+  <PolygonLabels name="label" toName="image"
+                 strokeWidth="3" pointSize="small"
+                 opacity="0.9">
+    <Label value="Airplane" background="red"/>
+    <Label value="Car" background="blue"/>
+  </PolygonLabels>
+
+</View>"""
+
+
+@pytest.mark.parametrize(("xml", "name"), [(MASKS, "tag"), (POLYGONS, "label")], ids=["masks", "polygons"])
+def test_label_studios_templates_of_semantic_segmentation_are_served_as_they_are(xml, name):
+    """Its 1.23: "Semantic Segmentation with Masks" and "Semantic Segmentation with Polygons"."""
+    labelling = read_label_config(xml)
+    assert served(labelling) == {name: ["Airplane", "Car"]} and labelling.problems == ()
+    assert labelling.learnt.vocabulary == Vocabulary(["Airplane", "Car"])
+
+
 KNOWN = "model_min_area, model_polygon_tolerance, model_regions, model_score_threshold"
 MISSPELT = [
     (
