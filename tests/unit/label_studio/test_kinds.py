@@ -61,7 +61,7 @@ def test_a_kind_is_found_by_its_types_and_by_what_its_value_has():
 
 
 def test_only_controls_whose_kind_is_written_are_offered():
-    assert [kind.types for kind in WRITABLE] == [("brush", "brushlabels")]
+    assert [kind.tag for kind in WRITABLE] == ["Brush", "Bitmask"]
     assert writable_kind("brushlabels") in WRITABLE
     assert [writable_kind(name) for name in ("brush", "polygonlabels", "labels", "choices")] == [None] * 4
 
@@ -76,6 +76,19 @@ def test_what_is_written_is_drawn_as_it_was(kind):
             assert kind_of_value(written.value) is kind
             shown |= drawn
         np.testing.assert_array_equal(shown, mask)
+
+
+def test_a_bitmask_is_written_as_the_editor_writes_it():
+    """Black on transparent in four channels of the photo's size, as its canvas' ``toDataURL`` gives it."""
+    mask = np.array([[True, False, True], [False, False, True]])
+    [written] = kind_of_type("bitmask").write(mask)
+    head, png = written.value["imageDataURL"].split(",")
+    assert list(written.value) == ["imageDataURL"] and head == "data:image/png;base64"
+    image = Image.open(io.BytesIO(base64.b64decode(png)))
+    assert (image.format, image.mode, image.size) == ("PNG", "RGBA", (3, 2))
+    expected = np.zeros((2, 3, 4), np.uint8)
+    expected[mask, 3] = 255
+    np.testing.assert_array_equal(np.asarray(image), expected)
 
 
 def test_a_rectangle_is_the_same_pixels_to_an_annotation_and_to_a_smart_tool():
