@@ -100,8 +100,8 @@ class Control(Labelled):
         """What people know it by."""
         return f'{self.tag or self.kind} "{shown(self.name)}"'
 
-    def setting(self, attribute: str) -> float | None:
-        """Read a number from 0 to 1 that the tag carries: ``model_score_threshold``, ``model_min_area``.
+    def setting(self, attribute: str, *, most: float = 1.0) -> float | None:
+        """Read a number from 0 to ``most`` that the tag carries, such as ``model_score_threshold``.
 
         None where the tag does not carry it. Raises LabelConfigError for anything but such a number.
         """
@@ -112,8 +112,10 @@ class Control(Labelled):
             value = float(text)
         except ValueError:
             value = -1.0
-        if not 0.0 <= value <= 1.0:
-            raise LabelConfigError(f'{self.title}: {attribute}="{shown(text)}" must be a number from 0 to 1')
+        if not 0.0 <= value <= most:
+            raise LabelConfigError(
+                f'{self.title}: {attribute}="{shown(text)}" must be a number from 0 to {most:g}'
+            )
         return value
 
 

@@ -1,6 +1,6 @@
 """Read label configs and tasks, whose content is other people's."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,6 +10,7 @@ from ebseg.label_studio import version
 from ebseg.label_studio.label_config import parse
 from ebseg.label_studio.questions import Question, questions
 from ebseg.label_studio.shown import MOST_WORDS, shown
+from ebseg.label_studio.style import style
 from ebseg.vocabulary import TEMPLATES
 
 _MOST_TASK_ID = 2**63 - 1  # of its database
@@ -78,6 +79,7 @@ def _question_decides(question: Question) -> list[object]:
                 sorted((label.key, label.prompts) for label in served.control.labels),
                 served.threshold,
                 served.min_area,
+                astuple(style(served.control)[0]),
             ]
             for served in question.controls
         ],

@@ -14,6 +14,7 @@ from ebseg.ask import Mask
 from ebseg.errors import AnnotationError
 from ebseg.label_studio.drawing import solid
 from ebseg.label_studio.kinds.kind import Kind, Value, Written
+from ebseg.parts import Part
 
 _PNG_URL = "data:image/png;base64,"
 
@@ -36,14 +37,13 @@ def _draw(value: Value, height: int, width: int) -> Mask:
         raise AnnotationError(f"its bitmask is damaged ({error}); annotate it again") from error
 
 
-def _write(mask: Mask) -> list[Written]:
-    black = np.zeros((*mask.shape, 4), dtype=np.uint8)
-    black[mask, 3] = 255
+def _write(part: Part, _: float) -> Written:
+    black = np.zeros((*part.size, 4), dtype=np.uint8)
+    black[*part.box, 3] = part.mask * np.uint8(255)
     png = io.BytesIO()
     Image.fromarray(black).save(png, "PNG")
     url = _PNG_URL + base64.b64encode(png.getvalue()).decode("ascii")
-    pixels = np.packbits(mask).tobytes()  # a PNG's bytes are others with another zlib
-    return [Written({"imageDataURL": url}, mask, pixels)]
+    return Written({"imageDataURL": url}, part.content)  # a PNG's bytes are others with another zlib
 
 
 BITMASK = Kind("Bitmask", key="imageDataURL", draw=_draw, write=_write)
