@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from ebseg.parts import connected, whole
 
 CONTROL = Control("brushlabels", "mask", "image", (Label("sky"), Label("sea")))
 WRITABLE = [kind for kind in KINDS if kind.write]
+EXACT = [kind for kind in WRITABLE if kind.tag not in ("Ellipse", "Rectangle")]
 GUIDING = [kind for kind in KINDS if kind.draw and kind.prompt]
 
 
@@ -63,12 +65,12 @@ def test_a_kind_is_found_by_its_types_and_by_what_its_value_has():
 
 
 def test_only_controls_whose_kind_is_written_are_offered():
-    assert [kind.tag for kind in WRITABLE] == ["Brush", "Bitmask", "Polygon"]
+    assert [kind.tag for kind in WRITABLE] == ["Brush", "Bitmask", "Polygon", "Ellipse", "Rectangle"]
     assert writable_kind("brushlabels") in WRITABLE
     assert [writable_kind(name) for name in ("brush", "keypointlabels", "labels", "choices")] == [None] * 4
 
 
-@pytest.mark.parametrize("kind", WRITABLE, ids=lambda kind: kind.tag)
+@pytest.mark.parametrize("kind", EXACT, ids=lambda kind: kind.tag)
 def test_what_is_written_is_drawn_as_it_was(kind):
     for mask in random_masks():
         shown = np.zeros_like(mask)
@@ -100,6 +102,42 @@ def test_a_bitmask_is_written_as_the_editor_writes_it():
     expected = np.zeros((2, 3, 4), np.uint8)
     expected[mask, 3] = 255
     np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+def test_a_rectangle_is_the_box_of_its_part():
+    rectangle = kind_of_type("rectangle")
+    for mask in random_masks(10):
+        for part in connected(mask, least=0, most=20):
+            value = rectangle.write(part, 0).value
+            assert value["rotation"] == 0
+            box = np.zeros_like(mask)
+            box[part.box] = True
+            np.testing.assert_array_equal(rectangle.draw(value, *mask.shape), box)
+    part = connected(np.array([[0, 0, 0, 0], [0, 0, 0, 1]], bool), least=0, most=1)[0]
+    assert rectangle.write(part, 0).value == {"x": 75, "y": 50, "width": 25, "height": 50, "rotation": 0}
+
+
+@pytest.mark.parametrize("turn", [0, 30, 45, 90, 120, -60])
+def test_an_ellipse_is_written_as_it_was_drawn(turn):
+    ellipse = kind_of_type("ellipse")
+    value = {"x": 50, "y": 40, "radiusX": 30, "radiusY": 10, "rotation": turn}
+    mask = ellipse.draw(value, 200, 160)
+    [part] = connected(mask, least=0, most=9)
+    written = ellipse.write(part, 0).value
+    assert (written["x"] * 1.6, written["y"] * 2) == pytest.approx((80, 80), abs=0.1)
+    assert (written["radiusX"] * 1.6, written["radiusY"] * 2) == pytest.approx((48, 20), abs=0.2)
+    assert math.remainder(written["rotation"] - turn, 180) == pytest.approx(0, abs=0.5)
+    assert list(written) == list(value)
+    drawn = ellipse.draw(written, 200, 160)
+    assert np.count_nonzero(drawn ^ mask) < 0.02 * np.count_nonzero(mask)
+
+
+def test_an_ellipse_shows_at_least_a_pixel():
+    ellipse = kind_of_type("ellipse")
+    masks = [np.ones((1, 7), bool), np.ones((9, 1), bool), np.eye(5, dtype=bool), np.ones((1, 1), bool)]
+    for mask in [*masks, *random_masks(10)]:
+        for part in connected(mask, least=0, most=5):
+            assert ellipse.draw(ellipse.write(part, 0).value, *mask.shape).any()
 
 
 def test_a_rectangle_is_the_same_pixels_to_an_annotation_and_to_a_smart_tool():
