@@ -5,7 +5,7 @@ What of it is served is said in ``ebseg.label_studio.questions``.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from xml.parsers import expat
@@ -117,6 +117,17 @@ class Control(Labelled):
                 f'{self.title}: {attribute}="{shown(text)}" must be a number from 0 to {most:g}'
             )
         return value
+
+    def choice(self, attribute: str, allowed: Sequence[str]) -> str | None:
+        """Read one of some words that the tag carries, None where it does not.
+
+        Raises LabelConfigError for any other word.
+        """
+        text = self.attributes.get(attribute)
+        if text is not None and text not in allowed:
+            words = " or ".join(f'"{word}"' for word in allowed)
+            raise LabelConfigError(f'{self.title}: {attribute}="{shown(text)}" must be {words}')
+        return text
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,9 @@ def masks_to_regions(
 
     ``label_map``: (H, W) int, index into ``control.labels``, -1 where unsure. ``scores``: (H, W) float,
     0..1; a region's score is its mean over the region's pixels. ``min_area``: share of the photo's pixels,
-    0..1, below which a region is left out. Polygons show a connected part (8-connected) each, the
-    largest ``MOST_PARTS`` of a label; other regions all of it. A region's id is derived from its content, so
-    the same prediction has the same ids.
+    0..1, below which a region is left out. A region shows all of a label, or where the control says so or
+    its kind shows no more a connected part (8-connected), of which there are the largest ``MOST_PARTS``. Its
+    id is derived from its content, so the same prediction has the same ids.
 
     Raises AnnotationError for a control that shows no areas, and if the scores of a region are not finite.
     """
@@ -45,10 +45,11 @@ def masks_to_regions(
         raise AnnotationError(f'{control.kind} "{control.name}" cannot show a mask; choose another control')
     (how, _), least = style(control), min_area * label_map.size
     areas = np.bincount(label_map[label_map >= 0])
+    in_parts = kind.connected or how.parts
     regions = []
     for index in np.flatnonzero((areas > 0) & (areas >= least)).tolist():
         mask = label_map == index
-        parts = connected(mask, least=least, most=MOST_PARTS) if kind.connected else [whole(mask)]
+        parts = connected(mask, least=least, most=MOST_PARTS) if in_parts else [whole(mask)]
         for part in parts:
             written = kind.write(part, how.tolerance)
             regions.append(_region(written, part, control.labels[index], scores, control))

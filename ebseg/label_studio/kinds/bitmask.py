@@ -41,7 +41,7 @@ def _write(part: Part, _: float) -> Written:
     black = np.zeros((*part.size, 4), dtype=np.uint8)
     black[*part.box, 3] = part.mask * np.uint8(255)
     png = io.BytesIO()
-    Image.fromarray(black).save(png, "PNG")
+    Image.fromarray(black).save(png, "PNG", compress_type=zlib.Z_RLE)  # half the time for as many bytes
     url = _PNG_URL + base64.b64encode(png.getvalue()).decode("ascii")
     return Written({"imageDataURL": url}, part.content)  # a PNG's bytes are others with another zlib
 

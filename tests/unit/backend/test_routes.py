@@ -41,6 +41,7 @@ def test_without_a_label_config_setup_answers_with_the_models_version(client, sc
         ('model_score_threshold="0"', 'model_score_threshold="0.3"'),
         ('model_score_threshold="0"', 'model_score_threshold="0" model_min_area="0.1"'),
         ('model_score_threshold="0"', 'model_score_threshold="0" model_polygon_tolerance="2"'),
+        ('model_score_threshold="0"', 'model_score_threshold="0" model_regions="part"'),
         ('name="mask"', 'name="masks"'),
         ("$image", "$photo"),
     ],

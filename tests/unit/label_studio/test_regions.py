@@ -6,6 +6,7 @@ import pytest
 
 from ebseg.errors import AnnotationError
 from ebseg.label_studio import brush
+from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.label_config import Control, Label
 from ebseg.label_studio.prompts import Box, Point, Stroke
 from ebseg.label_studio.regions import MOST_PARTS, masks_to_regions, prediction
@@ -153,6 +154,29 @@ def test_small_parts_are_dropped_and_the_largest_kept():
     np.testing.assert_allclose(regions[0]["value"]["points"][0], [50, 50])
     assert len(polygons(label_map, min_area=3 / label_map.size)) == 1
     assert polygons(label_map, min_area=4 / label_map.size) == []
+
+
+@pytest.mark.parametrize("kind", ["brushlabels", "bitmasklabels"])
+def test_a_mask_for_each_connected_part_where_the_control_says_so(kind):
+    label_map = np.array([[0, -1, 0, 0], [-1, -1, -1, -1], [1, 1, -1, 0]], np.int16)
+    scores = np.arange(12, dtype=np.float32).reshape(3, 4) / 12
+
+    def made(settings: dict, min_area: float = 0.0) -> list:
+        control = Control(kind, "mask", "image", (Label("sky"), Label("car")), attributes=settings)
+        return masks_to_regions(label_map, scores, control, min_area=min_area)
+
+    labels, parts = made({"model_regions": "label"}), made({"model_regions": "part"})
+    assert [each.result["value"][kind] for each in parts] == [["sky"], ["sky"], ["sky"], ["car"]]
+    assert [each.area for each in parts] == [2, 1, 1, 2] and [each.area for each in labels] == [4, 2]
+    assert labels == made({})
+    assert parts[0].result["score"] == pytest.approx(2.5 / 12)
+    assert len({each.result["id"] for each in parts}) == 4
+    of_control = Control(kind, "mask", "image", (Label("sky"), Label("car")))
+    np.testing.assert_array_equal(
+        paint([each.result for each in parts], of_control, 3, 4).label_map, label_map
+    )
+    assert [each.area for each in made({"model_regions": "part"}, min_area=2 / 12)] == [2, 2]
+    assert [each.area for each in made({"model_regions": "label"}, min_area=2 / 12)] == [4, 2]
 
 
 def test_the_tolerance_of_polygons_is_the_controls():
