@@ -5,7 +5,7 @@ What of it is served is said in ``ebseg.label_studio.questions``.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from xml.parsers import expat
@@ -110,8 +110,8 @@ class Control(Labelled):
         """What people know it by."""
         return f'{self.tag or self.kind} "{shown(self.labels_name or self.name)}"'
 
-    def setting(self, attribute: str) -> float | None:
-        """Read a number from 0 to 1 that the tag carries: ``model_score_threshold``, ``model_min_area``.
+    def setting(self, attribute: str, *, most: float = 1.0) -> float | None:
+        """Read a number from 0 to ``most`` that the tag carries, such as ``model_score_threshold``.
 
         None where the tag does not carry it. Raises LabelConfigError for anything but such a number.
         """
@@ -122,9 +122,22 @@ class Control(Labelled):
             value = float(text)
         except ValueError:
             value = -1.0
-        if not 0.0 <= value <= 1.0:
-            raise LabelConfigError(f'{self.title}: {attribute}="{shown(text)}" must be a number from 0 to 1')
+        if not 0.0 <= value <= most:
+            raise LabelConfigError(
+                f'{self.title}: {attribute}="{shown(text)}" must be a number from 0 to {most:g}'
+            )
         return value
+
+    def choice(self, attribute: str, allowed: Sequence[str]) -> str | None:
+        """Read one of some words that the tag carries, None where it does not.
+
+        Raises LabelConfigError for any other word.
+        """
+        text = self.attributes.get(attribute)
+        if text is not None and text not in allowed:
+            words = " or ".join(f'"{word}"' for word in allowed)
+            raise LabelConfigError(f'{self.title}: {attribute}="{shown(text)}" must be {words}')
+        return text
 
 
 @dataclass(frozen=True)

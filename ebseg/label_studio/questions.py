@@ -16,6 +16,7 @@ from ebseg.errors import LabelConfigError
 from ebseg.label_studio.kinds import KINDS, kind_of_type, rank, writable_kind
 from ebseg.label_studio.label_config import Control, ImageTag, Label, LabelConfig, Labelled, normal
 from ebseg.label_studio.shown import MOST_WORDS, shown
+from ebseg.label_studio.style import style
 from ebseg.vocabulary import MAX_LABELS, Vocabulary
 
 MOST_NAMES = 3000
@@ -289,7 +290,7 @@ def _image_problem(control: Control, images: Mapping[str, ImageTag]) -> str | No
 def _with_settings(control: Control, threshold: float | None, min_area: float) -> tuple[Served, list[str]]:
     """Read a control's settings; say which cannot be used, and use the default."""
     values: dict[str, float | None] = {}
-    problems = []
+    _, problems = style(control)
     for name in ("model_score_threshold", "model_min_area"):
         try:
             values[name] = control.setting(name)

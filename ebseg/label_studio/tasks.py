@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ from ebseg.label_studio import version
 from ebseg.label_studio.label_config import ImageTag, Label, make_label, parse
 from ebseg.label_studio.questions import Question, questions, told, union
 from ebseg.label_studio.shown import MOST_WORDS, shown
+from ebseg.label_studio.style import style
 from ebseg.vocabulary import MAX_LABELS, TEMPLATES
 
 MOST_PAGES = 200
@@ -90,6 +91,7 @@ def _question_decides(question: Question) -> list[object]:
                 sorted((label.key, label.prompts) for label in served.control.labels),
                 served.threshold,
                 served.min_area,
+                astuple(style(served.control)[0]),
             ]
             for served in question.controls
         ],

@@ -40,6 +40,8 @@ def test_without_a_label_config_setup_answers_with_the_models_version(client, sc
         ("</Brush", '<Label value="car"/></Brush'),
         ('model_score_threshold="0"', 'model_score_threshold="0.3"'),
         ('model_score_threshold="0"', 'model_score_threshold="0" model_min_area="0.1"'),
+        ('model_score_threshold="0"', 'model_score_threshold="0" model_polygon_tolerance="2"'),
+        ('model_score_threshold="0"', 'model_score_threshold="0" model_regions="part"'),
         ('name="mask"', 'name="masks"'),
         ("$image", "$photo"),
     ],
@@ -81,7 +83,7 @@ BAD_CONFIGS = {
     "no image": (f"<View>{MASKS}</View>", "<Image"),
     "no mask control": (f'<View>{IMAGE}<Choices name="c" toName="photo"/></View>', "BrushLabels"),
     "another control": (
-        f'<View>{IMAGE}<PolygonLabels name="c" toName="photo"><Label value="sky"/></PolygonLabels></View>',
+        f'<View>{IMAGE}<VectorLabels name="c" toName="photo"><Label value="sky"/></VectorLabels></View>',
         "BrushLabels",
     ),
     "another source": (

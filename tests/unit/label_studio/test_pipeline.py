@@ -172,6 +172,33 @@ def test_the_controls_of_an_image_are_asked_for_at_once_and_each_writes_its_own_
     )
 
 
+MIXED = (
+    '<View><Image name="photo" value="$image"/>'
+    '<RectangleLabels name="tool" toName="photo" smart="true"><Label value="car"/></RectangleLabels>'
+    '<PolygonLabels name="things" toName="photo"><Label value="car"/></PolygonLabels>'
+    '<Labels name="stuff" toName="photo"><Label value="sky"/></Labels><Brush name="brush" toName="photo"/>'
+    "</View>"
+)
+
+
+def test_stuff_may_be_brush_masks_and_things_polygons():
+    model = Everywhere()
+    made = of_config(MIXED).predict(task(), model)
+    assert [labels for labels, _ in model.asked] == [("car", "sky")]
+    found = [(region["from_name"], region["type"]) for region in made["result"]]
+    assert found == [("things", "polygonlabels"), ("brush", "brush"), ("stuff", "labels")]
+    painted = paint(made["result"], of_config(MIXED).labelling.learnt, HEIGHT, WIDTH)
+    assert painted.label_map.tolist() == [[1, 1, 1, 1, -1, -1, -1, 0]] * HEIGHT
+
+
+@pytest.mark.parametrize(("label", "types"), [("car", ["polygonlabels"]), ("sky", ["brush", "labels"])])
+def test_a_smart_tool_gets_the_kind_that_its_label_is_predicted_as(label, types):
+    path, asked = of_config(MIXED), parse_context(click(label, 20))
+    [of] = path.photos(task(), asked)
+    [found] = Everywhere().predict_many([path.ask(path.photo(task(), of), of.question, asked)])
+    assert [region.result["type"] for region in path.regions(found, of, asked)] == types
+
+
 TWO_IMAGES = (
     '<View><Image name="left" value="$a"/><Image name="right" value="$b"/>'
     '<BrushLabels name="r" toName="right"><Label value="road"/><Label value="sea"/></BrushLabels>'

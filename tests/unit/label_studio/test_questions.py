@@ -1,28 +1,14 @@
 """What of a label config is served, and what is said of the rest."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from ebseg.errors import LabelConfigError, VocabularyError
-from ebseg.label_studio import kinds
-from ebseg.label_studio.kinds import KINDS, Kind
 from ebseg.label_studio.tasks import Labelling, read_label_config
 from ebseg.vocabulary import Vocabulary
 
 IMAGE = '<Image name="image" value="$image"/>'
 FINEST = ["BrushLabels", "BitmaskLabels", "PolygonLabels", "EllipseLabels", "RectangleLabels"]
-
-
-@pytest.fixture(autouse=True)
-def every_kind_is_written(monkeypatch):
-    """What is served of a config is told without what each kind's regions look like."""
-
-    def writing(kind: Kind) -> Kind:
-        return replace(kind, write=kind.write or list) if f"{kind.tag}Labels" in FINEST else kind
-
-    monkeypatch.setattr(kinds, "KINDS", tuple(map(writing, KINDS)))
 
 
 def view(*tags: str) -> str:
