@@ -57,7 +57,7 @@ class EBSegBackend(LabelStudioMLBase):  # type: ignore[misc]
     def _version(self) -> str:
         service = self.service()
         try:
-            return service.version(self.label_config)
+            return service.version(self.label_config, self._project())
         except EBSegError:  # it is told to who asks for a prediction
             return service.model.version
 
@@ -65,8 +65,10 @@ class EBSegBackend(LabelStudioMLBase):  # type: ignore[misc]
         self, tasks: Sequence[Any], context: Mapping[str, Any] | None = None, **_login: Any
     ) -> list[dict[str, Any]]:
         """Give one prediction for each task; see Service.predict."""
-        project = read_project(getattr(self, "project_id", None))  # only 2.x tells it
-        return self.service().predict(tasks, self.label_config or "", context, project)
+        return self.service().predict(tasks, self.label_config or "", context, self._project())
+
+    def _project(self) -> int | None:
+        return read_project(getattr(self, "project_id", None))  # only 2.x tells it
 
     def fit(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Take an event of either line as a hint; the training itself is the workers'."""

@@ -52,10 +52,15 @@ def blueprint(service: Service) -> Blueprint:
 
     @routes.post("/setup")
     def setup() -> Response:
-        """Give the version of its predictions, at once; an error status for what would make /predict fail."""
+        """Give the version of its predictions, at once; an error status for what would make /predict fail.
+
+        ``problems``, which Label Studio does not show, say what of the label config is not served.
+        """
         body = SetupRequest.model_validate_json(request.get_data())
         service.note_hostname(body.hostname)
-        return jsonify(model_version=service.setup(body.label_config, read_project(body.project)))
+        told = service.setup(body.label_config, read_project(body.project))
+        problems = {"problems": told.problems} if told.problems else {}
+        return jsonify(model_version=told.version, **problems)
 
     @routes.post("/predict")
     def predict() -> Response:

@@ -7,7 +7,7 @@ from backend.findings import Finding
 from ebseg.errors import EBSegError
 from ebseg.images import read_image
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.tasks import Labelling, language_hint, photo_url, read_label_config
+from ebseg.label_studio.tasks import Labelling, language_hint, learning_hint, photo_urls, read_label_config
 from training.annotations.advice import advise
 from training.annotations.inspection import StudioInspection
 from training.annotations.label_studio import (
@@ -104,10 +104,14 @@ class _Walk:
             labelling = read_label_config(self._project.label_config)
         except EBSegError as error:
             return None, self._finding(check, "the label config cannot be served", str(error))
-        control = labelling.control
-        detail = f'{len(control.labels)} of <{control.tag}> "{control.name}", on ${labelling.data_key}'
-        hint = language_hint(control)
-        return labelling, self._finding(check, f"{detail}; {hint}" if hint else detail)
+        served = [
+            f"{len(each.control.labels)} of {each.control.title}, on ${question.image.data_key}"
+            for question in labelling.questions
+            for each in question.controls
+        ]
+        hints = language_hint(labelling), learning_hint(labelling) if self._settings.learn else None
+        detail = "; ".join(filter(None, [*served, *hints]))
+        return labelling, self._finding(check, detail, "; ".join(labelling.problems))
 
     def _photo(self, labelling: Labelling) -> Finding:
         """Fetch one photo, as the service would."""
@@ -135,7 +139,7 @@ class _Walk:
         return self._finding(check, f"that of task {task.id} has {width}x{height} pixels, in {seconds:.1f} s")
 
     def _fetch(self, task: LabelStudioTask, labelling: Labelling) -> bytes:
-        return self._photos.fetch(photo_url({"data": task.data}, labelling.data_key), task_id=task.id)
+        return self._photos.fetch(photo_urls({"data": task.data}, labelling.learnt.image)[0], task_id=task.id)
 
     def _scores(self) -> Finding:
         """See whether the Data Manager's score column, which sampling goes by, shows a model's scores."""

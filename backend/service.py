@@ -3,10 +3,11 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,15 @@ from ebseg.errors import (
     AnnotationError,
     Curable,
     EBSegError,
-    ImageError,
-    NoPhoto,
     Refused,
     TokenRefused,
     Unreachable,
 )
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.pipeline import Model, Pipeline
+from ebseg.label_studio.pipeline import OWN_FAULTS, Model, Pipeline
 from ebseg.label_studio.regions import Region, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context
-from ebseg.label_studio.tasks import TaskError, describe, language_hint, task_id
+from ebseg.label_studio.tasks import Labelling, TaskPhoto, describe, language_hint, learning_hint, task_id
 from ebseg.read_ahead import read_ahead
 from training.annotations.labelling import read_labelling
 from training.annotations.photos import photo_fetcher
@@ -47,8 +46,7 @@ logger = logging.getLogger(__name__)
 FETCH_AHEAD = 4
 
 
-_OWN_FAULTS = (TaskError, NoPhoto, ImageError)
-"""What is wrong with a task or its photo itself: asked again, the answer would be the same."""
+_Photo = Future[npt.NDArray[np.uint8]]
 
 
 class Busy(Curable):
@@ -74,11 +72,38 @@ class _Request:
 
 
 @dataclass(frozen=True)
+class _Part:
+    """One photo of one of a request's tasks."""
+
+    number: int
+    task: Any
+    photo: TaskPhoto
+
+
+@dataclass(frozen=True)
 class _Answer:
-    """What became of a task."""
+    """What became of a photo, or of a task."""
 
     outcome: TaskOutcome
     regions: list[Region] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether asking again would give the same."""
+        return self.outcome in (TaskOutcome.PREDICTED, TaskOutcome.EMPTY)
+
+    def joined(self, other: "_Answer") -> "_Answer":
+        """Add another photo of the task: it is left out where one is, and empty where all are."""
+        empty = other.outcome is TaskOutcome.EMPTY
+        return _Answer(self.outcome if empty else other.outcome, self.regions + other.regions)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a project is told when it connects: its predictions' version, and what of it is not served."""
+
+    version: str
+    problems: tuple[str, ...] = ()
 
 
 class Service:
@@ -130,16 +155,18 @@ class Service:
         """Take what Label Studio calls itself: photos at that address are its own, for the workers too."""
         self._photos.note_hostname(hostname)
 
-    def version(self, label_config: str | None) -> str:
-        """Tell the version of predictions for a label config; without one, the model's.
+    def version(self, label_config: str | None, project: int | None = None) -> str:
+        """Tell the version of a project's predictions with a label config; without one, the model's.
 
         Raises LabelConfigError or VocabularyError for one that cannot be served.
         """
-        model = self.model.version
-        return read_labelling(label_config, self.settings).version(model) if label_config else model
+        labelling = self._labelling(label_config, project)
+        return labelling.version(self.model.version) if labelling else self.model.version
 
-    def setup(self, label_config: str | None, project: int | None) -> str:
+    def setup(self, label_config: str | None, project: int | None) -> Setup:
         """Tell a project's version, at once, and take the hint that it uses this service.
+
+        What of its label config is not served is told to people too, see ``Hints``.
 
         Raises what would make its predictions fail: ModelUnavailable, LabelConfigError or VocabularyError,
         and Refused while nothing can be had from Label Studio, as was last seen.
@@ -147,14 +174,23 @@ class Service:
         model = self.model.current()
         if model.failure:
             raise ModelUnavailable(model.failure)
-        labelling = read_labelling(label_config, self.settings) if label_config else None
+        labelling = self._labelling(label_config, project)
         version = labelling.version(model.version) if labelling else model.version
-        if labelling:
-            self.hints.note(project, language_hint(labelling.control))
         self._note_project(project, version if label_config and model.ready else "")
         if self.watch and self.watch.trouble:
             raise Refused(self.watch.trouble)
-        return version
+        return Setup(version, labelling.problems if labelling else ())
+
+    def _labelling(self, label_config: str | None, project: int | None) -> Labelling | None:
+        """Read a project's label config, if there is one, and tell people what they could do better."""
+        if not label_config:
+            return None
+        labelling = read_labelling(label_config, self.settings)
+        hints = [*labelling.problems, language_hint(labelling)]
+        if self.settings.learn:
+            hints.append(learning_hint(labelling))
+        self.hints.note(project, "; ".join(filter(None, hints)))
+        return labelling
 
     def _note_project(self, project: int | None, version: str) -> None:
         """Take the hint that a project uses this service; ``version``: of its predictions, if it is known."""
@@ -210,60 +246,72 @@ class Service:
 
     def _predict(self, tasks: Sequence[Any], request: _Request) -> list[_Answer]:
         fetch = partial(self._photo, request)
+        answers = []
         # Photos that are still being fetched when time is over are not waited for.
-        with read_ahead(fetch, tasks, threads=FETCH_AHEAD, count=FETCH_AHEAD, wait=False) as photos:
-            return [self._answer(task, photo, request) for task, photo in photos]
+        with read_ahead(
+            fetch, _parts(tasks, request), threads=FETCH_AHEAD, count=FETCH_AHEAD, wait=False
+        ) as photos:
+            for _, of_task in groupby(photos, key=lambda each: each[0].number):
+                answers.append(self._joined(of_task, request))
+                self.metrics.tasks.labels(answers[-1].outcome).inc()
+        return answers
+
+    def _joined(self, photos: Iterable[tuple[_Part, _Photo]], request: _Request) -> _Answer:
+        """Predict a task's photos; where one is left out, the task is, and the others are not begun."""
+        answer = _Answer(TaskOutcome.EMPTY)
+        for part, photo in photos:
+            if answer.is_whole:
+                answer = answer.joined(self._answer(part, photo, request))
+        return answer
 
     def _request(self, label_config: str, context: Mapping[str, Any] | None) -> _Request:
         labelling = read_labelling(label_config, self.settings)
         return _Request(
             model=self.model.current(),
             pipeline=Pipeline(labelling, self._photos, max_pixels=self.settings.max_pixels),
-            asked=parse_context(context, labelling.control),
+            asked=parse_context(context),
             deadline=time.monotonic() + self.settings.predict_budget,
         )
 
-    def _photo(self, request: _Request, task: Any) -> npt.NDArray[np.uint8]:
-        """Fetch and decode a task's photo: (H, W, 3) uint8."""
+    def _photo(self, request: _Request, part: _Part) -> npt.NDArray[np.uint8]:
+        """Fetch and decode a photo: (H, W, 3) uint8."""
         self._require_time(request)
-        return request.pipeline.photo(task)
+        return request.pipeline.photo(part.task, part.photo)
 
-    def _answer(self, task: Any, photo: Future[npt.NDArray[np.uint8]], request: _Request) -> _Answer:
-        """Predict one task; whatever goes wrong with it stays with it.
+    def _answer(self, part: _Part, photo: _Photo, request: _Request) -> _Answer:
+        """Predict one photo; whatever goes wrong with it stays with its task.
 
         What is wrong with a smart tool's regions, and what may pass, is told to the person who drew them, and
         draws them again.
         """
-        name = describe(task, request.pipeline.labelling.data_key)
+        name = describe(part.task, part.photo.url)
         try:
-            answer = _Answer(
-                TaskOutcome.PREDICTED, self._regions(photo.result(request.seconds_left), request)
-            )
+            image = photo.result(request.seconds_left)
+            return _Answer(TaskOutcome.PREDICTED, self._regions(image, part, request))
         except ModelUnavailable:
             raise
         except (_OutOfTime, TimeoutError):
             logger.warning("%s is left out: out of time", name)
-            answer = _Answer(TaskOutcome.SKIPPED)
-        except _OWN_FAULTS as error:
-            logger.warning("%s gets an empty prediction: %s", name, error)
-            answer = _Answer(TaskOutcome.EMPTY)
+            return _Answer(TaskOutcome.SKIPPED)
+        except OWN_FAULTS as error:
+            logger.warning("%s gets no regions: %s", name, error)
+            return _Answer(TaskOutcome.EMPTY)
         except EBSegError as error:
             if request.asked and isinstance(error, AnnotationError | Curable):
                 raise
             if self.watch and isinstance(error, TokenRefused | Unreachable):
                 self.watch.look_now()
             logger.warning("%s is left out: %s", name, error)
-            answer = _Answer(TaskOutcome.DEFERRED if isinstance(error, Curable) else TaskOutcome.FAILED)
+            return _Answer(TaskOutcome.DEFERRED if isinstance(error, Curable) else TaskOutcome.FAILED)
         except Exception:  # one task must not cost the others' finished masks; left out, it can be retried
             logger.exception("%s is left out: internal error", name)
-            answer = _Answer(TaskOutcome.FAILED)
-        self.metrics.tasks.labels(answer.outcome).inc()
-        return answer
+            return _Answer(TaskOutcome.FAILED)
 
-    def _regions(self, image: npt.NDArray[np.uint8], request: _Request) -> list[Region]:
+    def _regions(self, image: npt.NDArray[np.uint8], part: _Part, request: _Request) -> list[Region]:
         """Regions that the request's model finds in a photo."""
-        found = request.model.answer(request.pipeline.ask(image, request.asked), request.seconds_left)
-        return request.pipeline.regions(found, request.asked)
+        pipeline, asked = request.pipeline, request.asked
+        found = request.model.answer(pipeline.ask(image, part.photo.question, asked), request.seconds_left)
+        return pipeline.regions(found, part.photo, asked)
 
     def _require_time(self, request: _Request) -> None:
         if self._stopping or not request.seconds_left:
@@ -328,8 +376,14 @@ def _triggers(settings: Settings) -> Sink:
 
 def _result(answer: _Answer, version: str) -> dict[str, Any]:
     """Make what Label Studio stores for a task; it stores nothing for ``{}``."""
-    stored = answer.outcome in (TaskOutcome.PREDICTED, TaskOutcome.EMPTY)
-    return prediction(answer.regions, version) if stored else {}
+    return prediction(answer.regions, version) if answer.is_whole else {}
+
+
+def _parts(tasks: Iterable[Any], request: _Request) -> Iterator[_Part]:
+    """Give the photos of all tasks, one task's after the other's."""
+    for number, task in enumerate(tasks):
+        for photo in request.pipeline.photos(task, request.asked):
+            yield _Part(number, task, photo)
 
 
 def _unfinished(tasks: Sequence[Any], answers: Sequence[_Answer]) -> list[int]:

@@ -18,6 +18,10 @@ Mask = npt.NDArray[np.bool_]
 """(H, W): which pixels belong."""
 
 
+Threshold = float | tuple[float | None, ...] | None
+"""Share, 0..1, under which a pixel stays unlabelled: one, or each label's; None: the predictor's own."""
+
+
 class Shape(Protocol):
     """What a person draws on a photo: a click, a stroke or a box."""
 
@@ -44,10 +48,11 @@ class Pointed:
 class Ask:
     """A question: the labels of a photo's pixels, or the pixels of one label at which a person points.
 
-    ``threshold``: the share, 0..1, under which a pixel stays unlabelled; None: the predictor's own.
+    ``threshold``: the share under which a pixel stays unlabelled; where there is one for each label, that of
+    the pixel's best one counts.
     """
 
     photo: Photo
     vocabulary: Vocabulary
-    threshold: float | None = None
+    threshold: Threshold = None
     pointed: Pointed | None = None

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ebseg.ask import Ask, Photo, Pointed
+from ebseg.ask import Ask, Photo, Pointed, Threshold
 from ebseg.config import ModelConfig
 from ebseg.errors import ConfigError, ImageError
 from ebseg.images import read_image
@@ -103,7 +103,7 @@ class Predictor:
         """
         about: dict[int, list[int]] = {}
         for number, ask in enumerate(asks):
-            _checked_threshold(self.threshold if ask.threshold is None else ask.threshold)
+            self._thresholds(ask.threshold, ask.vocabulary)
             about.setdefault(id(ask.photo), []).append(number)
         answers: dict[int, Segmentation] = {}
         for numbers in about.values():
@@ -131,15 +131,24 @@ class Predictor:
 
     @torch.inference_mode()
     def decide(
-        self, encoded: EncodedPhoto, vocabulary: Vocabulary, threshold: float | None = None
+        self, encoded: EncodedPhoto, vocabulary: Vocabulary, threshold: Threshold = None
     ) -> Segmentation:
-        """Label every pixel of a photo that this model has encoded; ``threshold`` as for ``predict``."""
-        threshold = self.threshold if threshold is None else _checked_threshold(threshold)
+        """Label every pixel of a photo that this model has encoded; ``threshold`` as in ``Ask``."""
+        thresholds = self._thresholds(threshold, vocabulary)
         classes = self.net.classify(encoded.encoded, vocabulary, text=self.texts(vocabulary))[0]
         masks = encoded.encoded.masks_at_test_size()
-        strips = [best_labels(scores, threshold) for scores in score_strips(masks, classes, encoded.size)]
+        strips = [best_labels(scores, thresholds) for scores in score_strips(masks, classes, encoded.size)]
         label_map, shares = (torch.cat(parts).cpu().numpy() for parts in zip(*strips, strict=True))
         return Segmentation(label_map, shares, vocabulary.names)
+
+    def _thresholds(self, threshold: Threshold, vocabulary: Vocabulary) -> float | Tensor:
+        """Give one threshold, or each label's, (K,). Raises ConfigError for what is none."""
+        if not isinstance(threshold, tuple):
+            return self.threshold if threshold is None else _checked_threshold(threshold)
+        if len(threshold) != len(vocabulary):
+            raise ConfigError(f"{len(threshold)} thresholds were given for {len(vocabulary)} labels")
+        each = [self.threshold if one is None else _checked_threshold(one) for one in threshold]
+        return torch.tensor(each, device=self.device)
 
     @torch.inference_mode()
     def point(
@@ -166,11 +175,11 @@ def evaluation_mode(net: EBSeg) -> Iterator[None]:
                 module.training = training
 
 
-def best_labels(scores: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def best_labels(scores: Tensor, threshold: float | Tensor) -> tuple[Tensor, Tensor]:
     """Choose each pixel's label and say how sure that is.
 
-    ``scores``: (K, rows, W), 0 or more. Returns the label map (rows, W) int16, -1 where the best share is
-    under ``threshold``, and the best shares (rows, W), 0..1.
+    ``scores``: (K, rows, W), 0 or more. ``threshold``: one, or one for each label, (K,). Returns the label
+    map (rows, W) int16, -1 where the best share is under the threshold, and the best shares (rows, W), 0..1.
 
     A share is of the labels' scores together. A mask's class probabilities and its background's sum to one,
     so where the scores sum to less than one the masks leave the rest to none of the labels, and that rest
@@ -178,7 +187,8 @@ def best_labels(scores: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """
     best, chosen = scores.max(dim=0)
     share = best / scores.sum(dim=0).clamp(min=1.0)
-    return chosen.masked_fill(share < threshold, -1).short(), share.float()
+    least = threshold[chosen] if isinstance(threshold, Tensor) else threshold
+    return chosen.masked_fill(share < least, -1).short(), share.float()
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

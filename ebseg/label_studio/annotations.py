@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,6 @@ from ebseg.ask import Mask
 from ebseg.errors import AnnotationError
 from ebseg.label_studio.drawing import pixels
 from ebseg.label_studio.kinds import kind_of_value
-from ebseg.label_studio.label_config import Control
 from ebseg.label_studio.shown import MOST_WORDS, shown
 
 PAINTING = 2
@@ -24,13 +23,24 @@ _WRONG = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What reading a region that is no region raises."""
 
 
+class Labels(Protocol):
+    """An image's labels: a ``Question`` has those of all its controls, a ``Control`` its own."""
+
+    @property
+    def to_name(self) -> str:
+        """The image's name, as regions carry it."""
+
+    def place(self, name: str) -> int | None:
+        """Find the place of the label that regions call so."""
+
+
 @dataclass(frozen=True, eq=False)
 class Painted:
     """What regions show.
 
-    ``label_map``: (H, W) int16, index into the control's labels, -1 where no region is. ``regions``: how many
-    there are that are areas. ``unknown``: labels of regions that the control does not have, "" for a region
-    without a label; each once, in order. ``blank``: names of regions that have no pixel.
+    ``label_map``: (H, W) int16, places of labels, -1 where no region is. ``regions``: how many there are that
+    are areas. ``unknown``: labels of regions that are none of those asked for, "" for a region without a
+    label; each once, in order. ``blank``: names of regions that have no pixel.
     """
 
     label_map: npt.NDArray[np.int16]
@@ -54,14 +64,17 @@ class _Region:
         return [str(name) for names in found for name in names]
 
 
-def paint(result: Sequence[Mapping[str, Any]], control: Control, height: int, width: int) -> Painted:
+def paint(
+    result: Sequence[Mapping[str, Any]], labels: Labels, height: int, width: int, *, page: int = 0
+) -> Painted:
     """Turn an annotation's (or a prediction's) regions into a label map of a photo of this size.
 
     Regions come in order, and later ones paint over earlier ones: those of every kind that is drawn
-    (``ebseg.label_studio.kinds``) on the control's image, whichever control they are made with, so that
+    (``ebseg.label_studio.kinds``) on the labels' image, whichever control they are made with, so that
     ``<Labels>`` with ``<Brush>`` or ``<Polygon>`` count too. A region with several labels shows the first
-    that the control has; the place of one whose label the control does not have becomes -1, as it shows none
-    of them. Everything else is left out: key points, choices, relations, text.
+    that is one of ``labels``; the place of one whose label is not becomes -1, as it shows none of them.
+    Everything else is left out: key points, choices, relations, text. So are the regions of other pages than
+    ``page``, where an image has several (``item_index``).
 
     ``image_rotation`` says how a person had turned the photo on the screen, and nothing else. Coordinates,
     sizes and masks are those of the photo as it is: the editor turns its whole stage, asks the stage for
@@ -74,26 +87,26 @@ def paint(result: Sequence[Mapping[str, Any]], control: Control, height: int, wi
     """
     label_map = np.full((height, width), -1, dtype=np.int16)
     count, unknown, blank = 0, dict[str, None](), []
-    for region in _regions(result, control.to_name):
+    for region in _regions(result, labels.to_name, page):
         try:
             mask = _mask(region, height, width)
-            labels = region.labels
+            names = region.labels
         except (AnnotationError, *_WRONG) as error:
             why = str(error) if isinstance(error, AnnotationError) else f"it cannot be read ({error!r})"
             raise AnnotationError(f'region "{region.name}": {shown(why, MOST_WORDS)}') from error
         if mask is None:
             continue
         count += 1
-        known = next((place for name in labels if (place := control.place(name)) is not None), None)
+        known = next((place for name in names if (place := labels.place(name)) is not None), None)
         if known is None:
-            unknown[shown(labels[0]) if labels else ""] = None
+            unknown[shown(names[0]) if names else ""] = None
         if not mask.any():
             blank.append(region.name)
         label_map[mask] = -1 if known is None else known
     return Painted(label_map, count, tuple(unknown), tuple(blank))
 
 
-def _regions(result: Sequence[Mapping[str, Any]], to_name: str) -> list[_Region]:
+def _regions(result: Sequence[Mapping[str, Any]], to_name: str, page: int) -> list[_Region]:
     """Put together what belongs to one region.
 
     ``<Labels>`` with ``<Brush>`` makes two results of one id, and so do choices that belong to a region.
@@ -116,6 +129,8 @@ def _regions(result: Sequence[Mapping[str, Any]], to_name: str) -> list[_Region]
             )
         value = item.get("value")
         if item.get("to_name") != to_name or not isinstance(value, Mapping):
+            continue
+        if (item.get("item_index") or 0) != page:
             continue
         given = item.get("id")
         name = str(given) if given and isinstance(given, str | int) else f"number {position + 1}"

@@ -1,5 +1,6 @@
-"""From a task to its prediction: photo, question, regions."""
+"""From a task to its prediction: photos, questions, regions."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,10 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ebseg.ask import Ask
+from ebseg.errors import ImageError, NoPhoto
 from ebseg.images import read_image
-from ebseg.label_studio.regions import Region, masks_to_regions, prediction
+from ebseg.label_studio.questions import Question
+from ebseg.label_studio.regions import Region, masks_to_regions, on_page, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, less
-from ebseg.label_studio.tasks import Labelling, photo_url, task_id
+from ebseg.label_studio.tasks import Labelling, TaskError, TaskPhoto, describe, task_id
+
+_log = logging.getLogger(__name__)
+
+OWN_FAULTS = (TaskError, NoPhoto, ImageError)
+"""What is wrong with a task or its photo itself: asked again, the answer would be the same."""
 
 
 class Fetcher(Protocol):
@@ -56,22 +64,48 @@ class Pipeline:
     max_pixels: int
 
     def predict(self, task: Any, model: Model) -> dict[str, Any]:
-        """Make a task's prediction as Label Studio stores it. Raises EBSegError for a bad task or photo."""
-        [found] = model.predict_many([self.ask(self.photo(task))])
-        return prediction(self.regions(found), self.labelling.version(model.version))
+        """Make a task's prediction as Label Studio stores it. Raises EBSegError for a bad task or photo.
 
-    def photo(self, task: Any) -> npt.NDArray[np.uint8]:
-        """Fetch and decode a task's photo: (H, W, 3) uint8 RGB.
+        Of several photos those that are bad themselves are left out, unless all are.
+        """
+        regions: list[Region] = []
+        faults: list[Exception] = []
+        photos = self.photos(task)
+        for of in photos:
+            try:
+                [found] = model.predict_many([self.ask(self.photo(task, of), of.question)])
+                regions += self.regions(found, of)
+            except OWN_FAULTS as error:
+                faults.append(error)
+        if len(faults) == len(photos):
+            raise faults[0]
+        for fault in faults:
+            _log.warning("%s: a photo is left out: %s", describe(task), fault)
+        return prediction(regions, self.labelling.version(model.version))
+
+    def photos(self, task: Any, asked: InteractiveRequest | None = None) -> list[TaskPhoto]:
+        """List a task's photos, or the one that a smart tool points at.
+
+        Raises AnnotationError where the tool asks for a label that no photo has.
+        """
+        there = self.labelling.photos(task)
+        return [asked.choose(there)] if asked else there
+
+    def photo(self, task: Any, of: TaskPhoto) -> npt.NDArray[np.uint8]:
+        """Fetch and decode one of a task's photos: (H, W, 3) uint8 RGB.
 
         Raises TaskError, FetchError or ImageError.
         """
-        url = photo_url(task, self.labelling.data_key)
-        content = self.fetcher.fetch(url, task_id=task_id(task))
+        if of.fault:
+            raise of.fault
+        content = self.fetcher.fetch(of.url, task_id=task_id(task))
         return read_image(
             content, max_pixels=self.max_pixels, limited_by="EBSEG_MAX_PIXELS", name="the photo"
         )
 
-    def ask(self, photo: npt.NDArray[np.uint8], asked: InteractiveRequest | None = None) -> Ask:
+    def ask(
+        self, photo: npt.NDArray[np.uint8], question: Question, asked: InteractiveRequest | None = None
+    ) -> Ask:
         """Ask for every pixel's label of a photo (H, W, 3) uint8 RGB, or for what a smart tool points at.
 
         Raises AnnotationError for prompts that do not fit the photo, before the model takes its time.
@@ -80,19 +114,25 @@ class Pipeline:
         if asked:
             for prompt in asked.prompts:
                 prompt.draw(photo.shape[0], photo.shape[1])
-            pointed = asked.pointed(self.labelling.control.labels.index(asked.label))
-        return Ask(photo, self.labelling.vocabulary, self.labelling.threshold, pointed)
+            pointed = asked.pointed(asked.place(question))
+        return Ask(photo, question.vocabulary, question.threshold, pointed)
 
-    def regions(self, found: Segmentation, asked: InteractiveRequest | None = None) -> list[Region]:
-        """Turn a segmentation into regions: all that are large enough, or what a smart tool asked for.
+    def regions(
+        self, found: Segmentation, of: TaskPhoto, asked: InteractiveRequest | None = None
+    ) -> list[Region]:
+        """Turn a segmentation into regions of each control: all that are large enough, or what was asked for.
 
         Raises AnnotationError for scores that are not finite, and for prompts that do not fit the photo.
         """
-        control, min_area = self.labelling.control, self.labelling.min_area
-        if asked is None:
-            return masks_to_regions(found.label_map, found.scores, control, min_area=min_area)
-        index = control.labels.index(asked.label)
-        part = found.label_map == index
-        if asked.is_unguided:
-            part = less(part, asked.prompts)
-        return masks_to_regions(np.where(part, index, -1), found.scores, control)
+        label_map = found.label_map
+        if asked:
+            index = asked.place(of.question)
+            part = label_map == index
+            if asked.is_unguided:
+                part = less(part, asked.prompts)
+            label_map = np.where(part, np.int16(index), np.int16(-1))
+        regions: list[Region] = []
+        for served, own in of.question.parts(label_map):
+            least = 0.0 if asked else served.min_area
+            regions += masks_to_regions(own, found.scores, served.control, min_area=least)
+        return regions if of.page is None else [on_page(region, of.page) for region in regions]

@@ -2,22 +2,26 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ebseg.ask import Mask
 from ebseg.errors import AnnotationError
 from ebseg.label_studio.kinds import Written, writable_kind
 from ebseg.label_studio.label_config import Control, Label
+from ebseg.label_studio.style import style
+from ebseg.parts import Part, connected, whole
+
+MOST_PARTS = 100
+"""Regions of one label where each is a connected part; the smaller ones are left out. Editors slow down."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """One region: ``result`` exactly as Label Studio stores it, and its area in pixels."""
+    """One result of a region, exactly as Label Studio stores it, and the region's area in pixels."""
 
     result: dict[str, Any]
     area: int
@@ -29,44 +33,62 @@ def masks_to_regions(
     """Turn a label map into regions, those of each label present, in the control's order.
 
     ``label_map``: (H, W) int, index into ``control.labels``, -1 where unsure. ``scores``: (H, W) float,
-    0..1; a region's score is its mean over the region. ``min_area``: share of the photo's pixels,
-    0..1, below which a label is dropped. A region's id is derived from its content, so the same prediction
-    has the same ids. Raises AnnotationError if the scores of a region are not finite.
+    0..1; a region's score is its mean over the region's pixels. ``min_area``: share of the photo's pixels,
+    0..1, below which a region is left out. A region shows all of a label, or where the control says so or
+    its kind shows no more a connected part (8-connected), of which there are the largest ``MOST_PARTS``. Its
+    id is derived from its content, so the same prediction has the same ids; with a ``labels_name`` a region
+    is two results of one id.
+
+    Raises AnnotationError for a control that shows no areas, and if the scores of a region are not finite.
     """
-    regions = []
-    areas = np.bincount(label_map[label_map >= 0])
-    for index in np.flatnonzero(areas).tolist():
-        if areas[index] >= min_area * label_map.size:
-            regions += mask_to_regions(label_map == index, control.labels[index], scores, control)
-    return regions
-
-
-def mask_to_regions(mask: Mask, label: Label, scores: NDArray[np.float32], control: Control) -> list[Region]:
-    """Turn the mask (H, W) bool of one label, which is not empty, into regions of a control."""
     kind = writable_kind(control.kind)
     if kind is None or kind.write is None:
         raise AnnotationError(f'{control.kind} "{control.name}" cannot show a mask; choose another control')
-    return [_region(written, label, scores, control) for written in kind.write(mask)]
+    (how, _), least = style(control), min_area * label_map.size
+    areas = np.bincount(label_map[label_map >= 0])
+    in_parts = kind.connected or how.parts
+    regions: list[Region] = []
+    for index in np.flatnonzero((areas > 0) & (areas >= least)).tolist():
+        mask = label_map == index
+        parts = connected(mask, least=least, most=MOST_PARTS) if in_parts else [whole(mask)]
+        for part in parts:
+            written = kind.write(part, how.tolerance)
+            regions += _results(written, part, control.labels[index], scores, control)
+    return regions
 
 
-def _region(written: Written, label: Label, scores: NDArray[np.float32], control: Control) -> Region:
-    score = float(scores[written.mask].mean(dtype=np.float64))
+def _results(
+    written: Written, part: Part, label: Label, scores: NDArray[np.float32], control: Control
+) -> Iterator[Region]:
+    score = float(scores[part.box][part.mask].mean(dtype=np.float64))
     if not math.isfinite(score):
         raise AnnotationError(f'the scores of "{label.value}" are not finite: the model is damaged')
-    height, width = written.mask.shape
+    height, width = part.size
     content = f"{control.name}\n{label.key}\n{width}\n".encode() + written.content
     result = {
         "id": hashlib.sha256(content).hexdigest()[:10],
         "from_name": control.name,
         "to_name": control.to_name,
         "type": control.kind,
-        "value": {**written.value, control.kind: [label.key]},
+        "value": written.value if control.labels_name else written.value | {control.kind: [label.key]},
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,
         "score": score,
     }
-    return Region(result, int(np.count_nonzero(written.mask)))
+    area = int(np.count_nonzero(part.mask))
+    yield Region(result, area)
+    if control.labels_name:
+        value = written.value | {"labels": [label.key]}
+        yield Region(result | {"from_name": control.labels_name, "type": "labels", "value": value}, area)
+
+
+def on_page(region: Region, page: int) -> Region:
+    """Say that a region is on a page of an image; on each the same region has another id."""
+    name = region.result["id"]
+    if page:
+        name = hashlib.sha256(f"{name} {page}".encode()).hexdigest()[:10]
+    return replace(region, result=region.result | {"id": name, "item_index": page})
 
 
 def prediction(regions: Sequence[Region], model_version: str) -> dict[str, Any]:

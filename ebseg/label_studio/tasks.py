@@ -1,15 +1,22 @@
 """Read label configs and tasks, whose content is other people's."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from ebseg.errors import EBSegError
+from ebseg.errors import EBSegError, LabelConfigError, VocabularyError
 from ebseg.label_studio import version
-from ebseg.label_studio.label_config import Control, parse
+from ebseg.label_studio.label_config import ImageTag, Label, make_label, parse
+from ebseg.label_studio.questions import Question, questions, told, union
 from ebseg.label_studio.shown import MOST_WORDS, shown
-from ebseg.vocabulary import TEMPLATES, Vocabulary
+from ebseg.label_studio.style import style
+from ebseg.vocabulary import MAX_LABELS, TEMPLATES
+
+MOST_PAGES = 200
+"""Photos of one image of a task; each takes as long as a task."""
 
 _MOST_TASK_ID = 2**63 - 1  # of its database
 
@@ -19,19 +26,37 @@ class TaskError(EBSegError):
 
 
 @dataclass(frozen=True)
-class Labelling:
-    """What a label config asks of the model.
+class TaskPhoto:
+    """A photo of a task, and what is asked about it.
 
-    ``data_key``: where a task's data has the photo's address, see ``photo_url``. ``threshold``: share of the
-    scores, 0..1, under which a pixel stays unlabelled; None: the model's own. ``min_area``: share of the
-    photo's pixels, 0..1, below which a label is dropped.
+    ``url``: its address. ``page``: its place in a list of pages; None where it is no page. ``fault``: why it
+    cannot be had; None where it can.
     """
 
-    control: Control
-    data_key: str
-    vocabulary: Vocabulary
-    threshold: float | None
-    min_area: float
+    question: Question
+    url: str = ""
+    page: int | None = None
+    fault: TaskError | None = None
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What a label config asks of the model: a question for each image that is served.
+
+    ``problems``: what of it is not served, and why.
+    """
+
+    questions: tuple[Question, ...]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def learnt(self) -> Question:
+        """What is learnt from annotations: the labels of the first image."""
+        return self.questions[0]
+
+    def photos(self, task: Any) -> list[TaskPhoto]:
+        """List a task's photos, in the order of the label config."""
+        return [photo for question in self.questions for photo in _photos(task, question)]
 
     def version(self, model: str) -> str:
         """Name the version of the predictions that a model of that version makes for this label config."""
@@ -40,27 +65,143 @@ class Labelling:
     @cached_property
     def _decides(self) -> list[object]:
         """List all that decides a prediction besides the model and the photo; not how labels look."""
-        control = self.control
-        labels = sorted((label.key, label.prompts) for label in control.labels)
-        place = [control.kind, control.name, control.to_name, self.data_key]
-        return [place, labels, TEMPLATES, self.threshold, self.min_area]
+        return [TEMPLATES, [_question_decides(question) for question in self.questions]]
+
+
+def _photos(task: Any, question: Question) -> list[TaskPhoto]:
+    try:
+        question, urls = of_task(question, task), photo_urls(task, question.image)
+    except TaskError as fault:
+        return [TaskPhoto(question, fault=fault)]
+    paged = question.image.pages
+    return [TaskPhoto(question, url, page if paged else None) for page, url in enumerate(urls)]
+
+
+def _question_decides(question: Question) -> list[object]:
+    return [
+        question.image.name,
+        question.image.data_key,
+        question.image.pages,
+        [
+            [
+                served.control.kind,
+                served.control.name,
+                served.control.labels_name,
+                served.control.labels_key,
+                sorted((label.key, label.prompts) for label in served.control.labels),
+                served.threshold,
+                served.min_area,
+                astuple(style(served.control)[0]),
+            ]
+            for served in question.controls
+        ],
+    ]
 
 
 def read_label_config(xml: str, *, threshold: float | None = None, min_area: float = 0.0) -> Labelling:
     """Read a label config. Raises LabelConfigError or VocabularyError for one that cannot be served.
 
-    ``threshold`` and ``min_area``: hold where the control has none of its own; see Labelling.
+    ``threshold`` and ``min_area``: hold where a control has none of its own; see ``Served``.
     """
-    config = parse(xml)
-    control = config.mask_control()
-    own = control.setting("model_score_threshold"), control.setting("model_min_area")
-    return Labelling(
-        control=control,
-        data_key=config.image.data_key,
-        vocabulary=Vocabulary(config.prompts(control)),
-        threshold=threshold if own[0] is None else own[0],
-        min_area=min_area if own[1] is None else own[1],
+    asked, problems = questions(parse(xml), threshold=threshold, min_area=min_area)
+    for question in asked:
+        if question.labels:  # they are all in the tasks where there are none
+            _ = question.vocabulary  # raises what the model could not be asked for
+    return Labelling(asked, problems)
+
+
+def of_task(question: Question, task: Any) -> Question:
+    """Give a question with the labels that a task brings. Raises TaskError for labels that are faulty."""
+    if not question.is_dynamic:
+        return question
+    found, problems = _with_labels(question, _brought(question, task))
+    if problems:
+        raise TaskError("; ".join(told(problems)))
+    if found is None or not found.labels:
+        raise TaskError("it brings no labels, and the label config has none; add some to its data")
+    try:
+        _ = found.vocabulary
+    except VocabularyError as error:
+        raise TaskError(str(error)) from error
+    return found
+
+
+def of_tasks(question: Question, tasks: Iterable[Any]) -> Question:
+    """Give a question with all labels that tasks bring, in their order; see ``union`` for what is one label.
+
+    Labels of tasks that are faulty are left out, and those that cannot be told from an earlier task's.
+    Raises LabelConfigError for more than a model is asked for.
+    """
+    if not question.is_dynamic:
+        return question
+    brought: list[dict[str, Label]] = [{} for _ in question.controls]
+    for task in tasks:
+        with suppress(TaskError):
+            of_task(question, task)
+            for known, labels in zip(brought, _brought(question, task), strict=True):
+                for label in labels:
+                    known.setdefault(label.key, label)
+        if sum(map(len, brought)) + len(question.labels) > MAX_LABELS:
+            raise LabelConfigError(
+                f"the project's tasks bring more than {MAX_LABELS} labels together; use several projects"
+            )
+    found, problems = _with_labels(question, [tuple(labels.values()) for labels in brought])
+    if found is None or (any(brought) and not found.labels):
+        raise LabelConfigError("; ".join(told(problems)))
+    return found
+
+
+def _brought(question: Question, task: Any) -> list[tuple[Label, ...]]:
+    """List the labels that a task brings for each control. Raises TaskError for what are none."""
+    data, keys = _data(task), [served.control.labels_key for served in question.controls]
+    return [_task_labels(data, key) if key else () for key in keys]
+
+
+def _with_labels(question: Question, more: Sequence[tuple[Label, ...]]) -> tuple[Question | None, list[str]]:
+    """Ask for more labels of each control, too; say which cannot be served."""
+    return union(
+        question.image,
+        [
+            replace(served, control=replace(served.control, labels=served.control.labels + labels))
+            for served, labels in zip(question.controls, more, strict=True)
+        ],
     )
+
+
+def _task_labels(data: dict[str, Any], key: str) -> tuple[Label, ...]:
+    """Read labels of a task's data: names, or objects such as Label Studio takes."""
+    found = _found(data, key, "the labels")
+    if not isinstance(found, list):
+        raise TaskError(
+            f'its "{key}" must be a list of labels, such as [{{"value": "sky"}}], not {type(found).__name__}'
+        )
+    if len(found) > MAX_LABELS:
+        raise TaskError(f'its "{key}" has {len(found)} labels, more than {MAX_LABELS}; remove some')
+    return tuple(_task_label(item, position, key) for position, item in enumerate(found, start=1))
+
+
+def _task_label(item: Any, position: int, key: str) -> Label:
+    attributes = {"value": item} if isinstance(item, str) else item
+    if not isinstance(attributes, dict) or not isinstance(attributes.get("value"), str):
+        raise TaskError(
+            f'number {position} of its "{key}" is neither a name nor an object such as {{"value": "sky"}}'
+        )
+    return make_label({name: text for name, text in attributes.items() if isinstance(text, str)})
+
+
+def photo_urls(task: Any, image: ImageTag) -> list[str]:
+    """List the addresses of a task's photos for an image: one, or one a page. Raises TaskError for none."""
+    if not image.pages:
+        return [photo_url(task, image.data_key)]
+    found = _found(_data(task), image.data_key, "the pages")
+    pages = [found] if isinstance(found, str) else found  # as the editor takes it
+    if not isinstance(pages, list) or not pages or not all(isinstance(page, str) and page for page in pages):
+        raise TaskError(f'its "{image.data_key}" must be a list of the addresses of photos')
+    if len(pages) > MOST_PAGES:
+        raise TaskError(
+            f'its "{image.data_key}" has {len(pages)} pages, more than {MOST_PAGES}; make several tasks of it'
+        )
+    return pages
 
 
 def photo_url(task: Any, data_key: str) -> str:
@@ -69,16 +210,26 @@ def photo_url(task: Any, data_key: str) -> str:
     Like Label Studio's editor, it takes ``meta.image`` for a key of that name, and else for the key ``image``
     of what is in ``meta``.
     """
-    data = task.get("data") if isinstance(task, dict) else None
-    if not isinstance(data, dict):
-        raise TaskError('it is no task: it has no "data"; import it again')
-    url = _at(data, data_key)
-    if url is None:
-        known = shown(", ".join(f'"{key}"' for key in data), MOST_WORDS) or "nothing"
-        raise TaskError(f'its data has {known}, but the label config takes the photo from "{data_key}"')
+    url = _found(_data(task), data_key, "the photo")
     if not isinstance(url, str) or not url:
         raise TaskError(f'its "{data_key}" must be the address of one photo, not {type(url).__name__}')
     return url
+
+
+def _data(task: Any) -> dict[str, Any]:
+    data = task.get("data") if isinstance(task, dict) else None
+    if not isinstance(data, dict):
+        raise TaskError('it is no task: it has no "data"; import it again')
+    return data
+
+
+def _found(data: dict[str, Any], key: str, what: str) -> Any:
+    """Look up a key of a task's data. Raises TaskError where it is not there."""
+    found = _at(data, key)
+    if found is None:
+        known = shown(", ".join(f'"{name}"' for name in data), MOST_WORDS) or "nothing"
+        raise TaskError(f'its data has {known}, but the label config takes {what} from "{key}"')
+    return found
 
 
 def _at(data: dict[str, Any], key: str) -> Any:
@@ -92,17 +243,27 @@ def _at(data: dict[str, Any], key: str) -> Any:
     return found
 
 
-def language_hint(control: Control) -> str | None:
+def language_hint(labelling: Labelling) -> str | None:
     """Say which labels are not English, as far as letters tell it, and what the model could be asked for."""
-    foreign = [
-        label.value for label in control.labels if _foreign(label.value) and not label.predicted_values
-    ]
+    labels = (label for question in labelling.questions for label in question.labels)
+    foreign = [label.value for label in labels if _foreign(label.value) and not label.predicted_values]
     if not foreign:
         return None
     return (
         f"the model knows English best, and these labels have other letters: {shown(', '.join(foreign))}; "
         'add the English name to each <Label>, such as predicted_values="road"'
     )
+
+
+def learning_hint(labelling: Labelling) -> str | None:
+    """Say which of a project's photos are predicted and not learnt from."""
+    image = labelling.learnt.image
+    if len(labelling.questions) > 1 or image.pages:
+        page = "the first page of " if image.pages else ""
+        return (
+            f'all photos are predicted, but annotations are learnt from on {page}"{shown(image.name)}" only'
+        )
+    return None
 
 
 def _foreign(name: str) -> bool:
@@ -117,11 +278,9 @@ def task_id(task: Any) -> int | None:
     return found if 0 < found <= _MOST_TASK_ID else None
 
 
-def describe(task: Any, data_key: str) -> str:
+def describe(task: Any, url: str = "") -> str:
     """Name a task for the log: its id and its photo's address without credentials or signatures."""
-    data = task.get("data") if isinstance(task, dict) else None
-    url = _at(data, data_key) if isinstance(data, dict) else None
-    where = f" ({shown(without_secrets(url), MOST_WORDS)})" if isinstance(url, str) else ""
+    where = f" ({shown(without_secrets(url), MOST_WORDS)})" if url else ""
     return f"task {task_id(task) or '?'}{where}"
 
 

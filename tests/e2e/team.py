@@ -76,7 +76,7 @@ class Team:
     def __init__(self, server: LabelStudioServer, shown: Pictures) -> None:
         self.server, self.pictures = server, shown
         config = label_config([[label] for label in shown.labels])
-        self.control = parse(config).mask_control()
+        self.control = parse(config).controls[0]
         self.config = config
         self.project = Project(server, "A team's photos", config)
         self.tasks = self.project.upload(shown.files)

@@ -94,7 +94,7 @@ def test_masks_are_seen_on_the_picture(page: Page, drawn: Annotated) -> None:
     shown = seen(page, drawn.label_map(task_id))
     assert masked.shape == bare.shape == (*shown.shape, 3)
     # The editor blends each mask's colour with the picture, everywhere with the same opacity.
-    control = parse(label_config(drawn.labels)).mask_control()
+    control = parse(label_config(drawn.labels)).controls[0]
     colours = np.array([ImageColor.getrgb(label.attributes["background"]) for label in control.labels])
     tint = np.where(shown[..., None] >= 0, colours[shown] - bare, 0.0)
     opacity = ((masked - bare) * tint).sum() / (tint**2).sum()

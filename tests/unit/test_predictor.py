@@ -192,6 +192,28 @@ def test_choice_of_a_label(scores_of_labels: list[float], label: int, share: flo
     assert shares.item() == pytest.approx(share)
 
 
+def test_the_threshold_of_the_best_label_counts() -> None:
+    scores = torch.tensor([[3.0, 1.0], [1.0, 3.0]])[:, None]  # (K, rows, W): shares of 0.75
+    label_map, _ = best_labels(scores, threshold=torch.tensor([0.7, 0.8]))
+    assert label_map.tolist() == [[0, -1]]
+
+
+def test_each_label_may_have_a_threshold_of_its_own(predictor: Predictor, photo: Photo) -> None:
+    everything = predictor.predict(photo, LABELS, threshold=0.0)
+    middle = float(np.median(everything.scores))
+    [split] = predictor.predict_many([Ask(photo, Vocabulary(LABELS), (middle,) * len(LABELS))])
+    np.testing.assert_array_equal(split.label_map, predictor.predict(photo, LABELS, middle).label_map)
+    winner = everything.table()[0].index
+    for own, others in ((None, 1.0), (0.0, 1.0), (1.0, 0.0)):
+        thresholds = tuple(own if place == winner else others for place in range(len(LABELS)))
+        [found] = predictor.predict_many([Ask(photo, Vocabulary(LABELS), thresholds)])
+        least = np.array([predictor.threshold if one is None else one for one in thresholds], np.float32)
+        unsure = everything.scores < least[everything.label_map]
+        np.testing.assert_array_equal(found.label_map, np.where(unsure, -1, everything.label_map))
+    with pytest.raises(ConfigError, match=f"1 thresholds were given for {len(LABELS)} labels"):
+        predictor.predict_many([Ask(photo, Vocabulary(LABELS), (0.5,))])
+
+
 def test_labels_beyond_the_range_of_a_byte(predictor: Predictor, photo: Photo) -> None:
     labels = [f"label {index}" for index in range(300)]
     winner = labels[predictor.predict(photo, labels).table()[0].index]

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ebseg.label_studio.annotations import paint
-from ebseg.label_studio.label_config import Control
+from ebseg.label_studio.annotations import Labels, paint
 from ebseg.label_studio.version import model_of
 from training.annotations.entry import Correction, Entry
 from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
@@ -37,7 +36,7 @@ class Live:
 
 
 def correction(
-    studio: LabelStudioClient, prediction: int | None, control: Control, corrected: npt.NDArray[np.int16]
+    studio: LabelStudioClient, prediction: int | None, labels: Labels, corrected: npt.NDArray[np.int16]
 ) -> Correction | None:
     """Compare a prediction with what a person made of it, a label map (H, W) int16 with -1 for no label.
 
@@ -52,7 +51,7 @@ def correction(
         if not isinstance(version, str) or not version:
             return None
         with one_task(f"prediction {prediction}"):
-            return compare(version, paint(found["result"], control, *corrected.shape).label_map, corrected)
+            return compare(version, paint(found["result"], labels, *corrected.shape).label_map, corrected)
     except NotInLabelStudio:
         return None
     except BadTask as error:

@@ -37,7 +37,7 @@ from ebseg.errors import AnnotationError, DataError, ImageError
 from ebseg.images import read_image
 from ebseg.label_studio.annotations import PAINTING, Painted, paint
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.tasks import Labelling, photo_url, read_label_config
+from ebseg.label_studio.tasks import of_tasks, photo_urls, read_label_config
 from ebseg.vocabulary import Vocabulary
 from training.annotations.corrections import correction
 from training.annotations.entry import Entry, LabelEntry, require_storable
@@ -167,10 +167,10 @@ class _Reading:
         self._photos = PatientFetcher(photos, lambda: studio.project(project.id), settings.patience)
         self._max_pixels = settings.max_pixels
         self._folder = folder(project.id)
-        self._labelling: Labelling = read_label_config(project.label_config)
-        control = self._labelling.control
-        labels = tuple(LabelEntry(label.key, tuple(label.prompts)) for label in control.labels)
-        self.empty = Manifest(project.id, project.title, control.to_name, labels, painting=PAINTING)
+        annotated = ({"data": task.data} for task in studio.annotated(project.id))
+        self._question = of_tasks(read_label_config(project.label_config).learnt, annotated)
+        labels = tuple(LabelEntry(label.key, tuple(label.prompts)) for label in self._question.labels)
+        self.empty = Manifest(project.id, project.title, self._question.to_name, labels, painting=PAINTING)
         index = self._earlier("index.json", Manifest.from_json, self.empty)
         alike = index.rules == self.empty.rules
         self._known = {entry.task: entry for entry in index.entries} if alike else {}
@@ -180,7 +180,7 @@ class _Reading:
     def read(self, task: LabelStudioTask) -> Entry | None:
         """Give a task's entry; None where nobody has annotated it. Raises BadTask."""
         with one_task(f"task {task.id}"):
-            url = photo_url({"data": task.data}, self._labelling.data_key)
+            url = photo_urls({"data": task.data}, self._question.image)[0]
         address = hashlib.sha256(url.encode(errors="replace")).hexdigest()
         known = self._known.get(task.id)
         if known is not None and known.address != address:
@@ -223,7 +223,6 @@ class _Reading:
         self, task: LabelStudioTask, annotation: LabelStudioAnnotation, url: str, address: str
     ) -> Entry:
         """Fetch the photo and turn the annotation into a label map; store both."""
-        control = self._labelling.control
         photo, content = self._photo(task, url, address)
         with one_task(f"task {task.id}"):
             painted = self._paint(annotation, content)
@@ -238,11 +237,13 @@ class _Reading:
             photo=photo,
             label_map=self._keep_label_map(painted.label_map),
             held_out=False,  # until all photos are known
-            pixels={control.labels[index].key: count for index, count in enumerate(counts) if count},
+            pixels={self._question.labels[index].key: count for index, count in enumerate(counts) if count},
             regions=painted.regions,
             unknown=painted.unknown[:MOST_NAMED],
             blank=painted.blank[:MOST_NAMED],
-            correction=correction(self._studio, annotation.parent_prediction, control, painted.label_map),
+            correction=correction(
+                self._studio, annotation.parent_prediction, self._question, painted.label_map
+            ),
             revision=task.revision,
             address=address,
         )
@@ -255,7 +256,7 @@ class _Reading:
             photo, max_pixels=self._max_pixels, limited_by="EBSEG_MAX_PIXELS", name="its photo"
         ).shape[:2]
         try:
-            return paint(annotation.result, self._labelling.control, height, width)
+            return paint(annotation.result, self._question, height, width)
         except AnnotationError as error:
             raise AnnotationError(f"annotation {annotation.id}, {error}") from error
 

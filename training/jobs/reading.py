@@ -6,7 +6,7 @@ import math
 from rq import Retry
 
 from ebseg.errors import DataError, EBSegError
-from ebseg.label_studio.tasks import photo_url, read_label_config
+from ebseg.label_studio.tasks import photo_urls, read_label_config
 from ebseg.label_studio.version import model_of
 from training.annotations import corrections, manifest, snapshot
 from training.annotations.advice import advise
@@ -112,11 +112,11 @@ def _advice(loop: Loop, project: int, missing: int) -> str:
         return ""
     studio, photos = loop.studio(), loop.photos()
     try:
-        key = read_label_config(studio.project(project).label_config).data_key
+        image = read_label_config(studio.project(project).label_config).learnt.image
         share = loop.settings.held_out_share
         words = advise(
             studio.unlabelled(project),
-            lambda task: photos.fetch(photo_url({"data": task.data}, key), task_id=task.id),
+            lambda task: photos.fetch(photo_urls({"data": task.data}, image)[0], task_id=task.id),
             loop.storage,
             project,
             share,

@@ -14,10 +14,13 @@ from ebseg.label_studio.kinds.polygon import POLYGON
 from ebseg.label_studio.kinds.rectangle import RECTANGLE
 from ebseg.label_studio.kinds.vector import VECTOR
 
-__all__ = ["KINDS", "Kind", "Value", "Written", "kind_of_type", "kind_of_value", "writable_kind"]
+__all__ = ["KINDS", "Kind", "Value", "Written", "kind_of_type", "kind_of_value", "rank", "writable_kind"]
 
 KINDS = (VECTOR, BRUSH, BITMASK, POLYGON, ELLIPSE, RECTANGLE, KEYPOINT)
-"""All kinds. A value is of the first whose ``key`` it has: a rectangle has a key point's width too."""
+"""All kinds, those that show areas from the finest on.
+
+A value is of the first whose ``key`` it has: a rectangle has a key point's width too.
+"""
 
 
 def kind_of_value(value: Value) -> Kind | None:
@@ -32,4 +35,10 @@ def kind_of_type(name: str) -> Kind | None:
 
 def writable_kind(control: str) -> Kind | None:
     """Find the kind of regions that are predicted for a control, such as "brushlabels"; None for none."""
-    return next((kind for kind in KINDS if kind.write and control == kind.labels_tag.lower()), None)
+    kind = kind_of_type(control)
+    return kind if kind and kind.write else None
+
+
+def rank(control: str) -> int:
+    """Tell how finely a control, such as "brushlabels", shows a mask: the lowest number the finest."""
+    return next((place for place, kind in enumerate(KINDS) if control in kind.types), len(KINDS))

@@ -1,4 +1,4 @@
-"""Bitmasks: a PNG of the photo's size, black on transparent."""
+"""Bitmasks: a PNG of the photo's size, black on transparent, in four channels as a canvas makes it."""
 
 import base64
 import binascii
@@ -7,12 +7,14 @@ import struct
 import zlib
 
 import numpy as np
+from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from ebseg.ask import Mask
 from ebseg.errors import AnnotationError
 from ebseg.label_studio.drawing import solid
-from ebseg.label_studio.kinds.kind import Kind, Value
+from ebseg.label_studio.kinds.kind import Kind, Value, Written
+from ebseg.parts import Part
 
 _PNG_URL = "data:image/png;base64,"
 
@@ -35,4 +37,13 @@ def _draw(value: Value, height: int, width: int) -> Mask:
         raise AnnotationError(f"its bitmask is damaged ({error}); annotate it again") from error
 
 
-BITMASK = Kind("Bitmask", key="imageDataURL", draw=_draw)
+def _write(part: Part, _: float) -> Written:
+    black = np.zeros((*part.size, 4), dtype=np.uint8)
+    black[*part.box, 3] = part.mask * np.uint8(255)
+    png = io.BytesIO()
+    Image.fromarray(black).save(png, "PNG", compress_type=zlib.Z_RLE)  # half the time for as many bytes
+    url = _PNG_URL + base64.b64encode(png.getvalue()).decode("ascii")
+    return Written({"imageDataURL": url}, part.content)  # a PNG's bytes are others with another zlib
+
+
+BITMASK = Kind("Bitmask", key="imageDataURL", draw=_draw, write=_write)

@@ -10,6 +10,7 @@ from ebseg.label_studio.brush import check, decode, encode
 from ebseg.label_studio.drawing import pixels, solid
 from ebseg.label_studio.kinds.kind import Kind, Value, Written
 from ebseg.label_studio.prompts import Stroke
+from ebseg.parts import Part
 
 
 def _draw(value: Value, height: int, width: int) -> Mask:
@@ -18,9 +19,9 @@ def _draw(value: Value, height: int, width: int) -> Mask:
     return solid(decode(value["rle"], height, width))
 
 
-def _write(mask: Mask) -> list[Written]:
-    rle = encode(mask.astype(np.uint8) * 255)
-    return [Written({"format": "rle", "rle": rle}, mask, bytes(rle))]
+def _write(part: Part, _: float) -> Written:
+    rle = encode(part.whole * np.uint8(255))
+    return Written({"format": "rle", "rle": rle}, bytes(rle))
 
 
 def _prompt(region: Mapping[str, Any], positive: bool) -> Stroke:

@@ -1,11 +1,12 @@
 """What is known of a kind of region."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ebseg.ask import Mask
 from ebseg.label_studio.prompts import Prompt
+from ebseg.parts import Part
 
 Value = Mapping[str, Any]
 """A region's ``value``, whose content is other people's: what reads it raises as Python does."""
@@ -15,12 +16,10 @@ Value = Mapping[str, Any]
 class Written:
     """One region to be stored.
 
-    ``value``: without its labels. ``mask``: what it shows, of which its score is. ``content``: what its id is
-    derived from.
+    ``value``: without its labels. ``content``: what its id is derived from, another one for other pixels.
     """
 
     value: dict[str, Any]
-    mask: Mask
     content: bytes
 
 
@@ -32,15 +31,17 @@ class Kind:
     ``key``: what the ``value`` of such a region has, whichever control made it.
 
     ``draw(value, height, width)``: the pixels, (height, width) bool, that it shows in a photo of this size;
-    a kind without it is no area. ``write(mask)``: regions that show a mask, (H, W) bool, of at least one
-    pixel; a control whose kind is without it gets no predictions. ``prompt(region, positive)``: what a whole
-    region, with its sizes, points at; a kind without it cannot guide a smart tool.
+    a kind without it is no area. ``write(part, tolerance)``: the region that shows some pixels, at least one;
+    an outline may be off by ``tolerance``, in pixels. A control whose kind is without it gets no predictions.
+    ``connected``: whether such a region shows connected (8-connected) pixels only. ``prompt(region,
+    positive)``: what a whole region, with its sizes, points at; a kind without it cannot guide a smart tool.
     """
 
     tag: str
     key: str
     draw: Callable[[Value, int, int], Mask] | None = None
-    write: Callable[[Mask], Sequence[Written]] | None = None
+    write: Callable[[Part, float], Written] | None = None
+    connected: bool = False
     prompt: Callable[[Mapping[str, Any], bool], Prompt] | None = None
 
     @property

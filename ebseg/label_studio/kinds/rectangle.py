@@ -6,12 +6,26 @@ from typing import Any
 
 from ebseg.ask import Mask
 from ebseg.label_studio.drawing import fill, pixels, radians, share
-from ebseg.label_studio.kinds.kind import Kind, Value
+from ebseg.label_studio.kinds.kind import Kind, Value, Written
 from ebseg.label_studio.prompts import Box
+from ebseg.parts import Part
 
 
 def _draw(value: Value, height: int, width: int) -> Mask:
     return fill(_corners(value, height, width), height, width)
+
+
+def _write(part: Part, _: float) -> Written:
+    height, width = part.size
+    h, w = part.mask.shape
+    value = {
+        "x": part.left / width * 100,
+        "y": part.top / height * 100,
+        "width": w / width * 100,
+        "height": h / height * 100,
+        "rotation": 0,
+    }
+    return Written(value, part.content)
 
 
 def _prompt(region: Mapping[str, Any], positive: bool) -> Box:
@@ -29,4 +43,4 @@ def _corners(value: Value, height: int, width: int) -> tuple[tuple[float, float]
     return tuple(((left + x * cos - y * sin) / width, (top + x * sin + y * cos) / height) for x, y in offsets)
 
 
-RECTANGLE = Kind("Rectangle", key="height", draw=_draw, prompt=_prompt)
+RECTANGLE = Kind("Rectangle", key="height", draw=_draw, write=_write, connected=True, prompt=_prompt)

@@ -81,6 +81,53 @@ def test_the_package_serves_our_predictions(client, predictor, scenes):
     assert empty["result"] == []
 
 
+CONFIGS = {
+    "two controls": (
+        label_config().replace(
+            "</View>", '<BrushLabels name="b" toName="photo"><Label value="sea"/></BrushLabels></View>'
+        ),
+        {},
+    ),
+    "labels with a brush": (
+        '<View><Image name="photo" value="$image"/><Labels name="l" toName="photo"><Label value="sky"/>'
+        '</Labels><Brush name="b" toName="photo" model_score_threshold="0"/></View>',
+        {},
+    ),
+    "labels of the task": (
+        label_config().replace("model_score", 'value="$labels" model_score'),
+        {"labels": ["sea", {"value": "Auto", "alias": "car"}]},
+    ),
+    "two images and pages": (
+        '<View><Image name="photo" value="$image"/><Image name="doc" valueList="$pages"/>'
+        '<BrushLabels name="a" toName="photo"><Label value="sky"/></BrushLabels>'
+        '<BrushLabels name="b" toName="doc" model_score_threshold="0"><Label value="sky"/></BrushLabels>'
+        "</View>",
+        {"pages": [upload(1), upload(2)]},
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "data"), CONFIGS.values(), ids=CONFIGS)
+def test_whatever_is_served_is_served_by_the_package_too(monkeypatch, client, config, data):
+    asked = {"id": 1, "data": {"image": upload(0), **data}}
+    assert post(client, "/setup", {"project": "1.1", "schema": config}).status_code == 200
+    answer = post(client, "/predict", {"tasks": [asked], "project": "1.1", "label_config": config})
+    expected = adapter.EBSegBackend.service().predict([asked], config)
+    assert expected[0]["result"] and answer.json["results"] == json.loads(json.dumps(expected))
+    backend = load_adapter(monkeypatch, Base2).EBSegBackend
+    monkeypatch.setattr(backend, "_service", adapter.EBSegBackend.service())
+    assert backend(project_id="1", label_config=config).predict([asked]) == expected
+
+
+def test_what_is_not_served_is_told_by_the_package_too(monkeypatch, caplog):
+    backend = load_adapter(monkeypatch, Base2).EBSegBackend(
+        project_id="7", label_config=label_config("a", "a")
+    )
+    assert 'project 7: BrushLabels "mask": the label "a" is given twice' in caplog.text
+    assert "given twice" in backend.service().hints.all()[7]
+    backend.service().stop()
+
+
 def test_a_smart_tools_context_arrives(client, predictor, scenes):
     post(client, "/setup", {"project": "1.1", "schema": CONFIG})
     row, column = np.argwhere(predictor.predict(scenes[0], ["sky", "road"], threshold=0.0).label_map == 1)[0]

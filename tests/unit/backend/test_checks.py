@@ -146,7 +146,7 @@ def test_all_is_well(world):
     assert found["service"].detail == f"answers at {world.service.url}, version {VERSION}"
     assert "admin@localhost.dev" in found["access token"].detail
     assert found["project 5, model"].detail == f'"Streets" gets {VERSION} from {world.service.url}'
-    assert found["project 5, labels"].detail == '2 of <BrushLabels> "mask", on $image'
+    assert found["project 5, labels"].detail == '2 of BrushLabels "mask", on $image'
     assert "that of task 11 has 80x60 pixels" in found["project 5, photo"].detail
 
 
@@ -378,6 +378,14 @@ def test_a_photos_key_within_another_is_followed(world):
         task["data"] = {"meta": task["data"]}
     found = world.findings()
     assert found["project 5, photo"].ok and "$meta.image" in found["project 5, labels"].detail
+
+
+def test_what_of_a_config_is_not_served_is_a_finding(world):
+    world.project["label_config"] = label_config("sky", "Sky")
+    wrong = world.wrong()
+    assert list(wrong) == ["project 5, labels"]
+    assert wrong["project 5, labels"].detail == '1 of BrushLabels "mask", on $image'
+    assert 'both ask the model for "Sky"; rename one' in wrong["project 5, labels"].remedy
 
 
 def test_a_config_that_cannot_be_served_is_a_finding(world):

@@ -12,6 +12,7 @@ from ebseg.errors import ConfigError, EBSegError, ImageError, VocabularyError
 from ebseg.images import read_image
 from ebseg.label_lists import read_argument
 from ebseg.label_studio.label_config import parse
+from ebseg.label_studio.tasks import read_label_config
 
 
 @pytest.fixture
@@ -82,13 +83,13 @@ def test_what_is_missing_or_wrong_is_said(
 @pytest.mark.parametrize("text", ["sky", "sky,car|automobile|auto", 'a "b" <c> & d,straße,空'])
 def test_the_label_config_asks_the_model_for_the_labels(text: str) -> None:
     labels = read_argument(text).prompts
-    config = parse(label_config(labels))
-    assert config.prompts(config.mask_control()) == [list(label) for label in labels]
-    assert config.image.data_key == "image"
+    [question] = read_label_config(label_config(labels)).questions
+    assert [label.prompts for label in question.labels] == [list(label) for label in labels]
+    assert question.image.data_key == "image"
 
 
 def test_labels_have_colours_of_their_own() -> None:
-    control = parse(label_config([[str(number)] for number in range(40)])).mask_control()
+    control = parse(label_config([[str(number)] for number in range(40)])).controls[0]
     colours = [
         [int(label.attributes["background"][start : start + 2], 16) for start in (1, 3, 5)]
         for label in control.labels

@@ -76,4 +76,4 @@ def test_a_stroke_takes_no_more_memory_than_its_photo(client):
 def test_an_id_that_is_none_stays_with_its_task(client, caplog, number):
     odd, good = results(predict(client, [task(number, "s3://a/b.png"), task(2, upload(0))]))
     assert odd["result"] == [] and good["result"]
-    assert "task ? (s3://a/b.png) gets an empty prediction" in caplog.text
+    assert "task ? (s3://a/b.png) gets no regions" in caplog.text

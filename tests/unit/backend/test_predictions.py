@@ -138,6 +138,52 @@ def test_a_workers_prediction_of_a_task_is_the_same_byte_for_byte(
     assert threshold != 0.0 or any(each["result"] for each in answers)
 
 
+# Tasks of several photos
+
+SEVERAL = (
+    '<View><Image name="front" value="$front"/><Image name="doc" valueList="$pages"/>'
+    '<BrushLabels name="a" toName="front" model_score_threshold="0"><Label value="sky"/>'
+    '<Label value="road"/></BrushLabels><BrushLabels name="b" toName="doc" model_score_threshold="0">'
+    '<Label value="road"/><Label value="sky"/></BrushLabels></View>'
+)
+
+
+def several(number: int, front: object, *pages: object) -> dict[str, object]:
+    return {"id": number, "data": {"front": front, "pages": list(pages)}}
+
+
+def places(answer: dict) -> list[tuple[str, int | None]]:
+    """Give the image and the page of each region, each once."""
+    found = [(region["to_name"], region.get("item_index")) for region in answer["result"]]
+    return list(dict.fromkeys(found))
+
+
+def test_all_photos_of_a_task_are_in_one_prediction(client, predictor, scenes):
+    tasks = [several(1, upload(0), upload(1), upload(2)), several(2, upload(2), upload(0))]
+    first, second = results(predict(client, tasks, SEVERAL))
+    assert places(first) == [("front", None), ("doc", 0), ("doc", 1)]
+    assert places(second) == [("front", None), ("doc", 0)]
+    for answer, page, scene in ((first, 0, 1), (first, 1, 2), (second, 0, 0)):
+        expected = predictor.predict(scenes[scene], ["road", "sky"], threshold=0.0)
+        shown = [region for region in answer["result"] if region.get("item_index") == page]
+        painted = label_map_of(shown, (60, 80), ["road", "sky"])
+        assert np.array_equal(painted, expected.label_map)
+    assert outcomes(client) == {"predicted": 2}
+
+
+def test_a_bad_photo_costs_its_task_that_photo_and_one_that_may_come_back_the_task(client, label_studio):
+    label_studio.routes["/data/bad"] = reply(b"no image at all")
+    label_studio.routes["/data/busy"] = reply(b"", status=503)
+    tasks = [
+        several(1, "/data/bad", upload(0), "/data/bad"), several(2, upload(0), "/data/busy", upload(1)),
+        several(3, "/data/bad", "/data/bad"), several(4, upload(1), 5), several(5, upload(0), upload(1)),
+    ]  # fmt: skip
+    whole, deferred, empty, without_pages, after = results(predict(client, tasks, SEVERAL))
+    assert places(whole) == [("doc", 0)] and places(without_pages) == [("front", None)]
+    assert deferred == {} and empty["result"] == [] and len(places(after)) == 2
+    assert outcomes(client) == {"predicted": 3, "empty": 1, "deferred": 1}
+
+
 # One bad task never costs the others
 
 
@@ -199,7 +245,7 @@ def test_a_photo_that_a_public_host_does_not_have_is_the_tasks_own_fault(make_cl
     client = make_client(label_studio_url="http://localhost:1", allowed_hosts=label_studio.host)
     [empty] = results(predict(client, [task(9, f"{label_studio.url}/none.png")]))
     assert empty == {"result": [], "score": 0.0, "model_version": named("tiny-untrained")}
-    assert "gets an empty prediction" in caplog.text and "not found (404)" in caplog.text
+    assert "gets no regions" in caplog.text and "not found (404)" in caplog.text
 
 
 # What passes or can be put right is no answer

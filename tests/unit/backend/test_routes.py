@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from markupsafe import escape
 
 from backend.hints import MOST_HINTS
 from tests.unit.backend.conftest import basic, label_config, named, predict, results, task, upload
@@ -39,6 +40,8 @@ def test_without_a_label_config_setup_answers_with_the_models_version(client, sc
         ("</Brush", '<Label value="car"/></Brush'),
         ('model_score_threshold="0"', 'model_score_threshold="0.3"'),
         ('model_score_threshold="0"', 'model_score_threshold="0" model_min_area="0.1"'),
+        ('model_score_threshold="0"', 'model_score_threshold="0" model_polygon_tolerance="2"'),
+        ('model_score_threshold="0"', 'model_score_threshold="0" model_regions="part"'),
         ('name="mask"', 'name="masks"'),
         ("$image", "$photo"),
     ],
@@ -80,22 +83,20 @@ BAD_CONFIGS = {
     "no image": (f"<View>{MASKS}</View>", "<Image"),
     "no mask control": (f'<View>{IMAGE}<Choices name="c" toName="photo"/></View>', "BrushLabels"),
     "another control": (
-        f'<View>{IMAGE}<PolygonLabels name="c" toName="photo"><Label value="sky"/></PolygonLabels></View>',
+        f'<View>{IMAGE}<VectorLabels name="c" toName="photo"><Label value="sky"/></VectorLabels></View>',
         "BrushLabels",
     ),
     "another source": (
         '<View><Text name="photo" value="$text"/>' + MASKS + "</View>",
         "<Image",
     ),
-    "labels in the tasks": (
-        f'<View>{IMAGE}<BrushLabels name="mask" toName="photo" value="$labels"/></View>',
-        "not supported",
+    "labels in no key of the tasks": (
+        f'<View>{IMAGE}<BrushLabels name="mask" toName="photo" value="labels"/></View>',
+        "names no key",
     ),
     "no labels": (f'<View>{IMAGE}<BrushLabels name="mask" toName="photo"/></View>', "<Label>"),
-    "the same label twice": (label_config("sky", "Sky"), '"Sky"'),
-    "no name": (label_config("sky", ""), "has no value"),
+    "no name": (label_config(""), "has no value"),
     "too many labels": (label_config(*(f"label {number}" for number in range(1001))), "1000"),
-    "a wrong setting": (label_config(control='model_min_area="much"'), "model_min_area"),
     "not XML": ("<View>", "not well-formed"),
     "entities": ('<!DOCTYPE a [<!ENTITY b "c">]><View>&b;</View>', "DOCTYPE"),
 }
@@ -112,11 +113,15 @@ def test_a_label_config_that_cannot_be_served_is_refused_with_the_reason_in_the_
         assert re.fullmatch(r"400 [ -~]{1,300}", answer.status)
 
 
-@pytest.mark.parametrize("name", ["Straße", "дорога", "道路", "line\nbreak"])
+def without_an_image(name: str) -> str:
+    return label_config().replace('toName="photo"', f'toName="{name}"')
+
+
+@pytest.mark.parametrize("name", ["Straße", "дорога", "道路", "line&#10;break"])
 def test_the_status_line_stays_one_line_of_ascii(client, name):
-    answer = post_setup(client, label_config(name, name))
+    answer = post_setup(client, without_an_image(name))
     assert re.fullmatch(r"400 [ -~]{1,300}", answer.status)
-    assert name.split()[0] in answer.json["error"]
+    assert name.split("&")[0] in answer.json["error"]
 
 
 @pytest.mark.parametrize(
@@ -124,8 +129,39 @@ def test_the_status_line_stays_one_line_of_ascii(client, name):
     [("Straße", r"Stra\xdfe"), ("дорога", r"\u0434\u043e\u0440\u043e\u0433\u0430"), ("🚗", r"\U0001f697")],
 )
 def test_the_status_line_lets_names_be_told_apart(client, name, escaped):
-    answer = post_setup(client, label_config(name, name))
+    answer = post_setup(client, without_an_image(name))
     assert f'"{escaped}"' in answer.status and "?" not in answer.status
+
+
+PARTLY_SERVED = {
+    "the same label twice": (
+        label_config("sky", "Sky"),
+        'BrushLabels "mask": the labels "sky" and "Sky" both ask the model for "Sky"; rename one',
+    ),
+    "a wrong setting": (
+        label_config(control='model_min_area="much"'),
+        'BrushLabels "mask": model_min_area="much" must be a number from 0 to 1',
+    ),
+    "a control without an image": (
+        label_config().replace(
+            "</View>", '<BrushLabels name="b" toName="x"><Label value="a"/></BrushLabels></View>'
+        ),
+        'BrushLabels "b": toName="x" names no <Image>',
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "problem"), PARTLY_SERVED.values(), ids=PARTLY_SERVED)
+def test_what_is_not_served_is_said_at_setup_and_the_rest_is_served(client, caplog, config, problem):
+    for _ in range(2):
+        answer = post_setup(client, config)
+        assert answer.status_code == 200 and re.match(r"tiny-untrained\+", answer.json["model_version"])
+        [told] = answer.json["problems"]
+        assert problem in told
+    assert caplog.text.count(f"project 1: {problem}") == 1
+    assert str(escape(problem)) in client.get("/").get_data(as_text=True)
+    [predicted] = results(predict(client, [task(1, upload(0))], config))
+    assert predicted["result"] and predicted["model_version"] == answer.json["model_version"]
 
 
 def test_labels_that_are_not_english_are_hinted_at_setup(client, caplog):

@@ -46,7 +46,7 @@ def shape(kind: str, **value: object) -> dict:
 
 
 def ask(*regions: dict) -> None:
-    request = parse_context({"result": list(regions)}, CONTROL)
+    request = parse_context({"result": list(regions)})
     assert request is not None
     for prompt in request.prompts:
         prompt.draw(60, 80)

@@ -308,6 +308,20 @@ def test_labels_and_shape_may_be_two_results_of_one_region():
     ) == ["222..."] * 4  # fmt: skip
 
 
+def test_every_kind_of_shape_may_have_its_labels_in_a_result_of_their_own():
+    rgba = np.zeros((4, 6, 4), np.uint8)
+    rgba[:, :3, 3] = 255
+    corners = [corner(None, *place) for place in [(0, 0), (3, 0), (3, 4), (0, 4)]]
+    shapes = {
+        "bitmask": {"imageDataURL": png_url(Image.fromarray(rgba))},
+        "vector": {"vertices": corners, "closed": True},
+        "rectangle": box(0, 0, 3, 4),
+        "ellipse": ellipse(1.5, 2, 1.6, 30),
+    }
+    for kind, value in shapes.items():
+        assert drawn(region(kind, value, None), region("labels", value, "sea")) == ["222..."] * 4
+
+
 def test_regions_that_were_imported_under_one_id_are_all_painted():
     left, right = (
         region("rectanglelabels", box(0, 0, 3, 4)),

@@ -6,9 +6,10 @@ import pytest
 
 from ebseg.errors import AnnotationError
 from ebseg.label_studio import brush
+from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.label_config import Control, Label
 from ebseg.label_studio.prompts import Box, Point, Stroke
-from ebseg.label_studio.regions import mask_to_regions, masks_to_regions, prediction
+from ebseg.label_studio.regions import MOST_PARTS, masks_to_regions, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, less, parse_context
 
 CONTROL = Control("brushlabels", "mask", "image", (Label("sky"), Label("Auto", alias="car"), Label("sea")))
@@ -110,6 +111,80 @@ def test_an_empty_prediction_has_a_score():
     assert type(made["score"]) is float
 
 
+def polygons(label_map: np.ndarray, settings: dict | None = None, min_area: float = 0.0) -> list[dict]:
+    labels = (Label("sky"), Label("Auto", alias="car"), Label("sea"))
+    control = Control("polygonlabels", "outline", "image", labels, attributes=settings or {})
+    scores = np.full(label_map.shape, 0.5, np.float32)
+    return [each.result for each in masks_to_regions(label_map, scores, control, min_area=min_area)]
+
+
+def test_each_connected_part_is_a_polygon_as_label_studio_stores_it():
+    label_map = LABEL_MAP.copy()
+    label_map[0, 4] = 2
+    label_map[2] = label_map[3, 1:] = -1
+    label_map[3, 0] = 0
+    sky, speck, car, sea = polygons(label_map)
+    for region, expected in [(speck, [[0, 75], [0, 100], [20, 100], [20, 75]]),
+                             (sea, [[80, 0], [80, 25], [100, 25], [100, 0]])]:  # fmt: skip
+        np.testing.assert_allclose(region["value"]["points"], expected)
+    assert sea == {
+        "id": sea["id"], "from_name": "outline", "to_name": "image", "type": "polygonlabels",
+        "value": {"points": sea["value"]["points"], "closed": True, "polygonlabels": ["sea"]},
+        "original_width": 5, "original_height": 4, "image_rotation": 0, "score": 0.5,
+    }  # fmt: skip
+    assert [each["value"]["polygonlabels"] for each in (sky, speck, car)] == [["sky"], ["sky"], ["car"]]
+    assert json.loads(json.dumps(sky)) == sky
+    assert len({each["id"] for each in (sky, speck, car, sea)}) == 4
+
+
+def test_a_part_has_its_own_score():
+    label_map = np.array([[0, 0, -1, 0]], np.int16)
+    scores = np.array([[0.25, 0.5, 0, 1]], np.float32)
+    control = Control("polygonlabels", "outline", "image", (Label("sky"),))
+    regions = masks_to_regions(label_map, scores, control)
+    assert [(each.result["score"], each.area) for each in regions] == [(0.375, 2), (1.0, 1)]
+
+
+def test_small_parts_are_dropped_and_the_largest_kept():
+    label_map = np.full((40, 60), -1, np.int16)
+    label_map[::2, ::2] = 0  # 600 parts, 599 of them of a pixel
+    label_map[20, 30:33] = 0
+    regions = polygons(label_map)
+    assert len(regions) == MOST_PARTS
+    np.testing.assert_allclose(regions[0]["value"]["points"][0], [50, 50])
+    assert len(polygons(label_map, min_area=3 / label_map.size)) == 1
+    assert polygons(label_map, min_area=4 / label_map.size) == []
+
+
+@pytest.mark.parametrize("kind", ["brushlabels", "bitmasklabels"])
+def test_a_mask_for_each_connected_part_where_the_control_says_so(kind):
+    label_map = np.array([[0, -1, 0, 0], [-1, -1, -1, -1], [1, 1, -1, 0]], np.int16)
+    scores = np.arange(12, dtype=np.float32).reshape(3, 4) / 12
+
+    def made(settings: dict, min_area: float = 0.0) -> list:
+        control = Control(kind, "mask", "image", (Label("sky"), Label("car")), attributes=settings)
+        return masks_to_regions(label_map, scores, control, min_area=min_area)
+
+    labels, parts = made({"model_regions": "label"}), made({"model_regions": "part"})
+    assert [each.result["value"][kind] for each in parts] == [["sky"], ["sky"], ["sky"], ["car"]]
+    assert [each.area for each in parts] == [2, 1, 1, 2] and [each.area for each in labels] == [4, 2]
+    assert labels == made({})
+    assert parts[0].result["score"] == pytest.approx(2.5 / 12)
+    assert len({each.result["id"] for each in parts}) == 4
+    of_control = Control(kind, "mask", "image", (Label("sky"), Label("car")))
+    np.testing.assert_array_equal(
+        paint([each.result for each in parts], of_control, 3, 4).label_map, label_map
+    )
+    assert [each.area for each in made({"model_regions": "part"}, min_area=2 / 12)] == [2, 2]
+    assert [each.area for each in made({"model_regions": "label"}, min_area=2 / 12)] == [4, 2]
+
+
+def test_the_tolerance_of_polygons_is_the_controls():
+    label_map = np.tril(np.ones((30, 30), np.int16)) - 1
+    [rough], [exact] = (polygons(label_map, settings) for settings in ({}, {"model_polygon_tolerance": "0"}))
+    assert (len(rough["value"]["points"]), len(exact["value"]["points"])) == (3, 62)
+
+
 # Interactive requests on a picture 20 wide and 10 high with three parts of one label:
 PARTS = np.zeros((10, 20), bool)
 PARTS[1:4, 1:6] = True  # "a", top left
@@ -155,8 +230,48 @@ def stroke(mask: np.ndarray, alpha: int = 255) -> dict:
     }
 
 
+def test_labels_with_a_brush_are_two_results_of_one_id_as_the_editor_stores_them():
+    paired = Control("brush", "b", "image", CONTROL.labels, labels_name="l")
+    label_map = np.random.default_rng(5).integers(-1, 3, (6, 8)).astype(np.int16)
+    scores = np.random.default_rng(6).random((6, 8), np.float32)
+    own = masks_to_regions(label_map, scores, CONTROL)
+    regions = masks_to_regions(label_map, scores, paired)
+    for plain, shape, labels in zip(own, regions[::2], regions[1::2], strict=True):
+        value = {"format": "rle", "rle": plain.result["value"]["rle"]}
+        assert shape.result == plain.result | {
+            "id": shape.result["id"], "from_name": "b", "type": "brush", "value": value,
+        }  # fmt: skip
+        assert labels.result == shape.result | {
+            "from_name": "l", "type": "labels",
+            "value": value | {"labels": plain.result["value"]["brushlabels"]},
+        }  # fmt: skip
+        assert shape.area == labels.area == plain.area
+    assert prediction(regions, "v")["score"] == pytest.approx(prediction(own, "v")["score"])
+    assert len({shape.result["id"] for shape in regions}) == len(own)
+    painted = paint([each.result for each in regions], paired, 6, 8)
+    np.testing.assert_array_equal(painted.label_map, label_map)
+    assert painted.regions == len(own)
+
+
+@pytest.mark.parametrize("tag", ["Brush", "Bitmask", "Polygon", "Ellipse", "Rectangle"])
+def test_labels_with_any_shape_show_what_the_control_with_its_own_labels_does(tag):
+    label_map = np.full((40, 60), -1, np.int16)
+    label_map[5:30, 8:25], label_map[20:38, 35:50] = 0, 2
+    scores = np.ones(label_map.shape, np.float32)
+    kind = tag.lower()
+    paired = Control(kind, "shape", "image", CONTROL.labels, labels_name="l")
+    own = Control(f"{kind}labels", "shape", "image", CONTROL.labels)
+    stored = [each.result for each in masks_to_regions(label_map, scores, paired)]
+    plain = [each.result for each in masks_to_regions(label_map, scores, own)]
+    assert [each["type"] for each in stored] == [kind, "labels"] * len(plain)
+    assert len({each["id"] for each in stored}) == len(plain) == 2
+    painted, expected = (paint(result, paired, 40, 60) for result in (stored, plain))
+    np.testing.assert_array_equal(painted.label_map, expected.label_map)
+    assert painted.regions == 2 and painted.unknown == painted.blank == ()
+
+
 def asked(*regions: dict) -> InteractiveRequest:
-    request = parse_context({"result": list(regions)}, CONTROL)
+    request = parse_context({"result": list(regions)})
     assert request is not None
     return request
 
@@ -188,7 +303,7 @@ def test_prompts_are_told_apart():
     ],
 )
 def test_without_a_positive_prompt_the_mask_stays_but_for_the_parts_that_are_pointed_away(regions, expected):
-    request = asked(*regions) if regions else InteractiveRequest(CONTROL.labels[0], ())
+    request = asked(*regions) if regions else InteractiveRequest("sky", ())
     assert request.is_unguided and request.pointed(0) is None
     np.testing.assert_array_equal(less(PARTS, request.prompts), expected)
 
@@ -199,19 +314,23 @@ def test_parts_are_connected_across_corners():
 
 @pytest.mark.parametrize("context", [None, {}, {"result": []}, {"result": None}, {"user": 1}])
 def test_contexts_that_ask_nothing(context):
-    assert parse_context(context, CONTROL) is None
+    assert parse_context(context) is None
 
 
-@pytest.mark.parametrize(("name", "value"), [("car", "Auto"), ("Auto", "Auto"), ("sea", "sea")])
-def test_labels_are_found_by_key_or_value(name, value):
-    request = parse_context({"result": [keypoint(1, 1, label=name)]}, CONTROL)
-    assert request is not None
-    assert request.label.value == value
+@pytest.mark.parametrize("kind", ["keypoint", "rectangle", "brush"])
+def test_a_smart_tool_of_labels_sends_two_results_of_one_id(kind):
+    plain = {"keypoint": keypoint(15, 20), "rectangle": rectangle(1, 2, 3, 4), "brush": stroke(A)}[kind]
+    value = without(plain["value"], f"{kind}labels")
+    shape = plain | {"id": "a", "type": kind, "value": value}
+    labels = plain | {"id": "a", "type": "labels", "value": value | {"labels": ["sky"]}}
+    expected = parse_context({"result": [plain]})
+    assert parse_context({"result": [shape, labels]}) == expected
+    assert parse_context({"result": [shape | {"value": labels["value"]}, labels]}) == expected
 
 
 def test_geometry_is_relative_to_the_photo():
     regions = [keypoint(50, 25, width=10, positive=0), rectangle(10, 20, 30, 40), stroke(A)]
-    point, box, drawn = parse_context({"result": regions}, CONTROL).prompts
+    point, box, drawn = parse_context({"result": regions}).prompts
     assert point == Point(x=0.5, y=0.25, radius=0.05, positive=False)
     assert isinstance(box, Box)
     np.testing.assert_allclose(box.corners, [(0.1, 0.2), (0.4, 0.2), (0.4, 0.6), (0.1, 0.6)])
@@ -226,11 +345,9 @@ def without(region: dict, key: str) -> dict:
 @pytest.mark.parametrize(
     ("context", "message"),
     [
-        (
-            {"result": [keypoint(1, 1, label="dog")]},
-            'asks for "dog".* has "sky", "car", "sea"; give both tags',
-        ),
         ({"result": [keypoint(1, 1), keypoint(1, 1, label="sea")]}, r"one label, got \['sea', 'sky'\]"),
+        ({"result": [keypoint(1, 1) | {"to_name": name} for name in "ab"]}, "point at one image"),
+        ({"result": [keypoint(1, 1) | {"to_name": []}]}, "cannot be read"),
         ({"result": [keypoint(math.nan, 1)]}, "cannot be read"),
         ({"result": [keypoint("left", 1)]}, "cannot be read"),
         ({"result": [{**rectangle(1, 1, 1, 1), "original_width": 0}]}, "cannot be read"),
@@ -253,17 +370,10 @@ def without(region: dict, key: str) -> dict:
 )
 def test_contexts_that_cannot_be_served(context, message):
     with pytest.raises(AnnotationError, match=message):
-        parse_context(context, CONTROL)
+        parse_context(context)
 
 
 def test_a_stroke_of_another_size_is_refused():
-    request = parse_context({"result": [stroke(A)]}, CONTROL)
+    request = parse_context({"result": [stroke(A)]})
     with pytest.raises(AnnotationError, match="20 x 10 pixels but the photo is 8 x 6; reload"):
         request.prompts[0].draw(6, 8)
-
-
-def test_a_region_of_one_mask():
-    [region] = mask_to_regions(A, CONTROL.labels[1], np.full(A.shape, 0.5, np.float32), CONTROL)
-    assert region.area == A.sum()
-    assert region.result["value"]["brushlabels"] == ["car"]
-    assert region.result["score"] == 0.5

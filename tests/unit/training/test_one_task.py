@@ -69,7 +69,7 @@ def test_whatever_fetching_a_photo_raises_stays_with_its_task(world, labelling, 
     require_traceback(caplog, error)
 
 
-@pytest.mark.parametrize("part", ["photo_url", "choose", "read_image", "paint", "require_storable"])
+@pytest.mark.parametrize("part", ["photo_urls", "choose", "read_image", "paint", "require_storable"])
 @pytest.mark.parametrize("error", UNFORESEEN[:3], ids=repr)
 def test_whatever_reading_an_annotation_raises_stays_with_its_task(world, caplog, monkeypatch, part, error):
     bad, good = world.annotated(1), world.annotated(2)

@@ -123,7 +123,7 @@ def test_photos_and_label_maps_are_what_was_annotated(world):
     assert (entry.annotation, entry.time) == (annotation, "2026-01-01T00:00:02.500000+00:00")
     assert entry.pixels == {"sky": 12, "car": 8}
     assert manifest.labels[0].key == "sky" and manifest.labels[0].prompts == ("sky", "heaven")
-    assert manifest.vocabulary == read_label_config(CONFIG).vocabulary
+    assert manifest.vocabulary == read_label_config(CONFIG).learnt.vocabulary
     assert manifest.shown_labels == {"sky", "car"}
     source = world.source(manifest)
     assert (len(source), source.name, source.tasks) == (1, "project 1, to train on", (task,))
@@ -584,7 +584,7 @@ def test_without_the_record_of_what_is_held_out_nothing_is_decided(world):
 
 
 def label_regions(label_map, config: str = CONFIG):
-    control = read_label_config(config).control
+    [control] = [served.control for served in read_label_config(config).learnt.controls]
     scores = np.ones(label_map.shape, np.float32)
     return [each.result for each in masks_to_regions(label_map, scores, control)]
 
@@ -611,6 +611,70 @@ def test_a_correction_is_measured_once(world):
 def test_a_correction_of_a_prediction_that_is_gone_says_nothing(world):
     task = world.annotated(1, parent_prediction=77)
     assert entry_of(world.take(), task).correction is None
+
+
+def test_the_labels_of_all_controls_of_an_image_count_whichever_made_a_region(world):
+    world.fake.config = (
+        '<View><Image name="image" value="$image"/>'
+        '<BrushLabels name="things" toName="image"><Label value="car"/></BrushLabels>'
+        '<BrushLabels name="stuff" toName="image"><Label value="sky"/><Label value="car"/></BrushLabels>'
+        "</View>"
+    )
+    task = world.task(1)
+    world.fake.annotate(task, [rectangle("sky", id="a"), rectangle("car", left=50, width=34, id="b")])
+    manifest = world.take(held_out_share=0.001)
+    assert [label.key for label in manifest.labels] == ["car", "sky"]
+    assert entry_of(manifest, task).pixels == {"car": 8, "sky": 12}
+    np.testing.assert_array_equal(world.source(manifest)[0].label_map, [[1, 1, 1, 0, 0, -1]] * 4)
+
+
+DYNAMIC = (
+    '<View><Image name="image" value="$image"/>'
+    '<BrushLabels name="mask" toName="image" value="$labels"/></View>'
+)
+
+
+def dynamic_task(world, seed, labels, annotated):
+    task = world.task(seed)
+    world.fake.tasks[task]["data"]["labels"] = labels
+    if annotated:
+        world.fake.annotate(task, [rectangle(annotated)])
+    return task
+
+
+def test_labels_that_are_in_the_tasks_are_those_of_all_annotated_ones(world):
+    world.fake.config = DYNAMIC
+    one = dynamic_task(world, 1, ["sky", {"value": "Auto", "alias": "car", "synonyms": "motor car"}], "car")
+    dynamic_task(world, 2, ["never annotated"], None)
+    bad = dynamic_task(world, 3, "sea", "sea")
+    two = dynamic_task(world, 4, [{"value": "sea"}, "sky", {"value": "Auto", "alias": "car"}], "sea")
+    manifest = world.take(held_out_share=0.001)
+    assert [(label.key, label.prompts) for label in manifest.labels] == [
+        ("sky", ("sky",)), ("car", ("Auto", "motor car")), ("sea", ("sea",)),
+    ]  # fmt: skip
+    assert entry_of(manifest, one).pixels == {"car": 12} and entry_of(manifest, two).pixels == {"sea": 12}
+    assert entry_of(manifest, bad).pixels == {"sea": 12}  # what it shows is known, whatever it lists
+    fetched = len(world.photos.fetched)
+    three = dynamic_task(world, 5, ["boat"], "boat")
+    manifest = world.take(held_out_share=0.001)
+    assert [label.key for label in manifest.labels] == ["sky", "car", "sea", "boat"]
+    assert entry_of(manifest, three).pixels == {"boat": 12} and entry_of(manifest, two).pixels == {"sea": 12}
+    assert len(world.photos.fetched) == fetched + 1
+
+
+def test_without_an_annotated_task_there_are_no_labels_in_tasks(world):
+    world.fake.config = DYNAMIC
+    dynamic_task(world, 1, ["sky"], None)
+    manifest = world.take()
+    assert (manifest.labels, manifest.entries) == ((), ())
+
+
+def test_more_labels_in_tasks_than_a_model_is_asked_for_are_told(world):
+    world.fake.config = DYNAMIC
+    for seed in range(3):
+        dynamic_task(world, seed, [f"label {seed} {number}" for number in range(400)], f"label {seed} 0")
+    with pytest.raises(LabelConfigError, match="tasks bring more than 1000 labels together"):
+        world.take()
 
 
 def test_more_than_255_labels_take_16_bits(world):

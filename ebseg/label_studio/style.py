@@ -1,0 +1,43 @@
+"""How a control's regions are made, as its tag says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ebseg.errors import LabelConfigError
+from ebseg.label_studio.label_config import Control
+from ebseg.outlines import DEFAULT_TOLERANCE
+
+_MOST_TOLERANCE = 100.0
+
+
+@dataclass(frozen=True)
+class Style:
+    """How regions are made.
+
+    ``parts``: whether each is a connected part of a label, or all of it (``model_regions="part"``,
+    ``"label"``). ``tolerance``: pixels by which an outline may be off, see ``ebseg.outlines``
+    (``model_polygon_tolerance``).
+    """
+
+    parts: bool = False
+    tolerance: float = DEFAULT_TOLERANCE
+
+
+_READ: dict[str, Callable[[Control], object]] = {
+    "parts": lambda control: control.choice("model_regions", ("label", "part")) == "part",
+    "tolerance": lambda control: control.setting("model_polygon_tolerance", most=_MOST_TOLERANCE),
+}
+"""How each field of a style is read; None: as it is by default."""
+
+
+def style(control: Control) -> tuple[Style, list[str]]:
+    """Read how a control's regions are made; say which settings cannot be used: the defaults hold then."""
+    problems = []
+    values: dict[str, Any] = {}
+    for name, read in _READ.items():
+        try:
+            values[name] = read(control)
+        except LabelConfigError as error:
+            problems.append(str(error))
+    return Style(**{name: value for name, value in values.items() if value is not None}), problems
