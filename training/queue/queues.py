@@ -185,7 +185,7 @@ def rescue(connection: Redis, suspects: set[str]) -> set[str]:
     return nowhere - suspects
 
 
-def stored(connection: Redis) -> Iterator[tuple[str, Queue, bytes | None]]:
+def stored(connection: Redis) -> Iterator[tuple[str, Queue, bytes | str | None]]:
     """List the loop's jobs as Redis keeps them: id, queue and state.
 
     One on its way from one list of RQ's to another is in neither of those that are read one after the other.
