@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import Page
 
 import ebseg
 from backend.demo.label_studio_server import LabelStudioServer
@@ -10,6 +11,7 @@ from backend.demo.project import serve_backend
 from backend.processes import ServerProcess, free_port, reach_this_machine_directly
 from ebseg.data.drawn.synthetic import PHRASES, Scene, draw_scene
 from ebseg.predictor import Predictor
+from tests.e2e.editor import window
 from tests.e2e.projects import ROOT, Annotated, annotate
 from tests.e2e.team import CAMVID_LABELS, camvid
 
@@ -26,6 +28,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServ
     folder = tmp_path_factory.mktemp("label-studio")
     with LabelStudioServer(executable, folder, free_port()).running() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def page(server: LabelStudioServer) -> Iterator[Page]:
+    """A window in which the user is logged in."""
+    with window(server) as page:
+        yield page
 
 
 @pytest.fixture(scope="session")

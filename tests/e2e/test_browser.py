@@ -3,71 +3,21 @@
 EBSEG_SCREENSHOT=file keeps the whole window as a picture (``make screenshot``).
 """
 
-import io
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pytest
-from PIL import Image, ImageColor
-from playwright.sync_api import FloatRect, Page, sync_playwright
+from PIL import ImageColor
+from playwright.sync_api import Page
 
-from backend.demo.label_studio_server import LabelStudioServer, Project
+from backend.demo.label_studio_server import Project
 from backend.demo.project import label_config
 from ebseg.label_studio.label_config import parse
+from tests.e2e.editor import PICTURE, VIEW, box, open_task
 from tests.e2e.projects import Annotated
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-WAIT_MS = 60_000
-VIEW = ".konvajs-content"
-PICTURE = "img[src^='blob:']"
-REGIONS = ".lsf-outliner-tree .lsf-outliner-item"
-
-Pixels = npt.NDArray[np.float64]
 LabelMap = npt.NDArray[np.int16]
-
-
-@pytest.fixture(scope="module")
-def page(server: LabelStudioServer) -> Iterator[Page]:
-    """A window in which the user is logged in."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=next(filter(None, map(shutil.which, BROWSERS)), None),
-            args=["--no-sandbox"],  # Chromium's sandbox does not work for root, which CI is
-        )
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
-        page.set_default_timeout(WAIT_MS)
-        page.goto(f"{server.url}/user/login/")
-        page.fill("input[name=email]", server.email)
-        page.fill("input[name=password]", server.password)
-        page.click("button[type=submit]")
-        page.wait_for_url(lambda url: "login" not in url)
-        yield page
-        browser.close()
-
-
-def open_task(page: Page, project: Project, task_id: int, regions: int) -> Pixels:
-    """Open a task, wait until so many regions are drawn, give what is seen of it: (H, W, 3), 0..255."""
-    page.goto(f"{project.url}?task={task_id}")
-    page.wait_for_selector(VIEW)
-    page.wait_for_function(
-        "([query, count]) => document.querySelectorAll(query).length == count", arg=[REGIONS, regions]
-    )
-    before, after = b"", page.screenshot(clip=box(page, VIEW))
-    while before != after:  # masks are decoded and drawn one after the other
-        page.wait_for_timeout(1000)
-        before, after = after, page.screenshot(clip=box(page, VIEW))
-    with Image.open(io.BytesIO(after)) as image:
-        return np.asarray(image.convert("RGB"), dtype=np.float64)
-
-
-def box(page: Page, query: str) -> FloatRect:
-    found = page.locator(query).bounding_box()
-    assert found is not None
-    return found
 
 
 def seen(page: Page, label_map: LabelMap) -> LabelMap:
