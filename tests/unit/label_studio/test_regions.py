@@ -182,7 +182,7 @@ def test_a_mask_for_each_connected_part_where_the_control_says_so(kind):
 def test_the_tolerance_of_polygons_is_the_controls():
     label_map = np.tril(np.ones((30, 30), np.int16)) - 1
     [rough], [exact] = (polygons(label_map, settings) for settings in ({}, {"model_polygon_tolerance": "0"}))
-    assert (len(rough["value"]["points"]), len(exact["value"]["points"])) == (3, 62)
+    assert (len(rough["value"]["points"]), len(exact["value"]["points"])) == (4, 62)
 
 
 # Interactive requests on a picture 20 wide and 10 high with three parts of one label:
