@@ -133,6 +133,6 @@ class Pipeline:
             label_map = np.where(part, np.int16(index), np.int16(-1))
         regions: list[Region] = []
         for served, own in of.question.parts(label_map):
-            least = 0.0 if asked else served.min_area
-            regions += masks_to_regions(own, found.scores, served.control, min_area=least)
+            area, sure = (0.0, None) if asked else (served.min_area, served.min_confidence)
+            regions += masks_to_regions(own, found.scores, served.control, min_area=area, min_confidence=sure)
         return regions if of.page is None else [on_page(region, of.page) for region in regions]

@@ -28,16 +28,23 @@ class Region:
 
 
 def masks_to_regions(
-    label_map: NDArray[np.int16], scores: NDArray[np.float32], control: Control, *, min_area: float = 0.0
+    label_map: NDArray[np.int16],
+    scores: NDArray[np.float32],
+    control: Control,
+    *,
+    min_area: float = 0.0,
+    min_confidence: float | None = None,
 ) -> list[Region]:
     """Turn a label map into regions, those of each label present, in the control's order.
 
     ``label_map``: (H, W) int, index into ``control.labels``, -1 where unsure. ``scores``: (H, W) float,
     0..1; a region's score is its mean over the region's pixels. ``min_area``: share of the photo's pixels,
-    0..1, below which a region is left out. A region shows all of a label, or where the control says so or
-    its kind shows no more a connected part (8-connected), of which there are the largest ``MOST_PARTS``. Its
-    id is derived from its content, so the same prediction has the same ids; with a ``labels_name`` a region
-    is two results of one id.
+    0..1, below which a region is left out. ``min_confidence``: score, 0..1, below which one is left out whose
+    label has none of its own; None: it stays, whatever its label has.
+
+    A region shows all of a label, or where the control says so or its kind shows no more a connected part
+    (8-connected), of which there are the largest ``MOST_PARTS``. Its id is derived from its content, so the
+    same prediction has the same ids; with a ``labels_name`` a region is two results of one id.
 
     Raises AnnotationError for a control that shows no areas, and if the scores of a region are not finite.
     """
@@ -47,22 +54,27 @@ def masks_to_regions(
     (how, _), least = style(control), min_area * label_map.size
     areas = np.bincount(label_map[label_map >= 0])
     in_parts = kind.connected or how.parts
+    confidences = dict(how.confidences)
     regions: list[Region] = []
     for index in np.flatnonzero((areas > 0) & (areas >= least)).tolist():
-        mask = label_map == index
+        mask, label = label_map == index, control.labels[index]
+        sure = 0.0 if min_confidence is None else confidences.get(label.key, min_confidence)
         parts = connected(mask, least=least, most=MOST_PARTS) if in_parts else [whole(mask)]
         for part in parts:
-            written = kind.write(part, how.tolerance)
-            regions += _results(written, part, control.labels[index], scores, control)
+            score = _score(part, label, scores)
+            if score >= sure:
+                regions += _results(kind.write(part, how.tolerance), part, label, score, control)
     return regions
 
 
-def _results(
-    written: Written, part: Part, label: Label, scores: NDArray[np.float32], control: Control
-) -> Iterator[Region]:
+def _score(part: Part, label: Label, scores: NDArray[np.float32]) -> float:
     score = float(scores[part.box][part.mask].mean(dtype=np.float64))
     if not math.isfinite(score):
         raise AnnotationError(f'the scores of "{label.value}" are not finite: the model is damaged')
+    return score
+
+
+def _results(written: Written, part: Part, label: Label, score: float, control: Control) -> Iterator[Region]:
     height, width = part.size
     content = f"{control.name}\n{label.key}\n{width}\n".encode() + written.content
     result = {

@@ -17,11 +17,13 @@ class Style:
 
     ``parts``: whether each is a connected part of a label, or all of it (``model_regions="part"``,
     ``"label"``). ``tolerance``: pixels by which an outline may be off, see ``ebseg.outlines``
-    (``model_polygon_tolerance``).
+    (``model_polygon_tolerance``). ``confidences``: of labels, by their keys, the score, 0..1, below which a
+    region of theirs is left out (``model_score_threshold`` on the ``<Label>``).
     """
 
     parts: bool = False
     tolerance: float = DEFAULT_TOLERANCE
+    confidences: tuple[tuple[str, float], ...] = ()
 
 
 _READ: dict[str, Callable[[Control], object]] = {
@@ -40,4 +42,20 @@ def style(control: Control) -> tuple[Style, list[str]]:
             values[name] = read(control)
         except LabelConfigError as error:
             problems.append(str(error))
-    return Style(**{name: value for name, value in values.items() if value is not None}), problems
+    confidences, wrong = _confidences(control)
+    return Style(
+        confidences=confidences, **{name: value for name, value in values.items() if value is not None}
+    ), problems + wrong
+
+
+def _confidences(control: Control) -> tuple[tuple[tuple[str, float], ...], list[str]]:
+    found, problems = {}, []
+    for label in control.labels:
+        try:
+            confidence = label.setting("model_score_threshold")
+        except LabelConfigError as error:
+            problems.append(f"{control.title}: {error}")
+            continue
+        if confidence is not None:
+            found[label.key] = confidence
+    return tuple(sorted(found.items())), problems

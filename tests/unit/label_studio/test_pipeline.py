@@ -69,9 +69,9 @@ class Model(OneByOne):
         return SimpleNamespace(label_map=label_map, scores=np.full(image.shape[:2], self.score, np.float32))
 
 
-def pipeline(settings="", *, threshold=None, min_area=0.0, max_pixels=100, photos=None):
+def pipeline(settings="", *, max_pixels=100, photos=None, **defaults):
     return Pipeline(
-        read_label_config(label_config(settings), threshold=threshold, min_area=min_area),
+        read_label_config(label_config(settings), **defaults),
         photos or Photos(), max_pixels=max_pixels,
     )  # fmt: skip
 
@@ -122,6 +122,11 @@ def test_the_threshold_is_the_controls_else_the_default(settings, default, expec
 )  # fmt: skip
 def test_the_least_area_is_the_controls_else_the_default(settings, default, kept):
     assert len(pipeline(settings, min_area=default).predict(task(), Model())["result"]) == kept
+
+
+@pytest.mark.parametrize(("default", "score", "kept"), [(0.0, 0.1, 2), (0.5, 0.5, 2), (0.5, 0.4, 0)])
+def test_the_least_confidence_is_the_default(default, score, kept):
+    assert len(pipeline(min_confidence=default).predict(task(), Model(score))["result"]) == kept
 
 
 TWO_CONTROLS = (
@@ -427,8 +432,8 @@ def click(label, x):
     return {"result": [{"type": "keypointlabels", "value": value}]}
 
 
-def test_a_smart_tool_gets_its_label_however_small_it_is():
-    path = pipeline(min_area=0.9)
+def test_a_smart_tool_gets_its_label_however_small_and_unsure_it_is():
+    path = pipeline(min_area=0.9, min_confidence=0.9)
     asked = parse_context(click("road", 80))
     [of] = path.photos(task(), asked)
     ask = path.ask(path.photo(task(), of), of.question, asked)

@@ -320,6 +320,10 @@ MISSPELT = [
         'BrushLabels "m": the label "sky" has model_min_area, which is a setting of controls only',
     ),
     (
+        IMAGE + brush('<Label value="sky" model_score_threshold="2"/>', name="m"),
+        'BrushLabels "m": the label "sky": model_score_threshold="2" must be a number from 0 to 1',
+    ),
+    (
         IMAGE + brush('<Label value="sky" model_area="0.1"/>', name="m"),
         f'the label "sky" has model_area, which is no setting; controls have {KNOWN}',
     ),

@@ -156,6 +156,20 @@ def test_small_parts_are_dropped_and_the_largest_kept():
     assert polygons(label_map, min_area=4 / label_map.size) == []
 
 
+@pytest.mark.parametrize(
+    ("threshold", "least", "kept"),
+    [(None, None, 3), (None, 0.0, 3), (None, 0.5, 2), (None, 0.75, 1), (None, 1.0, 1), ("0.25", 1.0, 3),
+     ("0.5", 0.0, 2), ("0.75", 0.0, 1), ("0", 0.9, 3), ("1", None, 3)],
+)  # fmt: skip
+def test_unsure_regions_are_left_out(threshold, least, kept):
+    """Parts of "sky" with scores of 0.25 and 0.5, and one of "car" with 1; only "sky" has a threshold."""
+    label_map = np.array([[0, 0, -1, 0, -1, 1]], np.int16)
+    scores = np.array([[0.25, 0.25, 0, 0.5, 0, 1]], np.float32)
+    sky = Label("sky", attributes={} if threshold is None else {"model_score_threshold": threshold})
+    control = Control("polygonlabels", "c", "image", (sky, Label("car")))
+    assert len(masks_to_regions(label_map, scores, control, min_confidence=least)) == kept
+
+
 @pytest.mark.parametrize("kind", ["brushlabels", "bitmasklabels"])
 def test_a_mask_for_each_connected_part_where_the_control_says_so(kind):
     label_map = np.array([[0, -1, 0, 0], [-1, -1, -1, -1], [1, 1, -1, 0]], np.int16)

@@ -5,8 +5,14 @@ from ebseg.label_studio.style import Style, style
 from ebseg.label_studio.tasks import read_label_config
 
 
-def control(**settings):
-    return Control("polygonlabels", "c", "image", (Label("sky"),), attributes=settings, tag="PolygonLabels")
+def control(*labels, **settings):
+    return Control(
+        "polygonlabels", "c", "image", labels or (Label("sky"),), attributes=settings, tag="PolygonLabels"
+    )
+
+
+def sure(value, name, alias=None):
+    return Label(name, alias, attributes={"model_score_threshold": value})
 
 
 @pytest.mark.parametrize(
@@ -17,6 +23,16 @@ def control(**settings):
 )  # fmt: skip
 def test_a_control_says_how_its_regions_are_made(settings, expected):
     assert style(control(**settings)) == (expected, [])
+
+
+def test_a_label_says_how_sure_its_regions_must_be():
+    labels = sure("0.5", "tree", "t"), Label("sky"), sure("1", "car"), sure("0", "sea")
+    assert style(control(*labels)) == (Style(confidences=(("car", 1.0), ("sea", 0.0), ("t", 0.5))), [])
+    made, problems = style(control(sure("half", "tree"), sure("0.25", "sky")))
+    assert made == Style(confidences=(("sky", 0.25),))
+    assert problems == [
+        'PolygonLabels "c": the label "tree": model_score_threshold="half" must be a number from 0 to 1'
+    ]
 
 
 @pytest.mark.parametrize(
