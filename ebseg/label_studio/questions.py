@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from ebseg.ask import Threshold
+from ebseg.ask import Measure, Threshold
 from ebseg.errors import LabelConfigError
 from ebseg.label_studio.kinds import KINDS, kind_of_type, rank, writable_kind
 from ebseg.label_studio.label_config import Control, ImageTag, Label, LabelConfig, Labelled, normal
@@ -28,7 +28,13 @@ MOST_NAMES = 3000
 MOST_NAME_LETTERS = 500
 """Characters of such a name. The model reads some 300; to split a word takes the square of its length."""
 
-SETTINGS = ("model_min_area", "model_polygon_tolerance", "model_regions", "model_score_threshold")
+SETTINGS = (
+    "model_min_area",
+    "model_polygon_tolerance",
+    "model_regions",
+    "model_score",
+    "model_score_threshold",
+)
 """Our attributes of a control; a ``<Label>`` and an ``<Image>`` have none."""
 
 MOST_TOLD = 3
@@ -86,6 +92,12 @@ class Question(Labelled):
         if len(thresholds) == 1:
             return thresholds.pop()
         return tuple(served.threshold for served in self.controls for _ in served.control.labels)
+
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
+        """What else its controls' scores need to be told of each pixel."""
+        found = {style(served.control)[0].measure for served in self.controls}
+        return tuple(sorted(measure for measure in found if measure))
 
     def parts(self, label_map: npt.NDArray[np.int16]) -> Iterator[tuple[Served, npt.NDArray[np.int16]]]:
         """Give each control that has a part in a label map (H, W) a label map of the control's own labels."""

@@ -43,6 +43,7 @@ def test_without_a_label_config_setup_answers_with_the_models_version(client, sc
         ('model_score_threshold="0"', 'model_score_threshold="0" model_polygon_tolerance="2"'),
         ('model_score_threshold="0"', 'model_score_threshold="0" model_regions="part"'),
         ('value="road"', 'value="road" model_score_threshold="0.5"'),
+        ('model_score_threshold="0"', 'model_score_threshold="0" model_score="margin"'),
         ('name="mask"', 'name="masks"'),
         ("$image", "$photo"),
     ],

@@ -129,6 +129,28 @@ def test_the_least_confidence_is_the_default(default, score, kept):
     assert len(pipeline(min_confidence=default).predict(task(), Model(score))["result"]) == kept
 
 
+def test_a_score_is_of_the_measure_that_the_control_names():
+    class Measuring(Model):
+        def predict_many(self, asks):
+            self.measures = [ask.measures for ask in asks]
+            found = self.predict(asks[0].photo, asks[0].vocabulary)
+            found.measures = {
+                name: np.full(found.scores.shape, 0.25, np.float32) for name in asks[0].measures
+            }
+            return [found]
+
+    for settings, measures, score in [("", (), 0.5), ('model_score="margin"', ("margin",), 0.25),
+                                      ('model_score="rarest-label"', (), 0.5)]:  # fmt: skip
+        model = Measuring()
+        assert pipeline(settings).predict(task(), model)["score"] == score
+        assert model.measures == [measures]
+    path, asked = pipeline('model_score="entropy"'), parse_context(click("road", 80))
+    [of] = path.photos(task(), asked)
+    ask = path.ask(path.photo(task(), of), of.question, asked)
+    assert ask.measures == ()  # a smart tool's region has no rank
+    assert path.regions(Model().predict_many([ask])[0], of, asked)[0].result["score"] == 0.5
+
+
 TWO_CONTROLS = (
     '<View><Image name="photo" value="$image"/>'
     '<BrushLabels name="things" toName="photo" model_score_threshold="0.7">'

@@ -305,7 +305,7 @@ def test_label_studios_templates_of_semantic_segmentation_are_served_as_they_are
     assert labelling.learnt.vocabulary == Vocabulary(["Airplane", "Car"])
 
 
-KNOWN = "model_min_area, model_polygon_tolerance, model_regions, model_score_threshold"
+KNOWN = "model_min_area, model_polygon_tolerance, model_regions, model_score, model_score_threshold"
 MISSPELT = [
     (
         IMAGE + brush(name="m", attributes='model_min_aera="0.1"'),

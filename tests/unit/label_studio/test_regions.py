@@ -170,6 +170,27 @@ def test_unsure_regions_are_left_out(threshold, least, kept):
     assert len(masks_to_regions(label_map, scores, control, min_confidence=least)) == kept
 
 
+def test_a_score_may_be_of_another_measure_than_what_is_left_out():
+    regions = masks_to_regions(
+        LABEL_MAP, SCORES, CONTROL, min_confidence=0.5, certainty=np.full(LABEL_MAP.shape, 0.125, np.float32)
+    )
+    assert [each.result["score"] for each in regions] == [0.125]  # "car" has 0.25 of ``SCORES``
+
+
+@pytest.mark.parametrize("kind", ["brushlabels", "polygonlabels"])
+@pytest.mark.parametrize(("score", "expected"), [("confidence", 0.8), ("rarest-label", 0.65)])
+def test_a_rare_label_may_weigh_as_much_as_others_in_a_predictions_score(kind, score, expected):
+    """16 pixels of "sky" in two parts, four of them less sure, and four of "car", less sure still."""
+    label_map = np.array([[0] * 12 + [-1] + [0] * 4 + [-1] + [1] * 4], np.int16)
+    scores = np.array([[1.0] * 12 + [0] + [0.6] * 4 + [0] + [0.4] * 4], np.float32)
+    settings = {"model_score": score}
+    control = Control(kind, "c", "image", (Label("sky"), Label("car")), attributes=settings)
+    regions = masks_to_regions(label_map, scores, control)
+    assert prediction(regions, "v")["score"] == pytest.approx(expected)
+    assert sum(each.weight for each in regions) == pytest.approx(20)  # beside another control, as its area
+    assert prediction(masks_to_regions(np.full_like(label_map, -1), scores, control), "v")["score"] == 0
+
+
 @pytest.mark.parametrize("kind", ["brushlabels", "bitmasklabels"])
 def test_a_mask_for_each_connected_part_where_the_control_says_so(kind):
     label_map = np.array([[0, -1, 0, 0], [-1, -1, -1, -1], [1, 1, -1, 0]], np.int16)

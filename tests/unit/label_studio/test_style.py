@@ -1,7 +1,7 @@
 import pytest
 
 from ebseg.label_studio.label_config import Control, Label
-from ebseg.label_studio.style import Style, style
+from ebseg.label_studio.style import SCORES, Style, style
 from ebseg.label_studio.tasks import read_label_config
 
 
@@ -19,10 +19,16 @@ def sure(value, name, alias=None):
     ("settings", "expected"),
     [({}, Style()), ({"model_polygon_tolerance": "0"}, Style(tolerance=0)),
      ({"model_polygon_tolerance": "2.5"}, Style(tolerance=2.5)),
-     ({"model_regions": "label"}, Style()), ({"model_regions": "part"}, Style(parts=True))],
+     ({"model_regions": "label"}, Style()), ({"model_regions": "part"}, Style(parts=True)),
+     ({"model_score": "margin"}, Style(score="margin")), ({"model_score": "confidence"}, Style())],
 )  # fmt: skip
 def test_a_control_says_how_its_regions_are_made(settings, expected):
     assert style(control(**settings)) == (expected, [])
+
+
+def test_what_the_model_must_tell_is_in_the_style():
+    told = {name: style(control(model_score=name))[0].measure for name in SCORES}
+    assert told == {"confidence": None, "margin": "margin", "entropy": "entropy", "rarest-label": None}
 
 
 def test_a_label_says_how_sure_its_regions_must_be():
@@ -43,6 +49,12 @@ def test_a_label_says_how_sure_its_regions_must_be():
             f'model_polygon_tolerance="{value}" must be a number from 0 to 100',
         )
         for value in ("-1", "fine", "101", "nan", "")
+    ]
+    + [
+        (
+            {"model_score": "least"},
+            'model_score="least" must be "confidence" or "margin" or "entropy" or "rarest-label"',
+        )
     ]
     + [
         ({"model_regions": value}, f'model_regions="{value}" must be "label" or "part"')
