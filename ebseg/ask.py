@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,10 @@ Mask = npt.NDArray[np.bool_]
 
 Threshold = float | tuple[float | None, ...] | None
 """Share, 0..1, under which a pixel stays unlabelled: one, or each label's; None: the predictor's own."""
+
+
+Measure = Literal["margin", "entropy"]
+"""What else a model can tell of how sure it is, see ``ebseg.certainty``."""
 
 
 class Shape(Protocol):
@@ -49,10 +53,11 @@ class Ask:
     """A question: the labels of a photo's pixels, or the pixels of one label at which a person points.
 
     ``threshold``: the share under which a pixel stays unlabelled; where there is one for each label, that of
-    the pixel's best one counts.
+    the pixel's best one counts. ``measures``: what else to tell of each pixel of the whole photo.
     """
 
     photo: Photo
     vocabulary: Vocabulary
     threshold: Threshold = None
     pointed: Pointed | None = None
+    measures: tuple[Measure, ...] = ()

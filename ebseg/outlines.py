@@ -11,8 +11,8 @@ from ebseg.ask import Mask
 Ring = npt.NDArray[np.float64]
 """(points, 2): x and y in pixels from the upper left corner of the mask; the last joins the first."""
 
-DEFAULT_TOLERANCE = 0.75
-"""Pixels; measured in docs/backend.md. A slanting edge, a flight of steps, becomes straight from 0.71 on."""
+DEFAULT_TOLERANCE = 0.6
+"""Pixels; measured in docs/backend.md."""
 
 MOST_POINTS = 200
 """Of a simplified outline: more are no help to who corrects it."""
@@ -32,10 +32,12 @@ def outline(part: Mask, tolerance: float = DEFAULT_TOLERANCE) -> Ring:
 
     A hole is cut out by a bridge: the outline goes from its nearest point to the hole, around it the other
     way, and back, so that filling by the nonzero rule (``label_studio.drawing.fill``, a browser's canvas)
-    leaves it out. ``tolerance``: pixels by which a point of the border may be off (Douglas and Peucker); what
-    is narrower becomes its smallest rectangle, and such a hole is filled. 0: the border itself. Where there
-    are more than ``MOST_POINTS`` (without tolerance ``MOST_EXACT_POINTS``), the tolerance grows; holes that
-    would have more by themselves are filled, the smallest first.
+    leaves it out.
+
+    ``tolerance``: pixels by which the outline may be off the border (Douglas and Peucker), in which steps of
+    one pixel count as a slope. What is narrower becomes its smallest rectangle, and such a hole is filled.
+    0: the border itself. Where there are more than ``MOST_POINTS`` (without tolerance ``MOST_EXACT_POINTS``),
+    the tolerance grows; holes that would have more by themselves are filled, the smallest first.
     """
     most = MOST_POINTS if tolerance else MOST_EXACT_POINTS
     borders = _borders(part, most // _LEAST_OF_A_HOLE)
@@ -73,16 +75,32 @@ def _simplified(borders: Sequence[Ring], tolerance: float) -> tuple[Ring, list[R
     """Simplify the outer border, and the holes that are still some then."""
     if not tolerance:
         return borders[0], list(borders[1:])
-    outer, *holes = (cv2.approxPolyDP(ring.astype(np.float32), tolerance, True)[:, 0] for ring in borders)
-    if len(outer) < 3:
-        outer = _smallest_rectangle(borders[0])
-    return outer.astype(np.float64), [hole.astype(np.float64) for hole in holes if len(hole) >= 3]
+    outer, *holes = (_fewer(border, tolerance) for border in borders)
+    if len(borders[0]) == 4:  # upright, and as simple as can be
+        outer = borders[0]
+    elif len(outer) < 3:
+        outer = cv2.boxPoints(cv2.minAreaRect(borders[0].astype(np.float32))).astype(np.float64)
+    return outer, [hole for hole in holes if len(hole) >= 3]
 
 
-def _smallest_rectangle(ring: Ring) -> npt.NDArray[np.floating]:
-    if len(ring) == 4:
-        return ring
-    return np.asarray(cv2.boxPoints(cv2.minAreaRect(ring.astype(np.float32))))
+def _fewer(border: Ring, tolerance: float) -> Ring:
+    fewer = cv2.approxPolyDP(_sloping(border).astype(np.float32), tolerance, True)
+    return fewer[:, 0].astype(np.float64)
+
+
+def _sloping(border: Ring) -> Ring:
+    """Go through the middle of steps of one pixel, and so straight along a flight of them.
+
+    Kept are corners between longer sides. Simplified through corners of steps, a slope would be half a step
+    too far in or out. The same centres of pixels are inside as before.
+    """
+    sides = np.roll(border, -1, axis=0) - border
+    lengths = np.abs(sides).sum(axis=1, keepdims=True)
+    half = sides / lengths / 2
+    long = lengths[:, 0] >= 2
+    points = np.stack([border, border + half, border + sides - half], axis=1)
+    kept = np.stack([long & np.roll(long, 1), np.ones_like(long), long], axis=1)
+    return np.asarray(points[kept])
 
 
 def _bridged(ring: Ring, hole: Ring) -> Ring:

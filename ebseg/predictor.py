@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ebseg.ask import Ask, Photo, Pointed, Threshold
+from ebseg.ask import Ask, Measure, Photo, Pointed, Threshold
+from ebseg.certainty import certainty
 from ebseg.config import ModelConfig
 from ebseg.errors import ConfigError, ImageError
 from ebseg.images import read_image
@@ -116,7 +117,7 @@ class Predictor:
     def answer(self, ask: Ask, encoded: EncodedPhoto, pixels: npt.NDArray[np.uint8]) -> Segmentation:
         """Answer a question about a photo, (H, W, 3) uint8 RGB, that this model has encoded."""
         if ask.pointed is None:
-            return self.decide(encoded, ask.vocabulary, ask.threshold)
+            return self.decide(encoded, ask.vocabulary, ask.threshold, ask.measures)
         return self.point(encoded, pixels, ask.vocabulary, ask.pointed)
 
     def encode(self, photo: Photo) -> EncodedPhoto:
@@ -131,15 +132,22 @@ class Predictor:
 
     @torch.inference_mode()
     def decide(
-        self, encoded: EncodedPhoto, vocabulary: Vocabulary, threshold: Threshold = None
+        self,
+        encoded: EncodedPhoto,
+        vocabulary: Vocabulary,
+        threshold: Threshold = None,
+        measures: Sequence[Measure] = (),
     ) -> Segmentation:
-        """Label every pixel of a photo that this model has encoded; ``threshold`` as in ``Ask``."""
+        """Label every pixel of a photo that this model has encoded; the rest as in ``Ask``."""
         thresholds = self._thresholds(threshold, vocabulary)
         classes = self.net.classify(encoded.encoded, vocabulary, text=self.texts(vocabulary))[0]
         masks = encoded.encoded.masks_at_test_size()
-        strips = [best_labels(scores, thresholds) for scores in score_strips(masks, classes, encoded.size)]
-        label_map, shares = (torch.cat(parts).cpu().numpy() for parts in zip(*strips, strict=True))
-        return Segmentation(label_map, shares, vocabulary.names)
+        strips = [
+            (*best_labels(scores, thresholds), *(certainty(scores, measure) for measure in measures))
+            for scores in score_strips(masks, classes, encoded.size)
+        ]
+        label_map, shares, *others = (torch.cat(parts).cpu().numpy() for parts in zip(*strips, strict=True))
+        return Segmentation(label_map, shares, vocabulary.names, dict(zip(measures, others, strict=True)))
 
     def _thresholds(self, threshold: Threshold, vocabulary: Vocabulary) -> float | Tensor:
         """Give one threshold, or each label's, (K,). Raises ConfigError for what is none."""

@@ -1,9 +1,12 @@
 """What a prediction is: a label for every pixel of a photo, and each label's part in it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+
+from ebseg.ask import Measure
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,14 @@ class Segmentation:
     """A label for every pixel of a photo.
 
     ``label_map``: (H, W) int16, index into ``labels``, -1 where unsure. ``scores``: (H, W) float32, 0..1, the
-    share of the best label at each pixel, also where it was not enough to label the pixel.
+    share of the best label at each pixel, also where it was not enough to label the pixel. ``measures``: what
+    else was asked for of each pixel, (H, W) float32, 0 unsure to 1 sure, see ``ebseg.certainty``.
     """
 
     label_map: npt.NDArray[np.int16]
     scores: npt.NDArray[np.float32]
     labels: tuple[str, ...]
+    measures: Mapping[Measure, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def table(self) -> list[LabelShare]:
         """List all labels, the largest area first."""

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     min_area: float = Field(
         default=0.001, ge=0, lt=1, description="share of the photo below which a label's mask is left out"
     )
+    min_region_confidence: float = Field(
+        default=0.0, ge=0, le=1, description="score below which a region is left out"
+    )
     score_threshold: float | None = Field(
         default=None, ge=0, le=1, description="share below which a pixel stays unlabelled; unset: the model's"
     )

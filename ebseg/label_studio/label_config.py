@@ -60,6 +60,10 @@ class Label:
         names = [*(self.predicted_values or (self.value.strip(),)), *self.synonyms]
         return list({normal(name): name for name in reversed(names)}.values())[::-1]
 
+    def setting(self, attribute: str) -> float | None:
+        """Read a number from 0 to 1 that the tag carries, as ``Control.setting`` does."""
+        return _number(f'the label "{shown(self.value)}"', self.attributes, attribute, 1.0)
+
 
 class Labelled:
     """What has labels, which are found by the names that results carry."""
@@ -115,18 +119,7 @@ class Control(Labelled):
 
         None where the tag does not carry it. Raises LabelConfigError for anything but such a number.
         """
-        text = self.attributes.get(attribute)
-        if text is None:
-            return None
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not 0.0 <= value <= most:
-            raise LabelConfigError(
-                f'{self.title}: {attribute}="{shown(text)}" must be a number from 0 to {most:g}'
-            )
-        return value
+        return _number(self.title, self.attributes, attribute, most)
 
     def choice(self, attribute: str, allowed: Sequence[str]) -> str | None:
         """Read one of some words that the tag carries, None where it does not.
@@ -254,6 +247,19 @@ def make_label(attributes: dict[str, str]) -> Label:
 
 def _names(text: str | None, separator: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(separator) if name.strip())
+
+
+def _number(title: str, attributes: Mapping[str, str], attribute: str, most: float) -> float | None:
+    text = attributes.get(attribute)
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= most:
+        raise LabelConfigError(f'{title}: {attribute}="{shown(text)}" must be a number from 0 to {most:g}')
+    return value
 
 
 def normal(name: str) -> str:

@@ -1,19 +1,20 @@
 """From a task to its prediction: photos, questions, regions."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ebseg.ask import Ask
+from ebseg.ask import Ask, Measure
 from ebseg.errors import ImageError, NoPhoto
 from ebseg.images import read_image
-from ebseg.label_studio.questions import Question
+from ebseg.label_studio.questions import Question, Served
 from ebseg.label_studio.regions import Region, masks_to_regions, on_page, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, less
+from ebseg.label_studio.style import style
 from ebseg.label_studio.tasks import Labelling, TaskError, TaskPhoto, describe, task_id
 
 _log = logging.getLogger(__name__)
@@ -39,6 +40,10 @@ class Segmentation(Protocol):
     @property
     def scores(self) -> npt.NDArray[np.float32]:
         """(H, W): share of the chosen label at each pixel, 0..1."""
+
+    @property
+    def measures(self) -> Mapping[Measure, npt.NDArray[np.float32]]:
+        """(H, W) each: what else the question asked for."""
 
 
 class Model(Protocol):
@@ -115,7 +120,9 @@ class Pipeline:
             for prompt in asked.prompts:
                 prompt.draw(photo.shape[0], photo.shape[1])
             pointed = asked.pointed(asked.place(question))
-        return Ask(photo, question.vocabulary, question.threshold, pointed)
+        return Ask(
+            photo, question.vocabulary, question.threshold, pointed, () if asked else question.measures
+        )
 
     def regions(
         self, found: Segmentation, of: TaskPhoto, asked: InteractiveRequest | None = None
@@ -133,6 +140,21 @@ class Pipeline:
             label_map = np.where(part, np.int16(index), np.int16(-1))
         regions: list[Region] = []
         for served, own in of.question.parts(label_map):
-            least = 0.0 if asked else served.min_area
-            regions += masks_to_regions(own, found.scores, served.control, min_area=least)
+            if asked:
+                regions += masks_to_regions(own, found.scores, served.control)
+            else:
+                regions += self._predicted(own, found, served)
         return regions if of.page is None else [on_page(region, of.page) for region in regions]
+
+    def _predicted(
+        self, label_map: npt.NDArray[np.int16], found: Segmentation, served: Served
+    ) -> list[Region]:
+        measure = style(served.control)[0].measure
+        return masks_to_regions(
+            label_map,
+            found.scores,
+            served.control,
+            min_area=served.min_area,
+            min_confidence=served.min_confidence,
+            certainty=found.measures[measure] if measure else None,
+        )

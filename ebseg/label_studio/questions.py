@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from ebseg.ask import Threshold
+from ebseg.ask import Measure, Threshold
 from ebseg.errors import LabelConfigError
 from ebseg.label_studio.kinds import KINDS, kind_of_type, rank, writable_kind
 from ebseg.label_studio.label_config import Control, ImageTag, Label, LabelConfig, Labelled, normal
@@ -19,13 +19,22 @@ from ebseg.label_studio.shown import MOST_WORDS, shown
 from ebseg.label_studio.style import style
 from ebseg.vocabulary import MAX_LABELS, Vocabulary
 
+LABEL_SETTING = "model_score_threshold"
+"""What a ``<Label>`` may say: the score below which a region of it is left out."""
+
 MOST_NAMES = 3000
 """Names that the model is asked for, synonyms included: it reads each in 14 sentences, which takes time."""
 
 MOST_NAME_LETTERS = 500
 """Characters of such a name. The model reads some 300; to split a word takes the square of its length."""
 
-SETTINGS = ("model_min_area", "model_polygon_tolerance", "model_regions", "model_score_threshold")
+SETTINGS = (
+    "model_min_area",
+    "model_polygon_tolerance",
+    "model_regions",
+    "model_score",
+    "model_score_threshold",
+)
 """Our attributes of a control; a ``<Label>`` and an ``<Image>`` have none."""
 
 MOST_TOLD = 3
@@ -40,12 +49,14 @@ class Served:
 
     ``control``: with the labels that it gets them for. ``threshold``: share of the scores, 0..1, under which
     a pixel of these labels stays unlabelled; None: the model's own. ``min_area``: share of the photo's
-    pixels, 0..1, below which a label is dropped.
+    pixels, 0..1, below which a region is left out. ``min_confidence``: score, 0..1, below which one is whose
+    label has none of its own.
     """
 
     control: Control
     threshold: float | None
     min_area: float
+    min_confidence: float
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,12 @@ class Question(Labelled):
             return thresholds.pop()
         return tuple(served.threshold for served in self.controls for _ in served.control.labels)
 
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
+        """What else its controls' scores need to be told of each pixel."""
+        found = {style(served.control)[0].measure for served in self.controls}
+        return tuple(sorted(measure for measure in found if measure))
+
     def parts(self, label_map: npt.NDArray[np.int16]) -> Iterator[tuple[Served, npt.NDArray[np.int16]]]:
         """Give each control that has a part in a label map (H, W) a label map of the control's own labels."""
         present = np.bincount(label_map[label_map >= 0], minlength=len(self.labels)) > 0
@@ -95,11 +112,12 @@ class Question(Labelled):
 
 
 def questions(
-    config: LabelConfig, *, threshold: float | None, min_area: float
+    config: LabelConfig, *, threshold: float | None, min_area: float, min_confidence: float
 ) -> tuple[tuple[Question, ...], tuple[str, ...]]:
     """Make the questions of a label config, in the order of its images, and say what of it is not served.
 
-    ``threshold`` and ``min_area`` hold where a control has none of its own. Raises LabelConfigError, which
+    ``threshold`` and ``min_area`` hold where a control has none of its own, ``min_confidence`` where a label
+    has none. Raises LabelConfigError, which
     says what was found and what is needed, where nothing can be served.
     """
     problems: list[str] = []
@@ -108,7 +126,7 @@ def questions(
     for control in _controls(config, images):
         problem = _problem(control, images)
         if problem is None:
-            served, wrong = _with_settings(control, threshold, min_area)
+            served, wrong = _with_settings(control, Served(control, threshold, min_area, min_confidence))
             candidates[control.to_name].append(served)
             problems += [*wrong, *_unknown_settings(control)]
         elif problem:
@@ -287,7 +305,7 @@ def _image_problem(control: Control, images: Mapping[str, ImageTag]) -> str | No
     return None
 
 
-def _with_settings(control: Control, threshold: float | None, min_area: float) -> tuple[Served, list[str]]:
+def _with_settings(control: Control, default: Served) -> tuple[Served, list[str]]:
     """Read a control's settings; say which cannot be used, and use the default."""
     values: dict[str, float | None] = {}
     _, problems = style(control)
@@ -296,11 +314,11 @@ def _with_settings(control: Control, threshold: float | None, min_area: float) -
             values[name] = control.setting(name)
         except LabelConfigError as error:
             problems.append(str(error))
-    own_threshold, own_area = values.get("model_score_threshold"), values.get("model_min_area")
-    served = Served(
-        control,
-        threshold=threshold if own_threshold is None else own_threshold,
-        min_area=min_area if own_area is None else own_area,
+    threshold, area = values.get("model_score_threshold"), values.get("model_min_area")
+    served = replace(
+        default,
+        threshold=default.threshold if threshold is None else threshold,
+        min_area=default.min_area if area is None else area,
     )
     return served, problems
 
@@ -314,7 +332,8 @@ def _unknown_settings(control: Control) -> list[str]:
         if _is_ours(name) and name not in SETTINGS
     ]
     for label in control.labels:
-        problems += _not_settings(f'{control.title}: the label "{shown(label.value)}"', label.attributes)
+        others = {name: value for name, value in label.attributes.items() if name != LABEL_SETTING}
+        problems += _not_settings(f'{control.title}: the label "{shown(label.value)}"', others)
     return problems
 
 

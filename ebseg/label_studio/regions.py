@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,23 +22,36 @@ MOST_PARTS = 100
 
 @dataclass(frozen=True)
 class Region:
-    """One result of a region, exactly as Label Studio stores it, and the region's area in pixels."""
+    """One result of a region, exactly as Label Studio stores it.
+
+    ``area``: the region's, in pixels. ``weight``: of its score in the prediction's.
+    """
 
     result: dict[str, Any]
     area: int
+    weight: float
 
 
 def masks_to_regions(
-    label_map: NDArray[np.int16], scores: NDArray[np.float32], control: Control, *, min_area: float = 0.0
+    label_map: NDArray[np.int16],
+    scores: NDArray[np.float32],
+    control: Control,
+    *,
+    min_area: float = 0.0,
+    min_confidence: float | None = None,
+    certainty: NDArray[np.float32] | None = None,
 ) -> list[Region]:
     """Turn a label map into regions, those of each label present, in the control's order.
 
     ``label_map``: (H, W) int, index into ``control.labels``, -1 where unsure. ``scores``: (H, W) float,
     0..1; a region's score is its mean over the region's pixels. ``min_area``: share of the photo's pixels,
-    0..1, below which a region is left out. A region shows all of a label, or where the control says so or
-    its kind shows no more a connected part (8-connected), of which there are the largest ``MOST_PARTS``. Its
-    id is derived from its content, so the same prediction has the same ids; with a ``labels_name`` a region
-    is two results of one id.
+    0..1, below which a region is left out. ``min_confidence``: score, 0..1, below which one is left out whose
+    label has none of its own; None: it stays, whatever its label has. ``certainty``: (H, W) float, 0..1; a
+    region's score is its mean instead, while ``min_confidence`` is still a mean of ``scores``.
+
+    A region shows all of a label, or where the control says so or its kind shows no more a connected part
+    (8-connected), of which there are the largest ``MOST_PARTS``. Its id is derived from its content, so the
+    same prediction has the same ids; with a ``labels_name`` a region is two results of one id.
 
     Raises AnnotationError for a control that shows no areas, and if the scores of a region are not finite.
     """
@@ -47,22 +61,37 @@ def masks_to_regions(
     (how, _), least = style(control), min_area * label_map.size
     areas = np.bincount(label_map[label_map >= 0])
     in_parts = kind.connected or how.parts
-    regions: list[Region] = []
+    confidences = dict(how.confidences)
+    labels: list[list[Region]] = []
     for index in np.flatnonzero((areas > 0) & (areas >= least)).tolist():
-        mask = label_map == index
+        mask, label = label_map == index, control.labels[index]
+        sure = 0.0 if min_confidence is None else confidences.get(label.key, min_confidence)
         parts = connected(mask, least=least, most=MOST_PARTS) if in_parts else [whole(mask)]
+        labels.append([])
         for part in parts:
-            written = kind.write(part, how.tolerance)
-            regions += _results(written, part, control.labels[index], scores, control)
-    return regions
+            score = _score(part, label, scores)
+            if score >= sure:
+                score = score if certainty is None else _score(part, label, certainty)
+                labels[-1] += _results(kind.write(part, how.tolerance), part, label, score, control)
+    return list(_alike(labels) if how.score == "rarest-label" else chain(*labels))
 
 
-def _results(
-    written: Written, part: Part, label: Label, scores: NDArray[np.float32], control: Control
-) -> Iterator[Region]:
+def _alike(labels: Sequence[Sequence[Region]]) -> Iterator[Region]:
+    """Have each label weigh the same, however few pixels it has, and together as much as all pixels."""
+    areas = [sum(region.area for region in regions) for regions in labels]
+    for regions, area in zip(labels, areas, strict=True):
+        for region in regions:
+            yield replace(region, weight=region.area / area * sum(areas) / np.count_nonzero(areas))
+
+
+def _score(part: Part, label: Label, scores: NDArray[np.float32]) -> float:
     score = float(scores[part.box][part.mask].mean(dtype=np.float64))
     if not math.isfinite(score):
         raise AnnotationError(f'the scores of "{label.value}" are not finite: the model is damaged')
+    return score
+
+
+def _results(written: Written, part: Part, label: Label, score: float, control: Control) -> Iterator[Region]:
     height, width = part.size
     content = f"{control.name}\n{label.key}\n{width}\n".encode() + written.content
     result = {
@@ -77,10 +106,12 @@ def _results(
         "score": score,
     }
     area = int(np.count_nonzero(part.mask))
-    yield Region(result, area)
+    yield Region(result, area, area)
     if control.labels_name:
         value = written.value | {"labels": [label.key]}
-        yield Region(result | {"from_name": control.labels_name, "type": "labels", "value": value}, area)
+        yield Region(
+            result | {"from_name": control.labels_name, "type": "labels", "value": value}, area, area
+        )
 
 
 def on_page(region: Region, page: int) -> Region:
@@ -92,9 +123,14 @@ def on_page(region: Region, page: int) -> Region:
 
 
 def prediction(regions: Sequence[Region], model_version: str) -> dict[str, Any]:
-    """Make a task's prediction. Its score, 0.0 without regions, is their mean weighted by area."""
-    total = sum(region.area for region in regions)
-    weighted = sum(region.area * region.result["score"] for region in regions)
+    """Make a task's prediction.
+
+    Its score, 0.0 without regions, is the mean of theirs by weight: by area, so that it is the mean over
+    labelled pixels, or alike for each label (``rarest-label``). Sampling the least first, Label Studio's
+    uncertainty sampling serves the photos that the model is least sure of.
+    """
+    total = sum(region.weight for region in regions)
+    weighted = sum(region.weight * region.result["score"] for region in regions)
     return {
         "result": [region.result for region in regions],
         "score": float(weighted / total) if total else 0.0,

@@ -91,6 +91,7 @@ def _question_decides(question: Question) -> list[object]:
                 sorted((label.key, label.prompts) for label in served.control.labels),
                 served.threshold,
                 served.min_area,
+                served.min_confidence,
                 astuple(style(served.control)[0]),
             ]
             for served in question.controls
@@ -98,12 +99,17 @@ def _question_decides(question: Question) -> list[object]:
     ]
 
 
-def read_label_config(xml: str, *, threshold: float | None = None, min_area: float = 0.0) -> Labelling:
+def read_label_config(
+    xml: str, *, threshold: float | None = None, min_area: float = 0.0, min_confidence: float = 0.0
+) -> Labelling:
     """Read a label config. Raises LabelConfigError or VocabularyError for one that cannot be served.
 
-    ``threshold`` and ``min_area``: hold where a control has none of its own; see ``Served``.
+    ``threshold``, ``min_area`` and ``min_confidence``: hold where a control or a label has none of its own;
+    see ``Served``.
     """
-    asked, problems = questions(parse(xml), threshold=threshold, min_area=min_area)
+    asked, problems = questions(
+        parse(xml), threshold=threshold, min_area=min_area, min_confidence=min_confidence
+    )
     for question in asked:
         if question.labels:  # they are all in the tasks where there are none
             _ = question.vocabulary  # raises what the model could not be asked for

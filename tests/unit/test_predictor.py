@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from ebseg import scores
+from ebseg.certainty import certainty
 from ebseg.errors import ConfigError, ImageError, VocabularyError
 from ebseg.model import EBSeg
 from ebseg.predictor import (
@@ -212,6 +213,24 @@ def test_each_label_may_have_a_threshold_of_its_own(predictor: Predictor, photo:
         np.testing.assert_array_equal(found.label_map, np.where(unsure, -1, everything.label_map))
     with pytest.raises(ConfigError, match=f"1 thresholds were given for {len(LABELS)} labels"):
         predictor.predict_many([Ask(photo, Vocabulary(LABELS), (0.5,))])
+
+
+def test_what_else_is_asked_of_each_pixel_is_told(
+    predictor: Predictor, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resized = resize_shortest_edge(photo, predictor.config.test_size, predictor.config.test_max_size)
+    image = torch.from_numpy(resized).permute(2, 0, 1).float()
+    with torch.inference_mode():
+        whole = predictor.net.segment(image, Vocabulary(LABELS), size=(61, 90))
+    monkeypatch.setattr(scores, "STRIP_VALUES", 90 * 7 * (2 * 32 + 3))  # strips of 7 rows
+    plain = predictor.predict(photo, LABELS)
+    assert plain.measures == {}
+    [found] = predictor.predict_many([Ask(photo, Vocabulary(LABELS), measures=("entropy", "margin"))])
+    np.testing.assert_array_equal(found.scores, plain.scores)
+    assert list(found.measures) == ["entropy", "margin"]
+    for measure, values in found.measures.items():
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, certainty(whole, measure).numpy(), atol=1e-5)
 
 
 def test_labels_beyond_the_range_of_a_byte(predictor: Predictor, photo: Photo) -> None:

@@ -6,4 +6,9 @@ from training.settings import Settings
 
 def read_labelling(label_config: str, settings: Settings) -> Labelling:
     """Read a label config. Raises LabelConfigError or VocabularyError for one that cannot be served."""
-    return read_label_config(label_config, threshold=settings.score_threshold, min_area=settings.min_area)
+    return read_label_config(
+        label_config,
+        threshold=settings.score_threshold,
+        min_area=settings.min_area,
+        min_confidence=settings.min_region_confidence,
+    )

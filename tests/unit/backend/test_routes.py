@@ -42,6 +42,8 @@ def test_without_a_label_config_setup_answers_with_the_models_version(client, sc
         ('model_score_threshold="0"', 'model_score_threshold="0" model_min_area="0.1"'),
         ('model_score_threshold="0"', 'model_score_threshold="0" model_polygon_tolerance="2"'),
         ('model_score_threshold="0"', 'model_score_threshold="0" model_regions="part"'),
+        ('value="road"', 'value="road" model_score_threshold="0.5"'),
+        ('model_score_threshold="0"', 'model_score_threshold="0" model_score="margin"'),
         ('name="mask"', 'name="masks"'),
         ("$image", "$photo"),
     ],
@@ -73,9 +75,10 @@ def test_how_a_project_looks_is_not_in_the_version(client, change):
 
 def test_the_settings_that_decide_are_in_the_version(make_client):
     config = label_config().replace('model_score_threshold="0"', "")
-    options = [{}, {"score_threshold": 0.4}, {"min_area": 0.1}, {"score_threshold": 0.4, "min_area": 0.1}]
+    one = [{"score_threshold": 0.4}, {"min_area": 0.1}, {"min_region_confidence": 0.1}]
+    options = [{}, *one, {"score_threshold": 0.4, "min_area": 0.1}]
     versions = {post_setup(make_client(**each), config).json["model_version"] for each in options}
-    assert len(versions) == 4
+    assert len(versions) == 5
 
 
 BAD_CONFIGS = {

@@ -69,9 +69,9 @@ class Model(OneByOne):
         return SimpleNamespace(label_map=label_map, scores=np.full(image.shape[:2], self.score, np.float32))
 
 
-def pipeline(settings="", *, threshold=None, min_area=0.0, max_pixels=100, photos=None):
+def pipeline(settings="", *, max_pixels=100, photos=None, **defaults):
     return Pipeline(
-        read_label_config(label_config(settings), threshold=threshold, min_area=min_area),
+        read_label_config(label_config(settings), **defaults),
         photos or Photos(), max_pixels=max_pixels,
     )  # fmt: skip
 
@@ -122,6 +122,33 @@ def test_the_threshold_is_the_controls_else_the_default(settings, default, expec
 )  # fmt: skip
 def test_the_least_area_is_the_controls_else_the_default(settings, default, kept):
     assert len(pipeline(settings, min_area=default).predict(task(), Model())["result"]) == kept
+
+
+@pytest.mark.parametrize(("default", "score", "kept"), [(0.0, 0.1, 2), (0.5, 0.5, 2), (0.5, 0.4, 0)])
+def test_the_least_confidence_is_the_default(default, score, kept):
+    assert len(pipeline(min_confidence=default).predict(task(), Model(score))["result"]) == kept
+
+
+def test_a_score_is_of_the_measure_that_the_control_names():
+    class Measuring(Model):
+        def predict_many(self, asks):
+            self.measures = [ask.measures for ask in asks]
+            found = self.predict(asks[0].photo, asks[0].vocabulary)
+            found.measures = {
+                name: np.full(found.scores.shape, 0.25, np.float32) for name in asks[0].measures
+            }
+            return [found]
+
+    for settings, measures, score in [("", (), 0.5), ('model_score="margin"', ("margin",), 0.25),
+                                      ('model_score="rarest-label"', (), 0.5)]:  # fmt: skip
+        model = Measuring()
+        assert pipeline(settings).predict(task(), model)["score"] == score
+        assert model.measures == [measures]
+    path, asked = pipeline('model_score="entropy"'), parse_context(click("road", 80))
+    [of] = path.photos(task(), asked)
+    ask = path.ask(path.photo(task(), of), of.question, asked)
+    assert ask.measures == ()  # a smart tool's region has no rank
+    assert path.regions(Model().predict_many([ask])[0], of, asked)[0].result["score"] == 0.5
 
 
 TWO_CONTROLS = (
@@ -427,8 +454,8 @@ def click(label, x):
     return {"result": [{"type": "keypointlabels", "value": value}]}
 
 
-def test_a_smart_tool_gets_its_label_however_small_it_is():
-    path = pipeline(min_area=0.9)
+def test_a_smart_tool_gets_its_label_however_small_and_unsure_it_is():
+    path = pipeline(min_area=0.9, min_confidence=0.9)
     asked = parse_context(click("road", 80))
     [of] = path.photos(task(), asked)
     ask = path.ask(path.photo(task(), of), of.question, asked)

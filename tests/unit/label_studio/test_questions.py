@@ -305,7 +305,7 @@ def test_label_studios_templates_of_semantic_segmentation_are_served_as_they_are
     assert labelling.learnt.vocabulary == Vocabulary(["Airplane", "Car"])
 
 
-KNOWN = "model_min_area, model_polygon_tolerance, model_regions, model_score_threshold"
+KNOWN = "model_min_area, model_polygon_tolerance, model_regions, model_score, model_score_threshold"
 MISSPELT = [
     (
         IMAGE + brush(name="m", attributes='model_min_aera="0.1"'),
@@ -318,6 +318,10 @@ MISSPELT = [
     (
         IMAGE + brush('<Label value="sky" model_min_area="0.1"/>', name="m"),
         'BrushLabels "m": the label "sky" has model_min_area, which is a setting of controls only',
+    ),
+    (
+        IMAGE + brush('<Label value="sky" model_score_threshold="2"/>', name="m"),
+        'BrushLabels "m": the label "sky": model_score_threshold="2" must be a number from 0 to 1',
     ),
     (
         IMAGE + brush('<Label value="sky" model_area="0.1"/>', name="m"),

@@ -156,6 +156,41 @@ def test_small_parts_are_dropped_and_the_largest_kept():
     assert polygons(label_map, min_area=4 / label_map.size) == []
 
 
+@pytest.mark.parametrize(
+    ("threshold", "least", "kept"),
+    [(None, None, 3), (None, 0.0, 3), (None, 0.5, 2), (None, 0.75, 1), (None, 1.0, 1), ("0.25", 1.0, 3),
+     ("0.5", 0.0, 2), ("0.75", 0.0, 1), ("0", 0.9, 3), ("1", None, 3)],
+)  # fmt: skip
+def test_unsure_regions_are_left_out(threshold, least, kept):
+    """Parts of "sky" with scores of 0.25 and 0.5, and one of "car" with 1; only "sky" has a threshold."""
+    label_map = np.array([[0, 0, -1, 0, -1, 1]], np.int16)
+    scores = np.array([[0.25, 0.25, 0, 0.5, 0, 1]], np.float32)
+    sky = Label("sky", attributes={} if threshold is None else {"model_score_threshold": threshold})
+    control = Control("polygonlabels", "c", "image", (sky, Label("car")))
+    assert len(masks_to_regions(label_map, scores, control, min_confidence=least)) == kept
+
+
+def test_a_score_may_be_of_another_measure_than_what_is_left_out():
+    regions = masks_to_regions(
+        LABEL_MAP, SCORES, CONTROL, min_confidence=0.5, certainty=np.full(LABEL_MAP.shape, 0.125, np.float32)
+    )
+    assert [each.result["score"] for each in regions] == [0.125]  # "car" has 0.25 of ``SCORES``
+
+
+@pytest.mark.parametrize("kind", ["brushlabels", "polygonlabels"])
+@pytest.mark.parametrize(("score", "expected"), [("confidence", 0.8), ("rarest-label", 0.65)])
+def test_a_rare_label_may_weigh_as_much_as_others_in_a_predictions_score(kind, score, expected):
+    """16 pixels of "sky" in two parts, four of them less sure, and four of "car", less sure still."""
+    label_map = np.array([[0] * 12 + [-1] + [0] * 4 + [-1] + [1] * 4], np.int16)
+    scores = np.array([[1.0] * 12 + [0] + [0.6] * 4 + [0] + [0.4] * 4], np.float32)
+    settings = {"model_score": score}
+    control = Control(kind, "c", "image", (Label("sky"), Label("car")), attributes=settings)
+    regions = masks_to_regions(label_map, scores, control)
+    assert prediction(regions, "v")["score"] == pytest.approx(expected)
+    assert sum(each.weight for each in regions) == pytest.approx(20)  # beside another control, as its area
+    assert prediction(masks_to_regions(np.full_like(label_map, -1), scores, control), "v")["score"] == 0
+
+
 @pytest.mark.parametrize("kind", ["brushlabels", "bitmasklabels"])
 def test_a_mask_for_each_connected_part_where_the_control_says_so(kind):
     label_map = np.array([[0, -1, 0, 0], [-1, -1, -1, -1], [1, 1, -1, 0]], np.int16)
@@ -182,7 +217,7 @@ def test_a_mask_for_each_connected_part_where_the_control_says_so(kind):
 def test_the_tolerance_of_polygons_is_the_controls():
     label_map = np.tril(np.ones((30, 30), np.int16)) - 1
     [rough], [exact] = (polygons(label_map, settings) for settings in ({}, {"model_polygon_tolerance": "0"}))
-    assert (len(rough["value"]["points"]), len(exact["value"]["points"])) == (3, 62)
+    assert (len(rough["value"]["points"]), len(exact["value"]["points"])) == (4, 62)
 
 
 # Interactive requests on a picture 20 wide and 10 high with three parts of one label:

@@ -64,6 +64,7 @@ def test_defaults_are_those_of_a_service_on_this_machine():
         ("EBSEG_TORCH_THREADS", "2", "torch_threads", 2),
         ("EBSEG_TORCH_THREADS", "", "torch_threads", None),
         ("EBSEG_MIN_AREA", "0", "min_area", 0.0),
+        ("EBSEG_MIN_REGION_CONFIDENCE", "0.4", "min_region_confidence", 0.4),
         ("EBSEG_ALLOWED_HOSTS", "minio:9000, photos.lan ,", "allowed_hosts", ("minio:9000", "photos.lan")),
         (
             "LABEL_STUDIO_URL",
