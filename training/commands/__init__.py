@@ -3,6 +3,9 @@
 from ebseg.commands import Command
 
 COMMANDS = {
+    "export": Command(
+        "training.commands.export:app", "Write a project's annotated photos in a format that trainers read."
+    ),
     "finetune": Command(
         "training.commands.finetune:app",
         "Fine-tune a model on labelled photos, without losing what it could do before.",

@@ -1,0 +1,119 @@
+import pytest
+
+from ebseg.cli import main
+from tests.unit.training.exchange_world import ExchangeWorld, blocks
+from training.annotations.label_studio import LabelStudioClient
+from training.commands import exchange, export
+from training.settings import Settings
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """Make a project of two annotated tasks, which the command reaches."""
+    world = ExchangeWorld(tmp_path / "home")
+    monkeypatch.setenv("EBSEG_HOME", str(world.settings.home))
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "key")
+    monkeypatch.setenv("EBSEG_PATIENCE", "0")
+    studio = LabelStudioClient(world.settings, http=world.fake.http)
+    monkeypatch.setattr(export, "LabelStudioClient", lambda settings: studio)
+    monkeypatch.setattr(export, "photos", lambda settings: world.photos)
+    for name, held_out in (("/a.png", False), ("/b.png", True)):
+        world.annotate(world.add(name, held_out=held_out), blocks(1))
+    return world
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*arguments, status=0):
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments)])
+        told = capsys.readouterr()
+        assert ended.value.code == status, told.err
+        return told.out, told.err
+
+    return run
+
+
+def test_what_was_written_is_told(world, run, tmp_path):
+    out, err = run("export", 1, "--out", tmp_path / "out", "--format", "png")
+    assert out == f"{tmp_path / 'out'}: 2 photos as png, 1 to train on and 1 held out (val)\n"
+    assert err == ""
+    assert (tmp_path / "out" / "data.toml").is_file()
+
+
+def test_what_is_left_out_is_told_and_the_status_is_1(world, run, tmp_path):
+    task = world.add("/gone.png")
+    del world.photos.files["/gone.png"]
+    world.annotate(task, blocks(2))
+    out, err = run("export", 1, "--out", tmp_path / "out", "--format", "coco", status=1)
+    assert "2 photos as coco" in out
+    assert err == "ebseg: task 3 is left out: /gone.png: not found (404)\n"
+
+
+def test_many_that_are_left_out_are_not_all_told(world, run, tmp_path):
+    for number in range(22):
+        world.fake.annotate(world.fake.add_task(image=f"/{number}.png"), [])
+    _, err = run("export", 1, "--out", tmp_path / "out", "--format", "coco", status=1)
+    assert len(err.splitlines()) == exchange.MOST_TOLD + 1
+    assert err.endswith("ebseg: and 2 more\n")
+
+
+def test_a_folder_that_is_not_empty_is_refused_before_anything_is_read(world, run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    _, err = run("export", 1, "--out", tmp_path / "out", "--format", "coco", status=1)
+    assert "out is there and is no empty folder: give another path, or remove it" in err
+    assert world.fake.seen == []
+
+
+def test_options_that_contradict_each_other_are_told(world, run, tmp_path):
+    _, err = run(
+        "export",
+        1,
+        "--out",
+        tmp_path / "out",
+        "--format",
+        "coco",
+        "--predictions",
+        "--reviewed-only",
+        status=1,
+    )
+    assert "--reviewed-only is for annotations: leave it or --predictions out" in err
+
+
+def test_predictions_are_exported(world, run, tmp_path):
+    world.fake.predict(1, world.regions(blocks(3)), "model-1")
+    world.fake.model_version = "model-1"
+    out, _ = run("export", 1, "--out", tmp_path / "out", "--format", "voc", "--predictions")
+    assert "1 photos as voc, 1 to train on and 0 held out (val)" in out
+
+
+def test_a_project_that_is_not_there_is_told(world, run, tmp_path):
+    _, err = run("export", 2, "--out", tmp_path / "out", "--format", "coco", status=1)
+    assert "does not have project 2: was it deleted?" in err
+
+
+def test_a_stopped_export_says_so(world, run, tmp_path, monkeypatch):
+    def stopped(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "annotated", stopped)
+    _, err = run("export", 1, "--out", tmp_path / "out", "--format", "coco", status=130)
+    assert "stopped; nothing is in" in err
+
+
+def test_photos_are_fetched_by_the_name_that_label_studio_has(monkeypatch, tmp_path):
+    settings = Settings(home=tmp_path, label_studio_url="http://inside:8080")
+    monkeypatch.setattr(exchange, "connect", lambda settings: None)
+    monkeypatch.setattr(exchange, "hostname", lambda connection: "https://labels.test")
+    assert exchange.photos(settings).hostname == "https://labels.test"
+
+
+def test_photos_are_fetched_without_a_redis(tmp_path):
+    settings = Settings(home=tmp_path, redis_url="redis://127.0.0.1:1")
+    assert exchange.photos(settings).hostname == ""
+
+
+def test_help_says_how(run):
+    out, _ = run("export", "--help")
+    assert "Example: ebseg export 12 --out street --format coco" in out
