@@ -10,6 +10,10 @@ COMMANDS = {
         "training.commands.finetune:app",
         "Fine-tune a model on labelled photos, without losing what it could do before.",
     ),
+    "import": Command(
+        "training.commands.import_masks:app",
+        "Make predictions of another system's masks, for tasks that are there.",
+    ),
     "jobs": Command("training.commands.jobs:app", "Look at the learning loop's jobs."),
     "label": Command(
         "training.commands.label:app",

@@ -1,9 +1,10 @@
 import pytest
+from PIL import Image
 
 from ebseg.cli import main
-from tests.unit.training.exchange_world import ExchangeWorld, blocks
+from tests.unit.training.exchange_world import HEIGHT, WIDTH, ExchangeWorld, blocks
 from training.annotations.label_studio import LabelStudioClient
-from training.commands import exchange, export
+from training.commands import exchange, export, import_masks
 from training.settings import Settings
 
 
@@ -15,8 +16,9 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "key")
     monkeypatch.setenv("EBSEG_PATIENCE", "0")
     studio = LabelStudioClient(world.settings, http=world.fake.http)
-    monkeypatch.setattr(export, "LabelStudioClient", lambda settings: studio)
-    monkeypatch.setattr(export, "photos", lambda settings: world.photos)
+    for command in (export, import_masks):
+        monkeypatch.setattr(command, "LabelStudioClient", lambda settings: studio)
+        monkeypatch.setattr(command, "photos", lambda settings: world.photos)
     for name, held_out in (("/a.png", False), ("/b.png", True)):
         world.annotate(world.add(name, held_out=held_out), blocks(1))
     return world
@@ -102,6 +104,40 @@ def test_a_stopped_export_says_so(world, run, tmp_path, monkeypatch):
     assert "stopped; nothing is in" in err
 
 
+def test_what_was_exported_is_imported(world, run, tmp_path):
+    for layout in ("coco", "png"):
+        run("export", 1, "--out", tmp_path / layout, "--format", layout)
+        out, err = run("import", 1, tmp_path / layout, "--format", layout)
+        assert out.startswith("project 1: 2 predictions of the version import-") and err == ""
+        out, _ = run("import", 1, tmp_path / layout, "--format", layout)
+        assert "project 1: 0 predictions of the version" in out and "2 tasks had it" in out
+    out, _ = run("import", 1, tmp_path / "png", "--format", "png", "--annotations")
+    assert out == "project 1: 0 annotations stored, 2 tasks were annotated\n"
+    assert len(world.fake.annotations) == 2
+
+
+def test_what_is_not_imported_is_told(world, run, tmp_path):
+    (tmp_path / "labels.txt").write_text("moon\ncar\ntree\n")
+    for name, value in (("a", 1), ("b", 0), ("c", 1)):
+        Image.new("L", (WIDTH, HEIGHT), value).save(tmp_path / f"{name}.png")
+    out, err = run("import", 1, tmp_path, "--format", "png", status=1)
+    assert "project 1: 1 predictions" in out
+    assert out.endswith("stored, 1 photos without a mask of the project's labels\n")
+    assert err == (
+        "ebseg: labels that the project does not have: moon, tree\n"
+        "ebseg: photo c.png is left out: no task has a photo of this name\n"
+    )
+
+
+def test_a_stopped_import_says_so(world, run, tmp_path, monkeypatch):
+    def stopped(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_masks, "open_masks", stopped)
+    _, err = run("import", 1, tmp_path, "--format", "png", status=130)
+    assert "stopped; what was stored stays" in err
+
+
 def test_photos_are_fetched_by_the_name_that_label_studio_has(monkeypatch, tmp_path):
     settings = Settings(home=tmp_path, label_studio_url="http://inside:8080")
     monkeypatch.setattr(exchange, "connect", lambda settings: None)
@@ -115,5 +151,9 @@ def test_photos_are_fetched_without_a_redis(tmp_path):
 
 
 def test_help_says_how(run):
-    out, _ = run("export", "--help")
-    assert "Example: ebseg export 12 --out street --format coco" in out
+    for command, example in (
+        ("export", "12 --out street --format coco"),
+        ("import", "12 masks.json --format"),
+    ):
+        out, _ = run(command, "--help")
+        assert f"Example: ebseg {command} {example}" in out
