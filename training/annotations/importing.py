@@ -10,14 +10,16 @@ from typing import Protocol
 import numpy as np
 
 from ebseg.data.mask_sets import MaskSet
+from ebseg.data.samples import LabelMap
 from ebseg.errors import DataError, FetchError, TokenRefused
 from ebseg.file_names import inside
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.label_config import Control
+from ebseg.label_studio.label_config import normal
 from ebseg.label_studio.pipeline import Pipeline
+from ebseg.label_studio.questions import Question
 from ebseg.label_studio.regions import Region, masks_to_regions, prediction
 from ebseg.label_studio.shown import MOST_WORDS, shown
-from ebseg.label_studio.tasks import read_label_config
+from ebseg.label_studio.tasks import TaskPhoto, read_label_config
 from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
 from training.annotations.one_task import BadTask, one_task
 from training.annotations.photo_names import TaskFinder, addresses_of
@@ -28,7 +30,7 @@ VERSION_DIGITS = 12
 """Hexadecimal ones of the digest that names what is imported."""
 
 Indices = list[int | None]
-"""For each label of a source its index in the project's control, None where it has none."""
+"""For each label of a source its index among the project's, None where that has none."""
 
 
 @dataclass
@@ -81,16 +83,17 @@ def import_masks(
     VocabularyError for a label config that cannot be served, and what LabelStudioClient raises.
     """
     labelling = read_label_config(studio.project(project_id).label_config)
-    indices, unknown = _indices(sources, labelling.control)
+    question = labelling.learnt
+    indices, unknown = _indices(sources, question)
     done = Imported(labelling.version(f"import-{_digest(sources)}"), unknown)
-    addresses, _ = addresses_of(studio.tasks(project_id), labelling.data_key)
+    addresses, _ = addresses_of(studio.tasks(project_id), question.image.data_key)
     found = _found(sources, indices, TaskFinder(addresses), done.left_out)
     fetcher = PatientFetcher(photos, lambda: studio.project(project_id), settings.patience)
     pipeline = Pipeline(labelling, fetcher, settings.max_pixels)
     target: _Target = _Annotations(studio, project_id) if annotations else _Predictions(studio, done.version)
     for number, (task, masks) in enumerate(sorted(found.items()), start=1):
         try:
-            _store(task, masks, addresses[task], pipeline, target, done)
+            _store(task, masks, TaskPhoto(question, addresses[task]), pipeline, target, done)
         except NotInLabelStudio:
             done.left_out[masks.photo] = f"task {task} was deleted"
         except BadTask as error:
@@ -100,24 +103,32 @@ def import_masks(
 
 
 def _store(
-    task: int, masks: _Masks, address: str, pipeline: Pipeline, target: "_Target", done: Imported
+    task: int, masks: _Masks, of: TaskPhoto, pipeline: Pipeline, target: "_Target", done: Imported
 ) -> None:
     """Store a photo's masks. Raises BadTask, or NotInLabelStudio for a task that was deleted."""
     if target.has(task):
         done.there.append(task)
         return
-    labelling = pipeline.labelling
     with one_task(f"task {task}"):
-        photo = pipeline.photo({"id": task, "data": {labelling.data_key: address}})
+        photo = pipeline.photo({"id": task}, of)
         size = photo.shape[0], photo.shape[1]
         label_map = masks.source.read(masks.place, size, masks.indices)
-        regions = masks_to_regions(label_map, np.ones(label_map.shape, np.float32), labelling.control)
+        regions = _regions(label_map, of.question)
     if not regions:
         done.empty.append(masks.photo)
     elif target.store(task, regions):
         done.stored.append(task)
     else:
         done.there.append(task)
+
+
+def _regions(label_map: LabelMap, question: Question) -> list[Region]:
+    """Make regions of all that a label map shows, however small, each by its label's control."""
+    scores = np.ones(label_map.shape, np.float32)
+    regions: list[Region] = []
+    for served, own in question.parts(label_map):
+        regions += masks_to_regions(own, scores, served.control)
+    return regions
 
 
 class _Target(Protocol):
@@ -176,20 +187,20 @@ def _digest(sources: Sequence[MaskSet]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:VERSION_DIGITS]
 
 
-def _indices(sources: Sequence[MaskSet], control: Control) -> tuple[list[Indices], list[str]]:
-    """Find the sources' labels in the control; name those that it does not have."""
-    places = _places(control)
+def _indices(sources: Sequence[MaskSet], question: Question) -> tuple[list[Indices], list[str]]:
+    """Find the sources' labels among the project's; name those that it does not have."""
+    places = _places(question)
     found: list[Indices] = []
     unknown = dict[str, None]()
     for source in sources:
-        found.append([_place(names, control, places) for names in source.labels])
+        found.append([_place(names, question, places) for names in source.labels])
         unknown |= {
             shown(names[0]): None
             for names, index in zip(source.labels, found[-1], strict=True)
             if index is None
         }
     if all(index is None for indices in found for index in indices):
-        theirs, ours = ", ".join(unknown), ", ".join(label.key for label in control.labels)
+        theirs, ours = ", ".join(unknown), ", ".join(label.key for label in question.labels)
         raise DataError(
             f"none of the source's labels ({shown(theirs, MOST_WORDS) or 'it has none'}) is one of the "
             f"project's ({shown(ours, MOST_WORDS)}): rename them, or add predicted_values to the project's"
@@ -197,29 +208,25 @@ def _indices(sources: Sequence[MaskSet], control: Control) -> tuple[list[Indices
     return found, list(unknown)
 
 
-def _place(names: Sequence[str], control: Control, places: Mapping[str, int]) -> int | None:
+def _place(names: Sequence[str], question: Question, places: Mapping[str, int]) -> int | None:
     """Find a label by any of its names: as they are first, then whatever their case and spaces."""
-    exact = (control.place(name) for name in names)
-    alike = (places.get(_normal(name)) for name in names)
+    exact = (question.place(name) for name in names)
+    alike = (places.get(normal(name)) for name in names)
     return next((index for index in (*exact, *alike) if index is not None), None)
 
 
-def _places(control: Control) -> dict[str, int]:
+def _places(question: Question) -> dict[str, int]:
     places: dict[str, int] = {}
     keys, values, prompts = (
-        [[label.key] for label in control.labels],
-        [[label.value] for label in control.labels],
-        [label.prompts for label in control.labels],
+        [[label.key] for label in question.labels],
+        [[label.value] for label in question.labels],
+        [label.prompts for label in question.labels],
     )
     for names_of in (keys, values, prompts):  # a key goes before another label's synonym
         for place, names in enumerate(names_of):
             for name in names:
-                places.setdefault(_normal(name), place)
+                places.setdefault(normal(name), place)
     return places
-
-
-def _normal(name: str) -> str:
-    return " ".join(name.casefold().split())
 
 
 def _found(

@@ -114,10 +114,10 @@ class PredictedPhotos(LabelledPhotos):
         project: LabelStudioProject,
         settings: Settings,
     ) -> None:
-        self._labelling = read_label_config(project.label_config)
-        self._addresses, without = addresses_of(studio.predicted(project.id), self._labelling.data_key)
-        labels = tuple(label.key for label in self._labelling.control.labels)
-        super().__init__(labels, self._labelling.vocabulary, self._addresses, without)
+        self._question = read_label_config(project.label_config).learnt
+        self._addresses, without = addresses_of(studio.predicted(project.id), self._question.image.data_key)
+        labels = tuple(label.key for label in self._question.labels)
+        super().__init__(labels, self._question.vocabulary, self._addresses, without)
         self._studio, self._version = studio, project.model_version
         self._photos = PatientFetcher(photos, lambda: studio.project(project.id), settings.patience)
         self._decided, self._settings = decided(storage, project.id), settings
@@ -132,7 +132,7 @@ class PredictedPhotos(LabelledPhotos):
             height, width = read_image(
                 content, max_pixels=self._settings.max_pixels, limited_by="EBSEG_MAX_PIXELS", name="its photo"
             ).shape[:2]
-            label_map = paint(result, self._labelling.control, height, width).label_map
+            label_map = paint(result, self._question, height, width).label_map
         photo = sha256(content).hexdigest()
         held_out = self._decided.get(photo, is_held_out(photo, self._settings.held_out_share))
         return LabelledPhoto(task, name, "val" if held_out else "train", content, label_map)
@@ -156,8 +156,10 @@ def annotated(
     if reviewed_only:
         reviewed = [entry for entry in manifest.entries if _is_reviewed(studio, entry.task, entry.annotation)]
         manifest = replace(manifest, entries=tuple(reviewed))
-    data_key = read_label_config(studio.project(project_id).label_config).data_key
-    addresses, _ = addresses_of(studio.annotated(project_id), data_key)  # those without are skipped already
+    image = read_label_config(studio.project(project_id).label_config).learnt.image
+    addresses, _ = addresses_of(
+        studio.annotated(project_id), image.data_key
+    )  # the others are skipped already
     there = {entry.task for entry in manifest.entries}
     return AnnotatedPhotos(
         storage, manifest, {task: address for task, address in addresses.items() if task in there}

@@ -59,9 +59,12 @@ class ExchangeWorld:
         return self.fake.annotate(task, self.regions(label_map), **more)
 
     def regions(self, label_map: np.ndarray) -> list[dict[str, Any]]:
-        control = read_label_config(self.fake.config).control
-        ones = np.ones(label_map.shape, np.float32)
-        return [region.result for region in masks_to_regions(label_map, ones, control)]
+        scores = np.ones(label_map.shape, np.float32)
+        return [
+            region.result
+            for served, own in read_label_config(self.fake.config).learnt.parts(label_map)
+            for region in masks_to_regions(own, scores, served.control)
+        ]
 
 
 def _hash(content: bytes) -> str:

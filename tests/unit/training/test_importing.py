@@ -65,8 +65,8 @@ def box(left: int = 0, right: int = 10, **more: Any) -> dict[str, Any]:
 
 def predicted(world: ExchangeWorld, task: int) -> np.ndarray:
     (found,) = (each for each in world.fake.predictions.values() if each["task"] == task)
-    control = read_label_config(world.fake.config).control
-    return paint(found["result"], control, *SIZE).label_map
+    question = read_label_config(world.fake.config).learnt
+    return paint(found["result"], question, *SIZE).label_map
 
 
 def test_predictions_of_a_version_that_the_content_names(world, tmp_path):
@@ -371,3 +371,21 @@ def test_a_round_trip_is_equal_to_the_pixel(world, tmp_path, form):
     }
     for task, label_map in world.truth.items():
         np.testing.assert_array_equal(back[task].label_map, label_map)
+
+
+TWO_CONTROLS = (
+    '<View><Image name="image" value="$image"/><BrushLabels name="stuff" toName="image"><Label value="sky"/>'
+    '</BrushLabels><BrushLabels name="things" toName="image"><Label value="car"/></BrushLabels></View>'
+)
+
+
+def test_each_label_becomes_a_region_of_its_control(world, tmp_path):
+    world.fake.config = TWO_CONTROLS
+    task = world.add("/a.png")
+    truth = blocks(1)
+    run(world, write_coco(tmp_path / "a.json", {"a.png": masks(truth)}), annotations=True)
+    [annotation] = world.fake.annotations.values()
+    assert [region["from_name"] for region in annotation["result"]] == ["stuff", "things"]
+    [back] = annotated(*world.given)
+    assert back.task == task
+    np.testing.assert_array_equal(back.label_map, truth)
