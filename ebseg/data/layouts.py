@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 from PIL import Image
 
-from ebseg.data.coco_writers import StuffWriter
+from ebseg.data.coco_writers import CocoWriter, PolygonWriter, StuffWriter, polygons
 from ebseg.data.open import Split
 from ebseg.data.samples import LabelMap
 from ebseg.errors import DataError
@@ -29,6 +29,8 @@ class LayoutName(StrEnum):
     """A layout by its name."""
 
     COCO = "coco"
+    COCO_POLYGONS = "coco-polygons"
+    YOLO = "yolo"
     PNG = "png"
     VOC = "voc"
 
@@ -60,20 +62,55 @@ class Layout(ABC):
 class Coco(Layout):
     """COCO: a JSON file a split, with an annotation for each label of each photo, as COCO-Stuff has it."""
 
+    writer: type[CocoWriter] = StuffWriter
+
     def __init__(self, folder: Path, labels: Sequence[str], vocabulary: Vocabulary) -> None:
         super().__init__(folder, labels, vocabulary)
         self._files = {
-            split: StuffWriter(folder / "annotations" / f"{split}.json", labels) for split in SPLITS
+            split: self.writer(folder / "annotations" / f"{split}.json", labels) for split in SPLITS
         }
 
     def add(self, name: str, split: Split, label_map: LabelMap) -> None:
-        """Keep a photo's masks, run-length coded."""
+        """Keep a photo's masks."""
         self._files[split].add(name, label_map)
 
     def close(self) -> None:
         """Write the JSON files."""
         for file in self._files.values():
             file.close()
+
+
+class CocoPolygons(Coco):
+    """The same with polygons instead of run-length code."""
+
+    writer = PolygonWriter
+
+
+class Yolo(Layout):
+    """Ultralytics' segmentation: a text a photo, and for each connected part of a label a line.
+
+    A line is the label's index and the outline's corners, x and y as shares of the photo's size. What has no
+    label is background there.
+    """
+
+    def add(self, name: str, split: Split, label_map: LabelMap) -> None:
+        """Write a photo's text; it is empty where there is no label."""
+        height, width = label_map.shape
+        lines = []
+        for index in np.unique(label_map[label_map >= 0]).tolist():
+            for ring in polygons(label_map == index):
+                shares = (ring / (width, height)).ravel().tolist()
+                lines.append(" ".join([str(index), *(f"{share:.6g}" for share in shares)]))
+        _write_lines(_label_file(self.folder / "labels" / split, name, ".txt"), lines)
+
+    def close(self) -> None:
+        """Write the description, whose paths are relative to it."""
+        for split in SPLITS:  # both are wanted, also without photos
+            (self.folder / "images" / split).mkdir(parents=True, exist_ok=True)
+        names = [f"  {index}: {_quoted(label)}" for index, label in enumerate(self.labels)]
+        _write_lines(
+            self.folder / "data.yaml", [*(f"{split}: images/{split}" for split in SPLITS), "names:", *names]
+        )
 
 
 class Png(Layout):
@@ -139,6 +176,8 @@ class Voc(Layout):
 
 LAYOUTS: dict[LayoutName, type[Layout]] = {
     LayoutName.COCO: Coco,
+    LayoutName.COCO_POLYGONS: CocoPolygons,
+    LayoutName.YOLO: Yolo,
     LayoutName.PNG: Png,
     LayoutName.VOC: Voc,
 }
@@ -162,3 +201,11 @@ def _label_file(folder: Path, photo: str, ending: str) -> Path:
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _quoted(text: str) -> str:
+    """Write a text as YAML does, whatever is in it."""
+    letters = (
+        letter if letter.isprintable() and letter not in '"\\' else f"\\U{ord(letter):08x}" for letter in text
+    )
+    return f'"{"".join(letters)}"'

@@ -44,7 +44,8 @@ class LabelledPhotos(ABC):
     """The labelled photos of a project, in the order of their tasks; each is read when its turn comes.
 
     ``labels``: their keys. ``vocabulary``: what a model is asked for. ``left_out``: tasks that cannot be
-    read, with the reasons; those that are found while reading are added. ``addresses``: of the photos.
+    read, with the reasons, and ``unknown``: labels of regions that the project does not have (any more),
+    which show nothing; what is found while reading is added. ``addresses``: of the photos.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class LabelledPhotos(ABC):
         left_out: Mapping[int, str],
     ) -> None:
         self.labels, self.vocabulary = labels, vocabulary
-        self.left_out = dict(left_out)
+        self.left_out, self.unknown = dict(left_out), set[str]()
         self._names = distinct_names(addresses)
 
     def __len__(self) -> int:
@@ -87,6 +88,7 @@ class AnnotatedPhotos(LabelledPhotos):
         kept = {task: address for task, address in addresses.items() if task not in lost}
         labels = tuple(label.key for label in manifest.labels)
         super().__init__(labels, manifest.vocabulary, kept, manifest.skipped | lost)
+        self.unknown.update(name for entry in manifest.entries for name in entry.unknown)
         self._storage, self._folder = storage, folder(manifest.project)
         self._places: dict[int, tuple[SnapshotSource, int, Split]] = {}
         parts: dict[Part, Split] = {"train": "train", "held_out": "val"}
@@ -132,10 +134,11 @@ class PredictedPhotos(LabelledPhotos):
             height, width = read_image(
                 content, max_pixels=self._settings.max_pixels, limited_by="EBSEG_MAX_PIXELS", name="its photo"
             ).shape[:2]
-            label_map = paint(result, self._question, height, width).label_map
+            painted = paint(result, self._question, height, width)
+        self.unknown.update(painted.unknown)
         photo = sha256(content).hexdigest()
         held_out = self._decided.get(photo, is_held_out(photo, self._settings.held_out_share))
-        return LabelledPhoto(task, name, "val" if held_out else "train", content, label_map)
+        return LabelledPhoto(task, name, "val" if held_out else "train", content, painted.label_map)
 
 
 def annotated(

@@ -48,12 +48,13 @@ def name_of(task: int, address: str) -> str:
 def distinct_names(addresses: Mapping[int, str]) -> dict[int, str]:
     """Name tasks' photos; those that would differ in their endings at most get their task's number.
 
-    ``addresses``: of the photos, by task. Two photos of one name become ``task7-a.jpg`` and ``task9-a.jpg``.
+    ``addresses``: of the photos, by task. Two photos of one name become ``task7-a.jpg`` and ``task9-a.jpg``;
+    one that is called so already is numbered as well.
     """
     names = {task: name_of(task, address) for task, address in addresses.items()}
     times = Counter(_stem(name).casefold() for name in names.values())
     return {
-        task: f"task{task}-{name}" if times[_stem(name).casefold()] > 1 else name
+        task: f"task{task}-{name}" if times[_stem(name).casefold()] > 1 or _NUMBERED.fullmatch(name) else name
         for task, name in names.items()
     }
 

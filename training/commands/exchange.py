@@ -1,7 +1,7 @@
 """What ``ebseg export`` and ``ebseg import`` share: the way to photos, and telling what is left out."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated
 
 import typer
@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from ebseg.errors import ConfigError
 from ebseg.label_studio.fetch import ImageFetcher
+from ebseg.label_studio.shown import MOST_WORDS, shown
 from training.annotations.photos import photo_fetcher
 from training.queue.projects import hostname
 from training.queue.queues import connect
@@ -40,6 +41,13 @@ def progress_bar() -> Progress:
 def quieten() -> None:
     """Leave warnings of single tasks out of the log: they are told at the end."""
     logging.getLogger("training.annotations").setLevel(logging.ERROR)
+
+
+def tell_unknown(labels: Collection[str]) -> None:
+    """Name labels whose masks are left out, on standard error."""
+    if labels:
+        names = shown(", ".join(sorted(labels)), MOST_WORDS)
+        typer.echo(f"ebseg: labels that the project does not have are left out: {names}", err=True)
 
 
 def tell(left_out: Mapping[int, str] | Mapping[str, str], what: str) -> None:

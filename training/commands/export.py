@@ -12,7 +12,7 @@ from ebseg.files import require_free
 from training.annotations.exporting import Written, export
 from training.annotations.label_studio import LabelStudioClient
 from training.annotations.labelled_photos import LabelledPhotos, annotated, predicted
-from training.commands.exchange import Project, photos, progress_bar, quieten, tell
+from training.commands.exchange import Project, photos, progress_bar, quieten, tell, tell_unknown
 from training.settings import Settings, load_settings
 from training.storage import Storage
 
@@ -55,6 +55,7 @@ def export_project(
         typer.echo(f"ebseg: stopped; nothing is in {out}, and the same command begins anew", err=True)
         raise typer.Exit(INTERRUPTED) from None
     typer.echo(_summary(written, out, layout))
+    tell_unknown(labelled.unknown)
     tell(labelled.left_out, "task")
 
 

@@ -9,7 +9,7 @@ from ebseg.commands import INTERRUPTED
 from ebseg.data.mask_sets import SourceName, open_masks
 from training.annotations.importing import Imported, import_masks
 from training.annotations.label_studio import LabelStudioClient
-from training.commands.exchange import Project, photos, progress_bar, quieten, tell
+from training.commands.exchange import Project, photos, progress_bar, quieten, tell, tell_unknown
 from training.settings import load_settings
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -49,8 +49,7 @@ def import_project(
         typer.echo("ebseg: stopped; what was stored stays, and the same command goes on from there", err=True)
         raise typer.Exit(INTERRUPTED) from None
     typer.echo(_summary(done, project, annotations))
-    if done.unknown:
-        typer.echo(f"ebseg: labels that the project does not have: {', '.join(done.unknown)}", err=True)
+    tell_unknown(done.unknown)
     tell(done.left_out, "photo")
 
 

@@ -52,6 +52,16 @@ def test_what_is_left_out_is_told_and_the_status_is_1(world, run, tmp_path):
     assert err == "ebseg: task 3 is left out: /gone.png: not found (404)\n"
 
 
+def test_labels_that_the_project_does_not_have_are_told(world, run, tmp_path):
+    world.fake.config = world.fake.config.replace('value="sky"', 'value="moon"')
+    _, err = run("export", 1, "--out", tmp_path / "out", "--format", "coco")
+    assert err == "ebseg: labels that the project does not have are left out: sky\n"
+    world.fake.predict(1, next(iter(world.fake.annotations.values()))["result"], "model-1")
+    world.fake.model_version = "model-1"
+    _, err = run("export", 1, "--out", tmp_path / "predicted", "--format", "coco", "--predictions")
+    assert err == "ebseg: labels that the project does not have are left out: sky\n"
+
+
 def test_many_that_are_left_out_are_not_all_told(world, run, tmp_path):
     for number in range(22):
         world.fake.annotate(world.fake.add_task(image=f"/{number}.png"), [])
@@ -124,7 +134,7 @@ def test_what_is_not_imported_is_told(world, run, tmp_path):
     assert "project 1: 1 predictions" in out
     assert out.endswith("stored, 1 photos without a mask of the project's labels\n")
     assert err == (
-        "ebseg: labels that the project does not have: moon, tree\n"
+        "ebseg: labels that the project does not have are left out: moon, tree\n"
         "ebseg: photo c.png is left out: no task has a photo of this name\n"
     )
 

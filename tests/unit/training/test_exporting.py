@@ -3,15 +3,18 @@
 import io
 import json
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
 from ebseg.data.layouts import LayoutName
 from ebseg.data.open import open_data
 from ebseg.errors import ConfigError, DataError, LabelConfigError
+from ebseg.label_studio.drawing import fill
 from tests.unit.training.exchange_world import HEIGHT, WIDTH, ExchangeWorld, blocks
 from training.annotations.exporting import Written, export
 from training.annotations.labelled_photos import annotated, predicted
@@ -58,8 +61,9 @@ def maps_of_coco(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def test_coco_is_what_was_annotated(streets, tmp_path, capsys):
-    written = run(streets, tmp_path / "out", "coco")
+@pytest.mark.parametrize("layout", ["coco", "coco-polygons"])
+def test_coco_is_what_was_annotated(streets, tmp_path, layout):
+    written = run(streets, tmp_path / "out", layout)
     assert (written.photos, written.turned) == ({"train": 3, "val": 1}, 0)
     for split, names in (("train", NAMES[:3]), ("val", NAMES[3:])):
         found = maps_of_coco(tmp_path / "out" / "annotations" / f"{split}.json")
@@ -69,6 +73,54 @@ def test_coco_is_what_was_annotated(streets, tmp_path, capsys):
             np.testing.assert_array_equal(label_map, streets.truth[task])
             photo = (tmp_path / "out" / "images" / split / name).read_bytes()
             assert photo == streets.photos.files[f"/data/upload/1/{name}"]
+
+
+def lines_of_yolo(path: Path, classes: int) -> list[tuple[int, list[tuple[float, float]]]]:
+    """Read a text as strictly as Ultralytics does."""
+    found = []
+    for line in path.read_text().splitlines():
+        first, *numbers = line.split(" ")
+        assert 0 <= int(first) < classes and len(numbers) % 2 == 0 and len(numbers) >= 6
+        shares = [float(number) for number in numbers]
+        assert all(0 <= share <= 1 for share in shares)
+        found.append((int(first), list(zip(shares[::2], shares[1::2], strict=True))))
+    return found
+
+
+def test_yolo_is_what_was_annotated(streets, tmp_path):
+    empty = streets.add("/empty.png")
+    streets.annotate(empty, np.full((HEIGHT, WIDTH), -1, np.int16))
+    run(streets, tmp_path / "out", "yolo")
+    out = tmp_path / "out"
+    description = yaml.safe_load((out / "data.yaml").read_text())
+    assert description == {"train": "images/train", "val": "images/val", "names": {0: "sky", 1: "car"}}
+    tasks = {**dict(zip(NAMES, range(1, 5), strict=True)), "empty": empty}
+    for split, names in (("train", [*NAMES[:3], "empty"]), ("val", NAMES[3:])):
+        photos = sorted((out / description[split]).iterdir())
+        assert [photo.stem for photo in photos] == names
+        for name in names:
+            drawn = np.full((HEIGHT, WIDTH), -1)
+            for index, points in lines_of_yolo(out / "labels" / split / f"{name}.txt", classes=2):
+                drawn[fill(points, HEIGHT, WIDTH)] = index
+            np.testing.assert_array_equal(drawn, streets.truth[tasks[name]])
+
+
+def test_yolo_without_held_out_photos_has_a_folder_for_them(world, tmp_path):
+    world.annotate(world.add("/a.png"), blocks(1))
+    run(world, tmp_path / "out", "yolo")
+    assert list((tmp_path / "out" / "images" / "val").iterdir()) == []
+
+
+def test_any_name_is_yaml(world, tmp_path):
+    odd = ["no", "a: b", "#1", 'it\'s "so"', "back\\slash", "😀 été", "null", "a\u0085b"]
+    labels = "".join(f"<Label value={quoteattr(name)}/>" for name in odd)
+    world.fake.config = (
+        '<View><Image name="image" value="$image"/><BrushLabels name="mask" toName="image">'
+        f"{labels}</BrushLabels></View>"
+    )
+    world.annotate(world.add("/a.png"), blocks(1))
+    run(world, tmp_path / "out", "yolo")
+    assert yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())["names"] == dict(enumerate(odd))
 
 
 def test_png_is_what_training_takes(streets, tmp_path):

@@ -26,6 +26,13 @@ def test_names_differ_where_endings_are_cut_off():
     assert distinct_names(addresses) == {1: "task1-a.jpg", 2: "task2-A.png", 3: "b.jpg", 4: "b.c.jpg"}
 
 
+def test_a_name_that_looks_numbered_is_nobody_elses():
+    addresses = {3: "s3://top/task7-a.jpg", 7: "s3://left/a.jpg", 9: "s3://right/a.jpg"}
+    names = distinct_names(addresses)
+    assert names == {3: "task3-task7-a.jpg", 7: "task7-a.jpg", 9: "task9-a.jpg"}
+    assert {task: TaskFinder(addresses).find(name) for task, name in names.items()} == {3: 3, 7: 7, 9: 9}
+
+
 @pytest.fixture
 def tasks() -> TaskFinder:
     return TaskFinder(
