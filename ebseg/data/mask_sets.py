@@ -70,6 +70,8 @@ class CocoFile(MaskSet):
                 '"categories" and "annotations"'
             )
         masks: dict[int | str, list[tuple[int, Mask]]] = {photo.id: [] for photo in file.images}
+        if len(masks) < len(file.images):
+            raise DataError(f"{path}: two images have the same id; export it again")
         for entry, mask in enumerate(file.annotations):
             if mask.image_id not in masks:
                 raise DataError(

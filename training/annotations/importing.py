@@ -86,7 +86,7 @@ def import_masks(
     question = labelling.learnt
     indices, unknown = _indices(sources, question)
     done = Imported(labelling.version(f"import-{_digest(sources)}"), unknown)
-    addresses, _ = addresses_of(studio.tasks(project_id), question.image.data_key)
+    addresses, _ = addresses_of(studio.tasks(project_id), question.image)
     found = _found(sources, indices, TaskFinder(addresses), done.left_out)
     fetcher = PatientFetcher(photos, lambda: studio.project(project_id), settings.patience)
     pipeline = Pipeline(labelling, fetcher, settings.max_pixels)

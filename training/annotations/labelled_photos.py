@@ -117,7 +117,7 @@ class PredictedPhotos(LabelledPhotos):
         settings: Settings,
     ) -> None:
         self._question = read_label_config(project.label_config).learnt
-        self._addresses, without = addresses_of(studio.predicted(project.id), self._question.image.data_key)
+        self._addresses, without = addresses_of(studio.predicted(project.id), self._question.image)
         labels = tuple(label.key for label in self._question.labels)
         super().__init__(labels, self._question.vocabulary, self._addresses, without)
         self._studio, self._version = studio, project.model_version
@@ -160,9 +160,7 @@ def annotated(
         reviewed = [entry for entry in manifest.entries if _is_reviewed(studio, entry.task, entry.annotation)]
         manifest = replace(manifest, entries=tuple(reviewed))
     image = read_label_config(studio.project(project_id).label_config).learnt.image
-    addresses, _ = addresses_of(
-        studio.annotated(project_id), image.data_key
-    )  # the others are skipped already
+    addresses, _ = addresses_of(studio.annotated(project_id), image)  # the others are skipped already
     there = {entry.task for entry in manifest.entries}
     return AnnotatedPhotos(
         storage, manifest, {task: address for task, address in addresses.items() if task in there}

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from ebseg.errors import DataError
 from ebseg.file_names import inside, one_form
 from ebseg.images import OTHER_SUFFIXES, PHOTO_SUFFIXES
+from ebseg.label_studio.label_config import ImageTag
 from ebseg.label_studio.tasks import TaskError, photo_url
 from training.annotations.label_studio import LabelStudioTask
 
@@ -23,12 +24,12 @@ _MOST_NAMED = 5
 """Tasks of one name that a message lists."""
 
 
-def addresses_of(tasks: Iterable[LabelStudioTask], data_key: str) -> tuple[dict[int, str], dict[int, str]]:
-    """List the addresses of tasks' photos, and of those tasks that have none the reasons."""
+def addresses_of(tasks: Iterable[LabelStudioTask], image: ImageTag) -> tuple[dict[int, str], dict[int, str]]:
+    """List the addresses of tasks' photos for an image, and of those tasks that have none the reasons."""
     found, without = dict[int, str](), dict[int, str]()
     for task in tasks:
         try:
-            found[task.id] = photo_url({"data": task.data}, data_key)
+            found[task.id] = photo_url({"data": task.data}, image.data_key)
         except TaskError as error:
             without[task.id] = str(error)
     return found, without

@@ -22,6 +22,7 @@ from training.annotations.exporting import export
 from training.annotations.importing import Imported, import_masks
 from training.annotations.label_studio import LabelStudioUnavailable
 from training.annotations.labelled_photos import annotated
+from training.annotations.labelled_photos import predicted as predicted_photos
 
 SIZE = (HEIGHT, WIDTH)
 
@@ -303,6 +304,10 @@ def test_label_studio_that_is_away_ends_it(world, tmp_path):
             {"images": [], "annotations": [box(image_id=3)], "categories": []},
             "of image 3, which is not listed",
         ),
+        (
+            {"images": [{"id": 1, "file_name": name} for name in "ab"], "annotations": [], "categories": []},
+            "two images have the same id",
+        ),
         ({"images": []}, "Field required; export it again as COCO JSON"),
     ],
 )
@@ -375,7 +380,7 @@ def test_a_round_trip_is_equal_to_the_pixel(world, tmp_path, form):
 
 TWO_CONTROLS = (
     '<View><Image name="image" value="$image"/><BrushLabels name="stuff" toName="image"><Label value="sky"/>'
-    '</BrushLabels><BrushLabels name="things" toName="image"><Label value="car"/></BrushLabels></View>'
+    '</BrushLabels><BitmaskLabels name="things" toName="image"><Label value="car"/></BitmaskLabels></View>'
 )
 
 
@@ -389,3 +394,31 @@ def test_each_label_becomes_a_region_of_its_control(world, tmp_path):
     [back] = annotated(*world.given)
     assert back.task == task
     np.testing.assert_array_equal(back.label_map, truth)
+
+
+@pytest.mark.parametrize("form", ["coco", "coco-polygons", "png"])
+def test_a_round_trip_of_polygons_keeps_their_areas(world, tmp_path, form):
+    """What people drew as polygons is filled, outlined again and simplified, as predictions are."""
+    world.fake.config = world.fake.config.replace("BrushLabels", "PolygonLabels")
+    size = 180, 240
+    task = world.add("/a.png", size=size)
+    world.annotate(task, shapes(size))
+    [before] = annotated(*world.given)
+    export(annotated(*world.given), tmp_path / "out", LayoutName(form))
+    done = run(world, tmp_path / "out", form.removesuffix("-polygons"))
+    assert done.stored == [task]
+    world.fake.model_version = done.version
+    [after] = predicted_photos(*world.given)
+    for label in (0, 1):
+        inside, back = before.label_map == label, after.label_map == label
+        assert (inside & back).sum() >= 0.98 * (inside | back).sum() > 0
+
+
+def shapes(size: tuple[int, int]) -> np.ndarray:
+    """Draw two discs of a label, the larger one with a hole, on a slope of another."""
+    rows, columns = np.indices(size)
+    label_map = np.where(rows > 100 + columns / 7, 0, -1)
+    for row, column, radius, inner in ((70, 80, 55, 20), (140, 190, 30, 0)):
+        distance = np.hypot(rows - row, columns - column)
+        label_map[(distance < radius) & (distance >= inner)] = 1
+    return label_map.astype(np.int16)
