@@ -22,15 +22,12 @@ from ebseg.label_studio.shown import MOST_WORDS, shown
 from ebseg.label_studio.tasks import TaskPhoto, read_label_config
 from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
 from training.annotations.one_task import BadTask, one_task
-from training.annotations.photo_names import TaskFinder, addresses_of
+from training.annotations.photo_names import TaskFinder, photos_of
 from training.annotations.photos import PatientFetcher
 from training.settings import Settings
 
 VERSION_DIGITS = 12
 """Hexadecimal ones of the digest that names what is imported."""
-
-Indices = list[int | None]
-"""For each label of a source its index among the project's, None where that has none."""
 
 
 @dataclass
@@ -43,7 +40,7 @@ class Imported:
     """
 
     version: str
-    unknown: list[str]
+    unknown: list[str] = field(default_factory=list)
     stored: list[int] = field(default_factory=list)
     there: list[int] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
@@ -52,11 +49,10 @@ class Imported:
 
 @dataclass(frozen=True)
 class _Masks:
-    """A photo's masks: their place in a source, and what its labels are in the project."""
+    """A photo's masks, by their place in a source."""
 
     source: MaskSet
     place: int
-    indices: Indices
 
     @property
     def photo(self) -> str:
@@ -83,17 +79,16 @@ def import_masks(
     VocabularyError for a label config that cannot be served, and what LabelStudioClient raises.
     """
     labelling = read_label_config(studio.project(project_id).label_config)
-    question = labelling.learnt
-    indices, unknown = _indices(sources, question)
-    done = Imported(labelling.version(f"import-{_digest(sources)}"), unknown)
-    addresses, _ = addresses_of(studio.tasks(project_id), question.image)
-    found = _found(sources, indices, TaskFinder(addresses), done.left_out)
+    done = Imported(labelling.version(f"import-{_digest(sources)}"))
+    there, _ = photos_of(studio.tasks(project_id), labelling)
+    found = _found(sources, TaskFinder({task: of.url for task, of in there.items()}), done.left_out)
+    done.unknown = _unknown(sources, [labelling.learnt, *(there[task].question for task in found)])
     fetcher = PatientFetcher(photos, lambda: studio.project(project_id), settings.patience)
     pipeline = Pipeline(labelling, fetcher, settings.max_pixels)
     target: _Target = _Annotations(studio, project_id) if annotations else _Predictions(studio, done.version)
     for number, (task, masks) in enumerate(sorted(found.items()), start=1):
         try:
-            _store(task, masks, TaskPhoto(question, addresses[task]), pipeline, target, done)
+            _store(task, masks, there[task], pipeline, target, done)
         except NotInLabelStudio:
             done.left_out[masks.photo] = f"task {task} was deleted"
         except BadTask as error:
@@ -112,7 +107,7 @@ def _store(
     with one_task(f"task {task}"):
         photo = pipeline.photo({"id": task}, of)
         size = photo.shape[0], photo.shape[1]
-        label_map = masks.source.read(masks.place, size, masks.indices)
+        label_map = masks.source.read(masks.place, size, _indices(masks.source, of.question))
         regions = _regions(label_map, of.question)
     if not regions:
         done.empty.append(masks.photo)
@@ -187,25 +182,31 @@ def _digest(sources: Sequence[MaskSet]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:VERSION_DIGITS]
 
 
-def _indices(sources: Sequence[MaskSet], question: Question) -> tuple[list[Indices], list[str]]:
-    """Find the sources' labels among the project's; name those that it does not have."""
-    places = _places(question)
-    found: list[Indices] = []
-    unknown = dict[str, None]()
-    for source in sources:
-        found.append([_place(names, question, places) for names in source.labels])
-        unknown |= {
-            shown(names[0]): None
-            for names, index in zip(source.labels, found[-1], strict=True)
-            if index is None
-        }
-    if all(index is None for indices in found for index in indices):
-        theirs, ours = ", ".join(unknown), ", ".join(label.key for label in question.labels)
+def _unknown(sources: Sequence[MaskSet], questions: Sequence[Question]) -> list[str]:
+    """Name the sources' labels that no question has. Raises DataError where none has any."""
+    different = {id(question): question for question in questions}.values()  # mostly one and the same
+    known = {
+        names
+        for question in different
+        for source in sources
+        for names, index in zip(source.labels, _indices(source, question), strict=True)
+        if index is not None
+    }
+    unknown = sorted({shown(names[0]) for source in sources for names in source.labels if names not in known})
+    if not known:
+        theirs = ", ".join(unknown)
+        ours = ", ".join(dict.fromkeys(label.key for question in different for label in question.labels))
         raise DataError(
             f"none of the source's labels ({shown(theirs, MOST_WORDS) or 'it has none'}) is one of the "
             f"project's ({shown(ours, MOST_WORDS)}): rename them, or add predicted_values to the project's"
         )
-    return found, list(unknown)
+    return unknown
+
+
+def _indices(source: MaskSet, question: Question) -> list[int | None]:
+    """Find each label of a source among those of a question."""
+    places = _places(question)
+    return [_place(names, question, places) for names in source.labels]
 
 
 def _place(names: Sequence[str], question: Question, places: Mapping[str, int]) -> int | None:
@@ -231,15 +232,14 @@ def _places(question: Question) -> dict[str, int]:
 
 def _found(
     sources: Sequence[MaskSet],
-    indices: Sequence[Indices],
     tasks: TaskFinder,
     left_out: dict[str, str],
 ) -> dict[int, _Masks]:
     """Find the task of each photo. Those that have none, and those that share one, are left out."""
     found = defaultdict[int, list[_Masks]](list)
-    for source, of_source in zip(sources, indices, strict=True):
+    for source in sources:
         for place, photo in enumerate(source.photos):
-            masks = _Masks(source, place, of_source)
+            masks = _Masks(source, place)
             try:
                 found[tasks.find(inside(photo).name)].append(masks)
             except DataError as error:

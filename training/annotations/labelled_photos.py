@@ -17,7 +17,7 @@ from ebseg.vocabulary import Vocabulary
 from training.annotations.label_studio import LabelStudioClient, LabelStudioProject, NotInLabelStudio
 from training.annotations.manifest import Manifest, Part, folder
 from training.annotations.one_task import BadTask, one_task
-from training.annotations.photo_names import addresses_of, distinct_names
+from training.annotations.photo_names import distinct_names, photos_of
 from training.annotations.photos import PatientFetcher
 from training.annotations.snapshot import SnapshotSource, decided, is_held_out, take
 from training.settings import Settings
@@ -81,11 +81,15 @@ class LabelledPhotos(ABC):
 
 
 class AnnotatedPhotos(LabelledPhotos):
-    """What people annotated, as a snapshot has it; tasks of which nothing is left are left out."""
+    """What people annotated, as a snapshot has it; tasks of which nothing is left are left out.
+
+    A photo whose address is not known, as its task is gone by now, is named after the task.
+    """
 
     def __init__(self, storage: Storage, manifest: Manifest, addresses: Mapping[int, str]) -> None:
         lost = {entry.task: entry.lost for entry in manifest.entries if entry.lost}
-        kept = {task: address for task, address in addresses.items() if task not in lost}
+        there = [entry.task for entry in manifest.entries if not entry.lost]
+        kept = {task: addresses.get(task, "") for task in there}
         labels = tuple(label.key for label in manifest.labels)
         super().__init__(labels, manifest.vocabulary, kept, manifest.skipped | lost)
         self.unknown.update(name for entry in manifest.entries for name in entry.unknown)
@@ -116,8 +120,10 @@ class PredictedPhotos(LabelledPhotos):
         project: LabelStudioProject,
         settings: Settings,
     ) -> None:
-        self._question = read_label_config(project.label_config).learnt
-        self._addresses, without = addresses_of(studio.predicted(project.id), self._question.image)
+        labelling = read_label_config(project.label_config)
+        self._question = labelling.learnt
+        there, without = photos_of(studio.predicted(project.id), labelling)
+        self._addresses = {task: photo.url for task, photo in there.items()}
         labels = tuple(label.key for label in self._question.labels)
         super().__init__(labels, self._question.vocabulary, self._addresses, without)
         self._studio, self._version = studio, project.model_version
@@ -159,12 +165,10 @@ def annotated(
     if reviewed_only:
         reviewed = [entry for entry in manifest.entries if _is_reviewed(studio, entry.task, entry.annotation)]
         manifest = replace(manifest, entries=tuple(reviewed))
-    image = read_label_config(studio.project(project_id).label_config).learnt.image
-    addresses, _ = addresses_of(studio.annotated(project_id), image)  # the others are skipped already
-    there = {entry.task for entry in manifest.entries}
-    return AnnotatedPhotos(
-        storage, manifest, {task: address for task, address in addresses.items() if task in there}
-    )
+    labelling = read_label_config(studio.project(project_id).label_config)
+    there, _ = photos_of(studio.annotated(project_id), labelling)
+    addresses = {task: photo.url for task, photo in there.items()}
+    return AnnotatedPhotos(storage, manifest, addresses)
 
 
 def _is_reviewed(studio: LabelStudioClient, task: int, annotation: int) -> bool:

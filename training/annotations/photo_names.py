@@ -8,8 +8,7 @@ from pathlib import PurePath
 from ebseg.errors import DataError
 from ebseg.file_names import inside, one_form
 from ebseg.images import OTHER_SUFFIXES, PHOTO_SUFFIXES
-from ebseg.label_studio.label_config import ImageTag
-from ebseg.label_studio.tasks import TaskError, photo_url
+from ebseg.label_studio.tasks import Labelling, TaskPhoto
 from training.annotations.label_studio import LabelStudioTask
 
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)", re.DOTALL)
@@ -24,14 +23,17 @@ _MOST_NAMED = 5
 """Tasks of one name that a message lists."""
 
 
-def addresses_of(tasks: Iterable[LabelStudioTask], image: ImageTag) -> tuple[dict[int, str], dict[int, str]]:
-    """List the addresses of tasks' photos for an image, and of those tasks that have none the reasons."""
-    found, without = dict[int, str](), dict[int, str]()
+def photos_of(
+    tasks: Iterable[LabelStudioTask], labelling: Labelling
+) -> tuple[dict[int, TaskPhoto], dict[int, str]]:
+    """List each task's photo, of several the first; and of those tasks that have none the reasons."""
+    found, without = dict[int, TaskPhoto](), dict[int, str]()
     for task in tasks:
-        try:
-            found[task.id] = photo_url({"data": task.data}, image.data_key)
-        except TaskError as error:
-            without[task.id] = str(error)
+        first = labelling.photos({"data": task.data})[0]
+        if first.fault:
+            without[task.id] = str(first.fault)
+        else:
+            found[task.id] = first
     return found, without
 
 
