@@ -17,7 +17,7 @@ from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.label_config import normal
 from ebseg.label_studio.pipeline import Pipeline
 from ebseg.label_studio.questions import Question
-from ebseg.label_studio.regions import Region, masks_to_regions, prediction
+from ebseg.label_studio.regions import Region, masks_to_regions, on_page, prediction
 from ebseg.label_studio.shown import MOST_WORDS, shown
 from ebseg.label_studio.tasks import TaskPhoto, read_label_config
 from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
@@ -108,7 +108,7 @@ def _store(
         photo = pipeline.photo({"id": task}, of)
         size = photo.shape[0], photo.shape[1]
         label_map = masks.source.read(masks.place, size, _indices(masks.source, of.question))
-        regions = _regions(label_map, of.question)
+        regions = _regions(label_map, of)
     if not regions:
         done.empty.append(masks.photo)
     elif target.store(task, regions):
@@ -117,13 +117,13 @@ def _store(
         done.there.append(task)
 
 
-def _regions(label_map: LabelMap, question: Question) -> list[Region]:
+def _regions(label_map: LabelMap, of: TaskPhoto) -> list[Region]:
     """Make regions of all that a label map shows, however small, each by its label's control."""
     scores = np.ones(label_map.shape, np.float32)
     regions: list[Region] = []
-    for served, own in question.parts(label_map):
+    for served, own in of.question.parts(label_map):
         regions += masks_to_regions(own, scores, served.control)
-    return regions
+    return regions if of.page is None else [on_page(region, of.page) for region in regions]
 
 
 class _Target(Protocol):

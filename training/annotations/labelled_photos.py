@@ -12,7 +12,7 @@ from ebseg.errors import DataError
 from ebseg.images import read_image
 from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.tasks import read_label_config
+from ebseg.label_studio.tasks import of_tasks, read_label_config
 from ebseg.vocabulary import Vocabulary
 from training.annotations.label_studio import LabelStudioClient, LabelStudioProject, NotInLabelStudio
 from training.annotations.manifest import Manifest, Part, folder
@@ -120,9 +120,9 @@ class PredictedPhotos(LabelledPhotos):
         project: LabelStudioProject,
         settings: Settings,
     ) -> None:
-        labelling = read_label_config(project.label_config)
-        self._question = labelling.learnt
-        there, without = photos_of(studio.predicted(project.id), labelling)
+        labelling, tasks = read_label_config(project.label_config), list(studio.predicted(project.id))
+        self._question = of_tasks(labelling.learnt, ({"data": task.data} for task in tasks))
+        there, without = photos_of(tasks, labelling)
         self._addresses = {task: photo.url for task, photo in there.items()}
         labels = tuple(label.key for label in self._question.labels)
         super().__init__(labels, self._question.vocabulary, self._addresses, without)

@@ -396,6 +396,54 @@ def test_each_label_becomes_a_region_of_its_control(world, tmp_path):
     np.testing.assert_array_equal(back.label_map, truth)
 
 
+def test_labels_that_tasks_bring_are_found(world, tmp_path):
+    """Each task is asked for its own, and they leave together."""
+    tag = '<BrushLabels name="mask" toName="image" value="$labels"/>'
+    world.fake.config = f'<View><Image name="image" value="$image"/>{tag}</View>'
+    tasks = [world.add(f"/{name}.png") for name in "abc"]
+    for task, labels in zip(tasks, (["sky"], ["car", "sky"], ["moon"]), strict=True):
+        world.fake.tasks[task]["data"]["labels"] = labels
+    truth = blocks(1)
+    path = write_coco(tmp_path / "a.json", {f"{name}.png": masks(truth) for name in "abc"})
+    done = run(world, path)
+    assert (done.stored, done.empty, done.unknown) == (tasks[:2], ["c.png"], [])
+    world.fake.model_version = done.version
+    labelled = predicted_photos(*world.given)
+    found = {photo.task: photo.label_map for photo in labelled}
+    assert labelled.labels == ("sky", "car")
+    np.testing.assert_array_equal(found[tasks[0]], np.where(truth == 0, 0, -1))
+    np.testing.assert_array_equal(found[tasks[1]], truth)
+
+
+def test_the_first_page_gets_the_masks(world, tmp_path):
+    world.fake.config = world.fake.config.replace('value="$image"', 'valueList="$pages"')
+    task = world.add("/a.png")
+    world.fake.tasks[task]["data"] = {"pages": ["/a.png", "/b.png"]}
+    truth = blocks(1)
+    path = write_coco(tmp_path / "a.json", {"a.png": masks(truth), "b.png": masks(truth)})
+    done = run(world, path, annotations=True)
+    assert (done.stored, list(done.left_out)) == ([task], ["b.png"])
+    assert {region["item_index"] for region in world.fake.annotations[1]["result"]} == {0}
+    [photo] = annotated(*world.given)
+    assert photo.name == "a.png"
+    np.testing.assert_array_equal(photo.label_map, truth)
+
+
+@pytest.mark.parametrize("shape", ["Brush", "Bitmask", "Polygon"])
+def test_labels_beside_their_shapes_come_back(world, tmp_path, shape):
+    world.fake.config = (
+        f'<View><Image name="image" value="$image"/><{shape} name="shape" toName="image" '
+        'model_polygon_tolerance="0"/><Labels name="labels" toName="image"><Label value="sky"/>'
+        '<Label value="car"/></Labels></View>'
+    )
+    world.add("/a.png")
+    truth = blocks(1)
+    done = run(world, write_coco(tmp_path / "a.json", {"a.png": masks(truth)}), annotations=True)
+    assert done.stored == [1]
+    [photo] = annotated(*world.given)
+    np.testing.assert_array_equal(photo.label_map, truth)
+
+
 @pytest.mark.parametrize("form", ["coco", "coco-polygons", "png"])
 def test_a_round_trip_of_polygons_keeps_their_areas(world, tmp_path, form):
     """What people drew as polygons is filled, outlined again and simplified, as predictions are."""
