@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -50,8 +51,40 @@ def whole(
         raise
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, and move it to ``path`` at the end of the block.
+
+    Where the block fails, what was written is removed; a kill leaves it beside ``path``, under a hidden name
+    that nobody reads. Raises ConfigError as ``require_free`` does.
+    """
+    path = path.absolute()
+    require_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = nobody_elses(path)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def require_free(path: Path) -> None:
+    """Tell, before long work, whether ``whole_folder`` can make a folder there.
+
+    Raises ConfigError where ``path`` is anything but an empty folder or nothing at all, and where it is a
+    file system of its own, into whose place nothing can be moved.
+    """
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"{path} is there and is no empty folder: give another path, or remove it")
+    if path.is_mount():
+        raise ConfigError(f"{path} is a file system of its own: give a folder in it, such as {path / 'out'}")
+
+
 def nobody_elses(path: Path) -> Path:
-    """Name the unfinished form of a file that several may write at once; a kill leaves it behind."""
+    """Name the unfinished form of what several may write at once; a kill leaves it behind."""
     return path.with_name(f"{NOBODY_ELSES}{secrets.token_hex(8)}")
 
 

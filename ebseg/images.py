@@ -42,6 +42,9 @@ OTHER_SUFFIXES = frozenset(
 )
 """Files of a folder that are pictures to people, but cannot be read."""
 
+_USUAL_SUFFIXES = {"JPEG": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}
+"""Of the formats whose files do not end in their name."""
+
 _FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF, JPEG 2000, AVIF or PPM"
 
 _CONVERT = "convert it to JPEG or PNG"
@@ -148,6 +151,23 @@ def read_image(
             return np.array(_to_rgb(image))
         except _DAMAGE as error:
             raise _damaged(name, error) from error
+
+
+def file_kind(source: Path | bytes) -> tuple[str, bool]:
+    """Tell how a photo's file should end, such as ".jpg", and whether its EXIF orientation turns it.
+
+    Raises ImageError for a file that is none of a photo.
+    """
+    name = str(source) if isinstance(source, Path) else "the picture"
+    with _open(source, name) as stream:
+        reader = _reader(stream, name)
+        try:
+            with _quiet():
+                image = reader(stream)
+        except _DAMAGE as error:
+            raise _damaged(name, error) from error
+        kind = str(reader.format)
+        return _USUAL_SUFFIXES.get(kind, f".{kind.lower()}"), _orientation(image) in _TURNS
 
 
 def passed_over(folder: Path, pictures: Sequence[str]) -> str:

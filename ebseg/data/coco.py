@@ -5,14 +5,16 @@ that make a file readable on its own. A label's index is the position of its cat
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from ebseg.data import coco_masks
-from ebseg.data.coco_file import Category, File, Mask, PanopticFile, Rle, read_file, read_masks
+from ebseg.data.coco_file import Category, File, Mask, PanopticFile, Polygon, Rle, read_file, read_masks
 from ebseg.data.folder import list_files
 from ebseg.data.samples import LabelMap
 from ebseg.errors import DataError, VocabularyError
@@ -21,6 +23,8 @@ from ebseg.images import DEFAULT_MAX_PIXELS, OTHER_SUFFIXES, PHOTO_SUFFIXES
 from ebseg.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T", int, int | None)
 
 LabelMapReaders = dict[str, Callable[[], LabelMap]]
 """Readers of label maps, by the photo's path without its ending: ``street/one`` for street/one.jpg.
@@ -152,36 +156,53 @@ def _stuff_reader(
 ) -> Callable[[], LabelMap]:
     """Make the reader of a photo's masks, each with its place in the file."""
     _require_size(path, size)
-    chosen = []
     for entry, mask in masks:
-        if mask.segmentation == []:
-            raise DataError(
-                f"{path}: annotation {entry} has no mask, and a box or points say nothing of single pixels; "
-                "draw it as a mask or polygon, or leave it out, and export again"
-            )
-        chosen.append((entry, mask.segmentation, _index(path, entry, mask.category_id, indices)))
+        _require_mask(path, entry, mask)
+        _index(path, entry, mask.category_id, indices)
+    return lambda: paint_masks(path, size, masks, indices)
 
-    def read() -> LabelMap:
-        label_map = np.full(size, -1, np.int16)
-        for entry, mask, index in chosen:
-            if isinstance(mask, Rle) and mask.size != size:
-                raise DataError(
-                    f"{path}: the mask of annotation {entry} has {mask.size[1]} x {mask.size[0]} pixels, "
-                    f"but its photo has {size[1]} x {size[0]}"
-                )
-            try:
-                if isinstance(mask, Rle):
-                    inside_mask = coco_masks.decode(mask.counts, size)
-                else:
-                    inside_mask = coco_masks.fill(mask, size)
-            except ValueError as error:
-                raise DataError(
-                    f"{path}: the mask of annotation {entry} is damaged ({error}); export it again"
-                ) from error
-            label_map[inside_mask] = index
-        return label_map
 
-    return read
+def paint_masks(
+    path: Path, size: tuple[int, int], masks: Sequence[tuple[int, Mask]], indices: Mapping[int, int | None]
+) -> LabelMap:
+    """Paint a photo's masks, later ones over earlier ones; pixels in none are -1.
+
+    ``size``: (H, W) of the photo; nothing else decides how much memory is taken. ``masks``: each with its
+    place in the file. ``indices``: of each category's id, None for one that is left out. Raises DataError,
+    which names file and entry, for a mask that is damaged, of another size or of an unknown category.
+    """
+    label_map = np.full(size, -1, np.int16)
+    for entry, mask in masks:
+        _require_mask(path, entry, mask)
+        index = _index(path, entry, mask.category_id, indices)
+        if index is not None:
+            label_map[_pixels(path, entry, mask.segmentation, size)] = index
+    return label_map
+
+
+def _require_mask(path: Path, entry: int, mask: Mask) -> None:
+    if mask.segmentation == []:
+        raise DataError(
+            f"{path}: annotation {entry} has no mask, and a box or points say nothing of single pixels; "
+            "draw it as a mask or polygon, or leave it out, and export again"
+        )
+
+
+def _pixels(
+    path: Path, entry: int, mask: Rle | list[Polygon], size: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
+    """Decode a mask (H, W)."""
+    if isinstance(mask, Rle) and mask.size != size:
+        raise DataError(
+            f"{path}: the mask of annotation {entry} has {mask.size[1]} x {mask.size[0]} pixels, "
+            f"but its photo has {size[1]} x {size[0]}"
+        )
+    try:
+        return coco_masks.decode(mask.counts, size) if isinstance(mask, Rle) else coco_masks.fill(mask, size)
+    except ValueError as error:
+        raise DataError(
+            f"{path}: the mask of annotation {entry} is damaged ({error}); export it again"
+        ) from error
 
 
 def _panoptic_reader(
@@ -218,7 +239,7 @@ def _indices(path: Path, categories: list[Category], labels: int) -> dict[int, i
     return indices
 
 
-def _index(path: Path, entry: int, category_id: int, indices: dict[int, int]) -> int:
+def _index(path: Path, entry: int, category_id: int, indices: Mapping[int, _T]) -> _T:
     try:
         return indices[category_id]
     except KeyError:

@@ -9,11 +9,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ebseg.ask import Mask
 from ebseg.data.samples import LabelMap
 from ebseg.files import whole, write_whole_json
+from ebseg.outlines import outline
+from ebseg.parts import connected
 
 
 def stuff_annotations(
@@ -31,6 +35,17 @@ def stuff_annotations(
             {"image_id": image_id, "category_id": category_ids[index], "segmentation": segmentation}
         )
     return results
+
+
+def polygons(mask: Mask) -> list[npt.NDArray[np.int64]]:
+    """Outline the connected parts of a mask (H, W) bool, the largest first, each (corners, 2): x and y.
+
+    Corners are those of pixels, so that nothing is lost. A polygon has no holes in these formats: a hole is
+    cut out by a bridge without width, by which the outline goes to the hole, around it and back, and which
+    fillings by the even-odd or the nonzero rule leave out.
+    """
+    parts = connected(mask, least=1, most=mask.size)
+    return [np.rint(outline(part.mask, 0) + (part.left, part.top)).astype(np.int64) for part in parts]
 
 
 class CocoWriter(ABC):
@@ -73,6 +88,19 @@ class StuffWriter(CocoWriter):
     def _annotate(self, file_name: str, label_map: LabelMap, masks: list[dict[str, Any]]) -> None:
         for number, mask in enumerate(masks, start=len(self._annotations) + 1):
             self._annotations.append({"id": number, **mask, **_extent(mask)})
+
+
+class PolygonWriter(CocoWriter):
+    """Writes COCO with polygons: one JSON file with an annotation for each label of each photo.
+
+    Each connected part is a polygon, see ``polygons``.
+    """
+
+    def _annotate(self, file_name: str, label_map: LabelMap, masks: list[dict[str, Any]]) -> None:
+        for number, mask in enumerate(masks, start=len(self._annotations) + 1):
+            index = self._category_ids.index(mask["category_id"])
+            rings = [ring.ravel().tolist() for ring in polygons(label_map == index)]
+            self._annotations.append({"id": number, **mask, **_extent(mask), "segmentation": rings})
 
 
 class PanopticWriter(CocoWriter):

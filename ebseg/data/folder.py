@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from ebseg.data.samples import Sample
+from ebseg.data.samples import LabelMap, Sample
 from ebseg.errors import DataError, ImageError
 from ebseg.file_names import one_form
 from ebseg.images import OTHER_SUFFIXES, PHOTO_SUFFIXES, passed_over, read_image
@@ -99,7 +99,8 @@ class FolderSource:
         except ImageError as error:
             raise DataError(str(error)) from error
         values = read_values(labels, photo, (image.shape[0], image.shape[1]))
-        return Sample(str(photo), image, self._indices(values, labels))
+        label_map = to_indices(values, labels, range(len(self._vocabulary)), self.ignored)
+        return Sample(str(photo), image, label_map)
 
     def fingerprint(self) -> str:
         """Name the content: a hash of all pairs' names and lengths in bytes, the labels and ``ignored``.
@@ -117,25 +118,31 @@ class FolderSource:
         photo, labels = self._pairs[index]
         return self.photos / photo, self.labels / labels
 
-    def _indices(self, values: npt.NDArray[np.unsignedinteger], path: Path) -> npt.NDArray[np.int16]:
-        """Turn a label map's values into indices, -1 where they are ignored."""
-        count = len(self._vocabulary)
-        largest = int(np.iinfo(values.dtype).max)
-        ignored = [value for value in (*self.ignored, largest) if value <= largest]
-        table = np.full(largest + 1, _BAD, dtype=np.int16)
-        table[:count] = np.arange(count)[: largest + 1]
-        table[ignored] = -1
-        indices: npt.NDArray[np.int16] = table[values]
-        if indices.min() == _BAD:
-            bad = np.unique(values[indices == _BAD]).tolist()
-            shown = ", ".join(map(str, bad[:_VALUES_SHOWN])) + (" ..." if len(bad) > _VALUES_SHOWN else "")
-            raise DataError(
-                f"{path}: value {shown} is neither one of the {count} labels (0 to {count - 1}) nor ignored "
-                f"({', '.join(map(str, ignored))}). Values start at 0: where the first label is 1, "
-                f"subtract 1 from all, and make an unlabelled 0 the ignored {largest}. Else give the label "
-                "list it was made with, or add the value to the description's ignored = [...]"
-            )
-        return indices
+
+def to_indices(
+    values: npt.NDArray[np.unsignedinteger], path: Path, indices: Sequence[int], ignored: Collection[int] = ()
+) -> LabelMap:
+    """Turn a label map's values, as ``read_values`` gives them, into indices.
+
+    ``path``: its file's. ``indices``: what each value from 0 on means, -1 for nothing. Values of ``ignored``
+    and the largest one become -1. Raises DataError for a value that is neither.
+    """
+    count, largest = len(indices), int(np.iinfo(values.dtype).max)
+    unlabelled = [value for value in (*ignored, largest) if value <= largest]
+    table = np.full(largest + 1, _BAD, dtype=np.int16)
+    table[:count] = np.asarray(indices, np.int16)[: largest + 1]
+    table[unlabelled] = -1
+    found: LabelMap = table[values]
+    if found.min() == _BAD:
+        bad = np.unique(values[found == _BAD]).tolist()
+        shown = ", ".join(map(str, bad[:_VALUES_SHOWN])) + (" ..." if len(bad) > _VALUES_SHOWN else "")
+        raise DataError(
+            f"{path}: value {shown} is neither one of the {count} labels (0 to {count - 1}) nor ignored "
+            f"({', '.join(map(str, unlabelled))}). Values start at 0: where the first label is 1, "
+            f"subtract 1 from all, and make an unlabelled 0 the ignored {largest}. Else give the label "
+            "list it was made with, or add the value to the description's ignored = [...]"
+        )
+    return found
 
 
 def list_files(folder: Path, suffixes: Collection[str], *, without: Path | None = None) -> Iterator[str]:

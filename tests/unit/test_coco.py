@@ -14,10 +14,17 @@ from ebseg.commands.coco import import_coco
 from ebseg.commands.predict import predict
 from ebseg.data import coco_masks
 from ebseg.data.coco import LabelMapReaders, load_panoptic, load_stuff, read_categories
-from ebseg.data.coco_writers import PanopticWriter, StuffWriter, stuff_annotations
+from ebseg.data.coco_writers import (
+    PanopticWriter,
+    PolygonWriter,
+    StuffWriter,
+    polygons,
+    stuff_annotations,
+)
 from ebseg.data.folder import FolderSource
 from ebseg.errors import DataError, VocabularyError
 from ebseg.label_lists import read_file
+from ebseg.label_studio.drawing import fill
 
 LabelMap = npt.NDArray[np.int16]
 
@@ -529,3 +536,24 @@ def test_an_imported_list_of_labels_can_be_predicted_with(
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)[0]["labels"]
     assert {row["index"]: row["label"] for row in rows} == {0: "a|b", 1: "道", 2: "c"}
+
+
+@pytest.mark.parametrize(("labels", "label_map"), list(MAPS.values())[:5])
+def test_polygons_are_the_label_map_to_the_pixel(tmp_path: Path, labels: int, label_map: LabelMap) -> None:
+    writer = PolygonWriter(tmp_path / "polygons.json", names(labels))
+    writer.add("a.jpg", label_map)
+    writer.close()
+    np.testing.assert_array_equal(load_stuff(writer.path, labels)["a"](), label_map)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_polygons_keep_holes_and_touching_corners(seed: int) -> None:
+    """Pycocotools fills by the even-odd rule, Label Studio's canvas by the nonzero one."""
+    random = np.random.default_rng(seed)
+    mask = random.random((17, 23)) < random.random()
+    mask[0, 0] = True
+    rings = polygons(mask)
+    filled = coco_masks.fill([ring.ravel().tolist() for ring in rings], mask.shape)
+    np.testing.assert_array_equal(filled, mask)
+    drawn = [fill([(x / 23, y / 17) for x, y in ring.tolist()], 17, 23) for ring in rings]
+    np.testing.assert_array_equal(np.any(drawn, axis=0), mask)

@@ -13,8 +13,10 @@ from ebseg.files import (
     SharedLock,
     locked,
     nobody_elses,
+    require_free,
     require_writable,
     whole,
+    whole_folder,
     write_whole,
     write_whole_bytes,
     write_whole_json,
@@ -246,3 +248,42 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_whole_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "new" / "out"
+    with whole_folder(out) as folder:
+        (folder / "a.txt").write_text("a")
+        assert not out.exists()
+    assert [path.name for path in out.iterdir()] == ["a.txt"]
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "other") as folder:
+        (folder / "a.txt").write_text("a")
+        raise RuntimeError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with whole_folder(out) as folder:
+        (folder / "a.txt").write_text("a")
+    assert [path.name for path in out.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_what_is_there_is_not_written_over(tmp_path, kind):
+    out = tmp_path / "out"
+    if kind == "file":
+        out.write_text("mine")
+    elif kind == "folder":
+        (out / "mine").mkdir(parents=True)
+    else:
+        out.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"out is there and is no empty folder"), whole_folder(out):
+        raise AssertionError
+
+
+def test_a_file_system_of_its_own_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path == tmp_path)
+    with pytest.raises(ConfigError, match="is a file system of its own: give a folder in it, such as"):
+        require_free(tmp_path)

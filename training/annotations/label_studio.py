@@ -157,6 +157,14 @@ class LabelStudioClient:
         """List the tasks that have an annotation which was not cancelled, in the order of their ids."""
         return self._tasks(project_id, _filter("total_annotations", "greater", 0))
 
+    def tasks(self, project_id: int) -> Iterator[LabelStudioTask]:
+        """List all tasks, in the order of their ids."""
+        return self._tasks(project_id)
+
+    def predicted(self, project_id: int) -> Iterator[LabelStudioTask]:
+        """List the tasks that have a prediction, of whatever version, in the order of their ids."""
+        return self._tasks(project_id, _filter("total_predictions", "greater", 0))
+
     def unlabelled(self, project_id: int, *, predicted: bool | None = None) -> Iterator[LabelStudioTask]:
         """List the tasks that have no annotation but cancelled ones, in the order of their ids.
 
@@ -242,6 +250,23 @@ class LabelStudioClient:
             )
 
         self._call(f"task {task_id} (to predict)", push)
+
+    def push_annotation(self, task_id: int, result: Sequence[Mapping[str, Any]]) -> bool:
+        """Store an annotation of a task that has none but cancelled ones; tell whether it had none.
+
+        So what a try without an answer has stored is not stored again.
+        """
+
+        def push(sdk: "LabelStudio") -> bool:
+            found = sdk.annotations.list(task_id, request_options=OPTIONS)
+            if not all(annotation.was_cancelled for annotation in found):
+                return False
+            sdk.annotations.create(
+                task_id, result=[dict(region) for region in result], request_options=OPTIONS
+            )
+            return True
+
+        return self._call(f"task {task_id} (to annotate)", push)
 
     def backends(self, project_id: int) -> list[LabelStudioBackend]:
         """List a project's models. Label Studio calls each of them now: 4 s where one does not answer."""

@@ -3,9 +3,16 @@
 from ebseg.commands import Command
 
 COMMANDS = {
+    "export": Command(
+        "training.commands.export:app", "Write a project's annotated photos in a format that trainers read."
+    ),
     "finetune": Command(
         "training.commands.finetune:app",
         "Fine-tune a model on labelled photos, without losing what it could do before.",
+    ),
+    "import": Command(
+        "training.commands.import_masks:app",
+        "Make predictions of another system's masks, for tasks that are there.",
     ),
     "jobs": Command("training.commands.jobs:app", "Look at the learning loop's jobs."),
     "label": Command(

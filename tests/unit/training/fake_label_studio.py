@@ -87,6 +87,7 @@ class FakeLabelStudio:
             ("projects", "GET"): self._project, ("projects", "PATCH"): self._change_project,
             ("ml", "GET"): self._models, ("current-user", "GET"): self._user,
             ("tasks", "GET"): self._annotations_of if numbers else self._task_page,
+            ("tasks", "POST"): self._annotate,
             ("predictions", "GET"): self._prediction if numbers else self._predictions_of,
             ("predictions", "POST"): self._predict, ("predictions", "DELETE"): self._delete,
         }[kind, request.method]  # fmt: skip
@@ -147,6 +148,12 @@ class FakeLabelStudio:
             return _missing()
         found = [each for each in self.annotations.values() if each["task"] == task]
         return _ok(found)
+
+    def _annotate(self, request: httpx.Request, task: int) -> httpx.Response:
+        if task not in self.tasks:
+            return _missing()
+        number = self.annotate(task, json.loads(request.content)["result"])
+        return httpx.Response(201, json=self.annotations[number])
 
     def _prediction(self, request: httpx.Request, number: int) -> httpx.Response:
         found = self.predictions.get(number)
