@@ -53,7 +53,8 @@ def test_every_stage(variant, photo, data, request, inputs, golden_arrays, golde
         resized = resize_shortest_edge(inputs.image_u8(480, 640, 1), 640, 2560)
         image = torch.from_numpy(resized).permute(2, 0, 1).float()
     encoded = net.encode([image])
-    masks, classes = encoded.masks_at_test_size(), net.classify(encoded, vocabulary, text=embed(net, vocabulary))[0]
+    masks = encoded.masks_at_test_size()
+    classes = net.classify(encoded, vocabulary, text=embed(net, vocabulary))[0]
     stages["sem_seg"] = net.combine(masks, classes, OUTPUT[photo])
     size = OUTPUT[photo]
     stages["mask_full"] = F.interpolate(masks[None], size=size, mode="bilinear", align_corners=False)[0]
