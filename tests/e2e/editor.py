@@ -1,9 +1,11 @@
 """Label Studio's editor in a real browser."""
 
 import io
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -59,3 +61,10 @@ def box(page: Page, query: str) -> FloatRect:
     found = page.locator(query).bounding_box()
     assert found is not None
     return found
+
+
+def keep_picture(page: Page, name: str) -> None:
+    """Keep what is seen, where EBSEG_CONTROL_PICTURES names a folder."""
+    if folder := os.environ.get("EBSEG_CONTROL_PICTURES"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(folder, f"{name}.png"))

@@ -1,18 +1,21 @@
 """What a person sees: the picture under its masks, in a real browser.
 
-EBSEG_SCREENSHOT=file keeps the whole window as a picture (``make screenshot``).
+EBSEG_SCREENSHOT=file keeps the whole window as a picture, EBSEG_POLYGONS_SCREENSHOT=file that of
+polygons (``make screenshot``).
 """
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ImageColor
+from PIL import Image, ImageColor
 from playwright.sync_api import Page
 
 from backend.demo.label_studio_server import Project
 from backend.demo.project import label_config
+from backend.processes import ServerProcess
 from ebseg.label_studio.label_config import parse
 from tests.e2e.editor import PICTURE, VIEW, box, open_task
 from tests.e2e.projects import Annotated
@@ -31,15 +34,21 @@ def seen(page: Page, label_map: LabelMap) -> LabelMap:
     return label_map[rows[:, None], columns]
 
 
+def keep_window(page: Page, variable: str) -> None:
+    """Keep the window where an environment variable names a file, in 256 colours."""
+    if screenshot := os.environ.get(variable):
+        Path(screenshot).parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(io.BytesIO(page.screenshot())) as image:
+            image.convert("RGB").quantize(256).save(screenshot, optimize=True)
+
+
 def test_masks_are_seen_on_the_picture(page: Page, drawn: Annotated) -> None:
     task_id = drawn.task_ids[0]
     bare_project = Project(drawn.server, "No predictions", label_config(drawn.labels))
     [bare_task] = bare_project.upload(drawn.files[:1])
     bare = open_task(page, bare_project, bare_task, regions=0)
     masked = open_task(page, drawn.project, task_id, regions=len(drawn.prediction(task_id).result))
-    if screenshot := os.environ.get("EBSEG_SCREENSHOT"):
-        Path(screenshot).parent.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=screenshot)
+    keep_window(page, "EBSEG_SCREENSHOT")
 
     shown = seen(page, drawn.label_map(task_id))
     assert masked.shape == bare.shape == (*shown.shape, 3)
@@ -51,3 +60,15 @@ def test_masks_are_seen_on_the_picture(page: Page, drawn: Annotated) -> None:
     assert 0.3 < opacity < 0.9
     error = np.abs(bare + opacity * tint - masked).max(axis=2)
     assert (error < 24).mean() > 0.97  # not at the masks' smoothed edges and under the editor's tools
+
+
+def test_polygons_are_seen_on_the_picture(page: Page, drawn: Annotated, backend: ServerProcess) -> None:
+    config = label_config(drawn.labels).replace("BrushLabels", "PolygonLabels")
+    project = Project(drawn.server, "Polygons", config)
+    [task] = project.upload(drawn.files[:1])
+    project.connect(backend.url)
+    assert project.retrieve_predictions([task]) == [task]
+    [prediction] = project.predictions(task)
+    assert {region["type"] for region in prediction.result} == {"polygonlabels"}
+    open_task(page, project, task, regions=len(prediction.result))
+    keep_window(page, "EBSEG_POLYGONS_SCREENSHOT")

@@ -3,10 +3,8 @@
 EBSEG_CONTROL_PICTURES=folder keeps a picture of each.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -26,7 +24,7 @@ from ebseg.label_studio.kinds import kind_of_value
 from ebseg.label_studio.tasks import TaskPhoto, read_label_config
 from ebseg.predictor import Predictor
 from ebseg.render import palette
-from tests.e2e.editor import PICTURE, VIEW, box, open_task
+from tests.e2e.editor import PICTURE, VIEW, box, keep_picture, open_task
 from training.settings import Settings
 
 LabelMap = npt.NDArray[np.int16]
@@ -180,12 +178,6 @@ class Shown:
         print(f"{name}: opacity {opacity:.2f}, {(error < 24).mean():.1%} of the photo as expected")
         assert 0.15 < opacity < 0.95
         assert (error < 24).mean() > 0.95  # not at the regions' borders and under the editor's tools
-
-
-def keep_picture(page: Page, name: str) -> None:
-    if folder := os.environ.get("EBSEG_CONTROL_PICTURES"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=Path(folder, f"{name}.png"))
 
 
 @pytest.fixture(scope="module")

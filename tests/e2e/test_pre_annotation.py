@@ -1,8 +1,11 @@
 """What Label Studio stores is what the model said, and on drawn scenes it is right."""
 
+import httpx
 import numpy as np
 import pytest
 
+from backend.demo.label_studio_server import Project
+from backend.demo.project import label_config
 from ebseg.data.drawn.synthetic import PHRASES, Scene
 from ebseg.images import read_image
 from ebseg.label_studio.version import model_of
@@ -60,3 +63,31 @@ def test_retrieving_again_keeps_one_prediction_a_task(drawn: Annotated) -> None:
     before = [drawn.prediction(task_id).id for task_id in drawn.task_ids]
     assert drawn.project.retrieve_predictions(drawn.task_ids) == drawn.task_ids
     assert [drawn.prediction(task_id).id for task_id in drawn.task_ids] == before
+
+
+def test_uncertainty_sampling_serves_the_least_sure_photo_first(drawn: Annotated) -> None:
+    project = Project(drawn.server, "Uncertainty sampling", label_config(drawn.labels))
+    drawn.server.client.projects.update(project.id, sampling="Uncertainty sampling")
+    tasks = project.upload(drawn.files)
+    predictions = [drawn.prediction(task_id) for task_id in drawn.task_ids]
+    version = predictions[0].model_version
+    scores = {}
+    for task, stored in zip(tasks, predictions, strict=True):
+        drawn.server.client.predictions.create(
+            task=task, result=stored.result, score=stored.score, model_version=version
+        )
+        scores[task] = stored.score
+    assert len(set(scores.values())) == len(scores)
+    by_score = sorted(tasks, key=lambda task: scores[task])
+    drawn.server.client.predictions.create(
+        task=by_score[-1], result=[], score=0.0, model_version="another"
+    )  # a version that is not shown counts for nothing
+    project.show_scores_of(version)
+    for expected in by_score[:2]:
+        answer = httpx.get(
+            f"{drawn.server.url}/api/projects/{project.id}/next",
+            headers=drawn.server.authorization(),
+            timeout=60,
+        )
+        assert answer.raise_for_status().json()["id"] == expected
+        drawn.server.client.annotations.create(id=expected, result=predictions[0].result)
