@@ -53,7 +53,7 @@ check: $(READY)
 # All that CI runs, spread over the cores; the unit tests are .venv/bin/pytest alone.
 test: check browser $(LABEL_STUDIO_READY)
 	$(BIN)/pytest tests/unit
-	$(BIN)/pytest --dist loadfile tests/parity tests/e2e tests/integration tests/fuzz
+	$(BIN)/pytest --dist loadfile tests/parity tests/e2e tests/integration tests/tiny tests/fuzz
 
 # Faults put into what decides a promotion: do its tests notice? SAMPLE=12 of each module; some 40 minutes.
 mutants: $(READY)
