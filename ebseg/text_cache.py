@@ -21,6 +21,9 @@ _log = logging.getLogger(__name__)
 NAMES_PER_CALL = 64
 """Names encoded between two writes: what an interrupted run of a large vocabulary loses at most."""
 
+MOST_KEPT = 20_000
+"""Names in memory, 40 MB of EBSeg-B's: tasks may bring labels of their own, ever others."""
+
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _ON_DISK = np.dtype("<f4")
 _Embedding = npt.NDArray[np.float32]
@@ -52,28 +55,42 @@ class TextCache:
         are neither in memory nor on disk. ``fingerprint`` names the weights behind ``encode``.
         """
         keys = {name: _key(fingerprint, name) for name in names}
-        missing = [name for name, key in keys.items() if key not in self._memory and not self._load(key)]
+        found = {name: known for name, key in keys.items() if (known := self._known(key)) is not None}
+        missing = [name for name in keys if name not in found]
         for start in range(0, len(missing), NAMES_PER_CALL):
             chunk = missing[start : start + NAMES_PER_CALL]
             for name, row in zip(chunk, encode(chunk).detach().float().cpu().numpy(), strict=True):
-                self._memory[keys[name]] = row.copy()
+                found[name] = self._keep(keys[name], row.copy())
                 self._save(keys[name], row)
-        return torch.from_numpy(np.stack([self._memory[keys[name]] for name in names]))
+        return torch.from_numpy(np.stack([found[name] for name in names]))
 
-    def _load(self, key: str) -> bool:
-        """Bring one embedding from disk into memory; False where it is absent or damaged."""
+    def _known(self, key: str) -> _Embedding | None:
+        """Find one embedding in memory or on disk."""
+        embedding = self._memory.get(key)
+        if embedding is not None:
+            return embedding
+        embedding = self._load(key)
+        return None if embedding is None else self._keep(key, embedding)
+
+    def _keep(self, key: str, embedding: _Embedding) -> _Embedding:
+        if len(self._memory) >= MOST_KEPT:
+            self._memory = {}
+        self._memory[key] = embedding
+        return embedding
+
+    def _load(self, key: str) -> _Embedding | None:
+        """Read one embedding from disk; None where it is absent or damaged."""
         if self._folder is None:
-            return False
+            return None
         try:
             content = self._path(self._folder, key).read_bytes()
         except OSError:
-            return False
+            return None
         digest, values = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if not values or hashlib.sha256(values).digest() != digest:
             _log.warning("Ignored a damaged text embedding: %s", self._path(self._folder, key))
-            return False
-        self._memory[key] = np.frombuffer(values, _ON_DISK).astype(np.float32)
-        return True
+            return None
+        return np.frombuffer(values, _ON_DISK).astype(np.float32)
 
     def _save(self, key: str, embedding: _Embedding) -> None:
         folder = self._folder

@@ -38,6 +38,16 @@ def test_one_more_label_costs_one_label() -> None:
     assert torch.equal(embeddings, CountingEncoder()(["road", "car", "sky"]))
 
 
+def test_memory_is_bounded_and_what_is_dropped_is_encoded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ebseg.text_cache.MOST_KEPT", 10)
+    cache, encode = TextCache(None), CountingEncoder()
+    for number in range(30):
+        cache.embed([f"{number} of a task"], encode, "w")
+        assert len(cache._memory) <= 10
+    names = [str(number) for number in range(25)]  # more at once than are kept
+    assert torch.equal(cache.embed(names, encode, "w"), CountingEncoder()(names))
+
+
 def test_disk_serves_the_next_process(tmp_path: Path) -> None:
     first = TextCache(tmp_path / "new" / "text").embed(["sky", "道路", "a/b:c\\*"], CountingEncoder(), "w")
     encode = CountingEncoder()
