@@ -21,14 +21,7 @@ from backend.metrics import Metrics, TaskOutcome
 from backend.model_holder import ModelHolder, ModelUnavailable, PinnedModel
 from backend.outbox import Outbox, Sink
 from backend.webhook_events import Event
-from ebseg.errors import (
-    AnnotationError,
-    Curable,
-    EBSegError,
-    Refused,
-    TokenRefused,
-    Unreachable,
-)
+from ebseg.errors import Curable, EBSegError, Refused, TokenRefused, Unreachable
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import OWN_FAULTS, Model, Pipeline
 from ebseg.label_studio.regions import Region, prediction
@@ -220,8 +213,8 @@ class Service:
         Tasks of a ``project`` that are not finished become a hint, on which workers finish them. ``context``
         is that of a smart tool, which asks for one label; what it asked for in vain is of no use later.
         Raises LabelConfigError or AnnotationError for what no task can be predicted with, or nobody can point
-        with, Curable where a smart tool's photo cannot be had for now, ModelUnavailable if the model could
-        not be loaded, and Busy.
+        with; whatever leaves a smart tool without an answer, Curable where asking again may help;
+        ModelUnavailable if the model could not be loaded, and Busy.
         """
         request = self._request(label_config, context)
         if request.model.failure:
@@ -281,9 +274,11 @@ class Service:
     def _answer(self, part: _Part, photo: _Photo, request: _Request) -> _Answer:
         """Predict one photo; whatever goes wrong with it stays with its task.
 
-        What is wrong with a smart tool's regions, and what may pass, is told to the person who drew them, and
-        draws them again.
+        A smart tool has one task, and an empty answer would look like a click that was lost: it is raised,
+        for Label Studio shows an error's reason to the person who drew, and stores nothing.
         """
+        if request.asked:
+            return self._pointed(part, photo, request)
         name = describe(part.task, part.photo.url)
         try:
             image = photo.result(request.seconds_left)
@@ -297,8 +292,6 @@ class Service:
             logger.warning("%s gets no regions: %s", name, error)
             return _Answer(TaskOutcome.EMPTY)
         except EBSegError as error:
-            if request.asked and isinstance(error, AnnotationError | Curable):
-                raise
             if self.watch and isinstance(error, TokenRefused | Unreachable):
                 self.watch.look_now()
             logger.warning("%s is left out: %s", name, error)
@@ -306,6 +299,18 @@ class Service:
         except Exception:  # one task must not cost the others' finished masks; left out, it can be retried
             logger.exception("%s is left out: internal error", name)
             return _Answer(TaskOutcome.FAILED)
+
+    def _pointed(self, part: _Part, photo: _Photo, request: _Request) -> _Answer:
+        """Answer a smart tool. Raises Busy where there is no time, and what is in the way."""
+        try:
+            image = photo.result(request.seconds_left)
+            return _Answer(TaskOutcome.PREDICTED, self._regions(image, part, request))
+        except (_OutOfTime, TimeoutError) as error:
+            raise Busy("there was no time for the smart tool; draw again in a moment") from error
+        except (TokenRefused, Unreachable):
+            if self.watch:
+                self.watch.look_now()
+            raise
 
     def _regions(self, image: npt.NDArray[np.uint8], part: _Part, request: _Request) -> list[Region]:
         """Regions that the request's model finds in a photo."""

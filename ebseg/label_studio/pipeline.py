@@ -23,6 +23,10 @@ OWN_FAULTS = (TaskError, NoPhoto, ImageError)
 """What is wrong with a task or its photo itself: asked again, the answer would be the same."""
 
 
+SPECK = 0.01
+"""Share of what a smart tool asked for, below which a connected part is no region of its own."""
+
+
 class Fetcher(Protocol):
     """What photos are fetched with; ``ebseg.label_studio.fetch.ImageFetcher`` is one."""
 
@@ -129,7 +133,8 @@ class Pipeline:
     ) -> list[Region]:
         """Turn a segmentation into regions of each control: all that are large enough, or what was asked for.
 
-        Raises AnnotationError for scores that are not finite, and for prompts that do not fit the photo.
+        Raises AnnotationError for scores that are not finite, for prompts that do not fit the photo, and
+        where nothing is left of what was asked for.
         """
         label_map = found.label_map
         if asked:
@@ -141,9 +146,12 @@ class Pipeline:
         regions: list[Region] = []
         for served, own in of.question.parts(label_map):
             if asked:
-                regions += masks_to_regions(own, found.scores, served.control)
+                least = SPECK * (own >= 0).mean()
+                regions += masks_to_regions(own, found.scores, served.control, min_area=least)
             else:
                 regions += self._predicted(own, found, served)
+        if asked and not regions:
+            raise asked.nothing_found()
         return regions if of.page is None else [on_page(region, of.page) for region in regions]
 
     def _predicted(

@@ -62,6 +62,13 @@ class InteractiveRequest:
             f"{known}; give both tags the same labels"
         )
 
+    def nothing_found(self) -> AnnotationError:
+        """Make the error for who would see nothing happen."""
+        return AnnotationError(
+            f'the model finds no "{shown(self.label)}" there by itself; '
+            "point at it with a positive click or a box"
+        )
+
     def pointed(self, index: int) -> Pointed | None:
         """Say what is pointed at; ``index``: of the label in the vocabulary. None where nothing is."""
         if self.is_unguided:

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ebseg.label_studio import brush
 from ebseg.label_studio.prompts import Point
 from ebseg.vocabulary import Vocabulary
 from tests.unit.backend.conftest import label_config, named, png, predict, results, task, upload
+from tests.unit.backend.test_time_and_failures import ScriptedModel
 from tests.unit.label_studio.http_server import redirect, reply
 from tests.unit.training.fake_label_studio import FakeLabelStudio
 from training.annotations.label_studio import LabelStudioClient
@@ -300,6 +302,25 @@ def test_a_smart_tools_user_is_told_what_is_in_the_way(client, label_studio):
     assert "Label Studio needs a token (401)" in answer.status and "LABEL_STUDIO_API_KEY" in answer.status
 
 
+@pytest.mark.parametrize(
+    ("photo", "reason"),
+    [
+        (upload(99), "503 .*not found .404.*was the photo deleted or moved"),
+        (None, "400 its data has .*takes the photo from"),
+    ],
+    ids=["a photo that is not there", "a task without a photo"],
+)
+def test_a_smart_tool_is_told_why_it_gets_nothing(client, photo, reason):
+    """An empty answer would look like a click that was lost."""
+    answer = predict(client, [task(1, photo)], context=click("sky", 50, 50))
+    assert re.match(reason, answer.status)
+
+
+def test_a_smart_tool_is_told_of_a_fault_of_ours(make_client):
+    client = make_client(load=lambda: ScriptedModel(lambda image: 1 / 0))
+    assert predict(client, [task(1, upload(0))], context=click("sky", 50, 50)).status_code == 500
+
+
 def test_the_log_holds_no_secrets(client, caplog):
     url = "http://user:password1@127.0.0.1:9/photo.png?signature=password2#password3"
     with caplog.at_level(logging.DEBUG):
@@ -447,6 +468,43 @@ def test_without_a_positive_prompt_the_labels_mask_is_given(client, predictor, s
     [region] = answer["result"]
     mask = brush.decode(region["value"]["rle"], 60, 80) > 0
     assert mask.any() and not mask[30, 40] and np.all(sky[mask])
+
+
+def test_a_negative_click_alone_that_leaves_nothing_is_told(make_client):
+    context = click("sky", 50, 50)
+    context["result"][0]["is_positive"] = False
+    client = make_client(load=ScriptedModel)  # all is sky
+    answer = predict(client, [task(1, upload(0))], context=context)
+    assert answer.status.startswith('400 the model finds no "sky" there by itself; point at it')
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [(0, 0), (100, 100), (250, -40)], ids=["a corner", "the other", "beside the photo"]
+)
+def test_a_click_counts_at_the_nearest_pixel_of_the_photo(client, x, y):
+    [answer] = results(predict(client, [task(1, upload(0))], context=click("sky", x, y)))
+    [region] = answer["result"]
+    mask = brush.decode(region["value"]["rle"], 60, 80) > 0
+    assert mask[min(max(int(y / 100 * 60), 0), 59), min(int(x / 100 * 80), 79)]
+
+
+def test_a_box_gives_a_polygon_without_specks(make_client):
+    """They are no objects, and the person would have to delete each."""
+
+    def two_parts(image):
+        label_map = np.full(image.shape[:2], -1, np.int16)
+        label_map[10:40, 10:40] = 0  # 900 pixels
+        label_map[50:52, 50:53] = 0
+        return SimpleNamespace(label_map=label_map, scores=np.full(image.shape[:2], 0.5, np.float32))
+
+    model = ScriptedModel()
+    model.predict = lambda image, labels, threshold=None: two_parts(image)
+    box = {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0, "rectanglelabels": ["sky"]}
+    sizes = {"original_width": 80, "original_height": 60}
+    context = {"result": [{"type": "rectanglelabels", "to_name": "photo", "value": box, **sizes}]}
+    config = label_config().replace("BrushLabels", "PolygonLabels")
+    [answer] = results(predict(make_client(load=lambda: model), [task(1, upload(0))], config, context))
+    assert len(answer["result"]) == 1
 
 
 @pytest.mark.parametrize("context", [None, {}, {"result": []}])
