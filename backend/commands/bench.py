@@ -2,12 +2,13 @@
 
 import http.client
 import json
+import random
 import socket
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -33,7 +34,11 @@ TASKS_PER_CALL = 4
 SCENES = 4
 SCENE_SIZE = (360, 480)
 LABELS = 8
+RANDOM_WEIGHTS = "random.safetensors"
 MODEL_SECONDS = 600.0
+PROMPTS = 20
+"""Clicks on a photo, and boxes."""
+
 PAUSE_SECONDS = 0.02
 """Between two short calls, so that the measurement itself takes little of the machine."""
 
@@ -74,24 +79,42 @@ def _group() -> None:
 @app.command()
 def service(
     model: Annotated[str, typer.Option(help="Model name or checkpoint file.")] = "ebseg-tiny",
+    variant: Annotated[str, typer.Option(help="Serve random weights of this size instead.")] = "",
     seconds: Annotated[float, typer.Option(min=1, help="How long to measure.")] = 20.0,
     slow: Annotated[int, typer.Option(min=0, help="Connections that send no request to its end.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
-    """Measure /health, /setup and /webhook over real HTTP while four /predict calls run.
+    """Measure smart tools, then /health, /setup and /webhook while four /predict calls run; over real HTTP.
 
     Example: ebseg bench service --seconds 30 --slow 200
     """
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        _served(model, Path(folder)) as (address, photos),
-        _kept_slow(address, slow),
-    ):
-        latencies, predicted = measure_latency(address, photos, seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        served = _random_weights(variant, Path(folder)) if variant else model
+        with _served(served, Path(folder)) as (address, photos), _kept_slow(address, slow):
+            first, prompts = measure_prompts(address, photos[-1])
+            latencies, predicted = measure_latency(address, photos[:-1], seconds)
     if as_json:
-        typer.echo(json.dumps({"predicted": predicted, "latencies": [asdict(each) for each in latencies]}))
+        numbers = {"predicted": predicted, "latencies": [asdict(each) for each in latencies]}
+        pointed = {"first_click": first, "prompts": [asdict(each) for each in prompts]}
+        typer.echo(json.dumps(numbers | pointed))
         return
+    typer.echo(f"the first click on a photo {1000 * first:.0f} ms; later ones on the same photo:")
+    _print(prompts)
     typer.echo(f"{predicted} photos in {seconds:g} s, {CONCURRENT_PREDICTIONS} calls of /predict at a time")
+    _print(latencies)
+
+
+def _random_weights(variant: str, folder: Path) -> str:
+    """Write a model of random weights: it answers nothing well, in the time of a real one."""
+    config = find_variant(variant)
+    from ebseg.checkpoint import save_checkpoint  # PyTorch is slow to import
+    from ebseg.model import EBSeg
+
+    save_checkpoint(EBSeg(config, training_vocabulary=Vocabulary(PHRASES[:LABELS])), folder / RANDOM_WEIGHTS)
+    return str(folder / RANDOM_WEIGHTS)
+
+
+def _print(latencies: Sequence[Latency]) -> None:
     for each in latencies:
         typer.echo(
             f"{each.path:8} p50 {1000 * each.p50:6.1f} ms   p99 {1000 * each.p99:6.1f} ms   "
@@ -143,6 +166,27 @@ def train(
         f"EBSeg {variant}: {cost.step:.2f} s a training step, segment-anything's encoder "
         f"{cost.encoder:.2f} s: {cost.ratio:.2f} times; {cost.peak_gib:.2f} GiB of memory"
     )
+
+
+def measure_prompts(address: str, photo: str) -> tuple[float, list[Latency]]:
+    """Give the seconds of the first click on a photo, and those of clicks and boxes after it.
+
+    ``address``, ``photo``: as in ``measure_latency``; a photo that was not asked for yet.
+    """
+    chance = random.Random(0)
+
+    def seconds(kind: str, size: float) -> float:
+        value: dict[str, Any] = {"x": chance.uniform(0, 100 - size), "y": chance.uniform(0, 100 - size)}
+        value |= {"width": size, "height": size, "rotation": 0, kind: [chance.choice(PHRASES[:LABELS])]}
+        region: dict[str, Any] = {"type": kind, "to_name": "image", "value": value}
+        region |= {"original_width": SCENE_SIZE[1], "original_height": SCENE_SIZE[0]}
+        body = {"tasks": [{"id": 1, "data": {"image": photo}}], "label_config": _LABEL_CONFIG}
+        return _timed(address, "POST", "/predict", {**body, "params": {"context": {"result": [region]}}})
+
+    first = seconds("keypointlabels", 0)
+    clicks = [seconds("keypointlabels", 0) for _ in range(PROMPTS)]
+    boxes = [seconds("rectanglelabels", 40) for _ in range(PROMPTS)]
+    return first, [_latency("click", clicks), _latency("box", boxes)]
 
 
 def measure_latency(address: str, photos: list[str], seconds: float) -> tuple[list[Latency], int]:
@@ -244,8 +288,8 @@ def _is_open(connection: socket.socket) -> bool:
 
 @contextmanager
 def _served(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve scenes and, in a process of its own, the model; give the service's address and the scenes'."""
-    for number in range(SCENES):
+    """Serve scenes, one more than are predicted, and, in a process of its own, the model; give addresses."""
+    for number in range(SCENES + 1):
         Image.fromarray(draw_scene(1, number, size=SCENE_SIZE).image).save(folder / f"{number}.png")
     media = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
     threading.Thread(target=media.serve_forever, daemon=True).start()
@@ -262,7 +306,7 @@ def _served(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
     try:
         with process.running(python("-m", "ebseg", "serve"), variables):
             process.wait_until_ready("/ready", MODEL_SECONDS)
-            yield address, [f"http://{host}/{number}.png" for number in range(SCENES)]
+            yield address, [f"http://{host}/{number}.png" for number in range(SCENES + 1)]
     finally:
         media.shutdown()
         media.server_close()

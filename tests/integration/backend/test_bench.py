@@ -16,6 +16,8 @@ def test_the_benchmark_measures_a_served_model(checkpoint):
     report = json.loads(run.stdout)
     assert report["predicted"] > 0
     assert [latency["path"] for latency in report["latencies"]] == ["/health", "/setup", "/webhook"]
-    for latency in report["latencies"]:
+    assert [latency["path"] for latency in report["prompts"]] == ["click", "box"]
+    assert report["first_click"] > 0
+    for latency in (*report["latencies"], *report["prompts"]):
         assert latency["calls"] > 1
         assert 0 < latency["p50"] <= latency["p99"] <= latency["longest"]
