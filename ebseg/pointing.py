@@ -6,6 +6,7 @@ the last step. The numbers were chosen on 77 regions of ten CamVid photos; docs/
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -28,6 +29,9 @@ LEAST_IN_A_BOX = 0.3
 MOST_REFINED = 30_000
 """Pixels of a box's surroundings that grabCut looks at: a larger one is made smaller for it."""
 
+MOST_PIXELS = 1_000_000
+"""Of the photo that all is worked out on: a larger one is made smaller for it, and its mask is enlarged."""
+
 _UNLIKELY = 0.02
 """Added to a mask's probability of the label: the person knows better than the model."""
 
@@ -47,6 +51,50 @@ def point(
     mask (H, W) bool and how sure each pixel of it is, (H, W), 0..1. Raises
     AnnotationError where no positive prompt is on the photo, and what a prompt's ``draw`` raises.
     """
+    height, width = pixels.shape[:2]
+    shrink = (MOST_PIXELS / (height * width)) ** 0.5
+    if shrink >= 1:
+        return _point(encoded, classes, pixels, pointed)
+    size = (max(round(width * shrink), 1), max(round(height * shrink), 1))
+    smaller = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    found, sure = _point(encoded, classes, np.asarray(smaller, np.uint8), _on(pointed, (height, width)))
+    large = cv2.resize(found.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) >= 0.5
+    if pointed.boxes and not pointed.positive:
+        clipped = large & np.logical_or.reduce([box.draw(height, width) for box in pointed.boxes])
+        large = clipped if clipped.any() else large  # of a box that is thinner than a pixel of the small one
+    return large, np.asarray(cv2.resize(sure, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+@dataclass(frozen=True)
+class _Reduced:
+    """A shape that is drawn on a photo of its own size, and then made smaller."""
+
+    shape: Shape
+    size: tuple[int, int]
+
+    def draw(self, height: int, width: int) -> Mask:
+        mask = self.shape.draw(*self.size).astype(np.uint8) * 255
+        return np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) > 0)
+
+
+def _on(pointed: Pointed, size: tuple[int, int]) -> Pointed:
+    """Let all shapes be drawn on a photo of this size, (H, W), whatever the size that is asked for."""
+
+    def reduced(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+        return tuple(_Reduced(shape, size) for shape in shapes)
+
+    return Pointed(
+        pointed.label,
+        positive=reduced(pointed.positive),
+        negative=reduced(pointed.negative),
+        boxes=reduced(pointed.boxes),
+        negative_boxes=reduced(pointed.negative_boxes),
+    )
+
+
+def _point(
+    encoded: Encoded, classes: Tensor, pixels: npt.NDArray[np.uint8], pointed: Pointed
+) -> tuple[Mask, npt.NDArray[np.float32]]:
     size = (pixels.shape[0], pixels.shape[1])
     proposals = _Proposals(encoded, classes, size)
     found: Mask = np.zeros(size, dtype=bool)

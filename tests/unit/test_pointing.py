@@ -72,6 +72,28 @@ def test_a_stroke_is_as_a_click_on_all_that_it_paints():
     assert iou(found, QUARTERS[2]) > 0.9 and found[stroke].all()
 
 
+@pytest.mark.parametrize(
+    "pointed",
+    [
+        {"positive": (click(10, 20),)},
+        {"positive": (click(10, 20), click(80, 100)), "negative": (click(90, 120, positive=False),)},
+        {"boxes": (box(5, 10, 40, 55),)},
+        {"boxes": (box(5, 10, 40, 55),), "positive": (click(80, 100),)},
+    ],
+    ids=["click", "clicks", "box", "box and click"],
+)
+def test_a_large_photo_is_looked_at_in_small(pointed, monkeypatch):
+    pixels = np.repeat(np.repeat(PIXELS, 4, axis=0), 4, axis=1)
+    classes = torch.tensor([0.9, 0.0, 0.0, 0.0])
+    expected, _ = point(encoded(), classes, pixels, Pointed(0, **pointed))
+    monkeypatch.setattr("ebseg.pointing.MOST_PIXELS", HEIGHT * WIDTH)
+    found, sure = point(encoded(), classes, pixels, Pointed(0, **pointed))
+    assert found.shape == sure.shape == pixels.shape[:2] and found.dtype == bool
+    assert iou(found, expected) > 0.95
+    if "positive" not in pointed:
+        assert not found[~pointed["boxes"][0].draw(*found.shape)].any()
+
+
 def test_several_clicks_are_one_region_each_and_a_negative_one_takes_its_part_away():
     both = (click(10, 20), click(80, 100))
     assert iou(find(positive=both)[0], QUARTERS[0] | QUARTERS[3]) > 0.9
