@@ -130,12 +130,7 @@ def read_image(
     if name is None:
         name = str(source) if isinstance(source, str | Path) else "the picture"
     with _open(source, name) as stream:
-        reader = _reader(stream, name)
-        try:
-            with _quiet():
-                image = reader(stream)
-        except _DAMAGE as error:
-            raise _damaged(name, error) from error
+        image = _undecoded(stream, name)
         width, height = image.size
         if width * height > max_pixels:
             raise ImageError(
@@ -160,14 +155,19 @@ def file_kind(source: Path | bytes) -> tuple[str, bool]:
     """
     name = str(source) if isinstance(source, Path) else "the picture"
     with _open(source, name) as stream:
-        reader = _reader(stream, name)
-        try:
-            with _quiet():
-                image = reader(stream)
-        except _DAMAGE as error:
-            raise _damaged(name, error) from error
-        kind = str(reader.format)
+        image = _undecoded(stream, name)
+        kind = str(image.format)
         return _USUAL_SUFFIXES.get(kind, f".{kind.lower()}"), _orientation(image) in _TURNS
+
+
+def _undecoded(stream: BinaryIO, name: str) -> Image.Image:
+    """Read a picture's header only. Raises ImageError."""
+    reader = _reader(stream, name)
+    try:
+        with _quiet():
+            return reader(stream)
+    except _DAMAGE as error:
+        raise _damaged(name, error) from error
 
 
 def passed_over(folder: Path, pictures: Sequence[str]) -> str:
