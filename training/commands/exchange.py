@@ -1,7 +1,8 @@
 """What ``ebseg export`` and ``ebseg import`` share: the way to photos, and telling what is left out."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -32,15 +33,20 @@ def photos(settings: Settings) -> ImageFetcher:
     return photo_fetcher(settings, name)
 
 
-def progress_bar() -> Progress:
-    """Make a progress bar for standard error, where people are looking."""
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show a progress bar on standard error, where people are looking.
 
-
-def quieten() -> None:
-    """Leave warnings of single tasks out of the log: they are told at the end."""
-    logging.getLogger("training.annotations").setLevel(logging.ERROR)
+    Warnings of single tasks are kept out of the log meanwhile: they are told at the end.
+    """
+    console, log = Console(stderr=True), logging.getLogger("training.annotations")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            yield bar
+    finally:
+        log.setLevel(level)
 
 
 def tell_unknown(labels: Collection[str]) -> None:

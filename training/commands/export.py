@@ -12,7 +12,7 @@ from ebseg.files import require_free
 from training.annotations.exporting import Written, export
 from training.annotations.label_studio import LabelStudioClient
 from training.annotations.labelled_photos import LabelledPhotos, annotated, predicted
-from training.commands.exchange import Project, photos, progress_bar, quieten, tell, tell_unknown
+from training.commands.exchange import Project, photos, progress_bar, tell, tell_unknown
 from training.settings import Settings, load_settings
 from training.storage import Storage
 
@@ -44,7 +44,6 @@ def export_project(
         raise ConfigError("--reviewed-only is for annotations: leave it or --predictions out")
     require_free(out)
     settings = load_settings()
-    quieten()
     try:
         with progress_bar() as bar:
             bar.add_task("reading the project", total=None)

@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 from PIL import Image
 
@@ -167,3 +169,12 @@ def test_help_says_how(run):
     ):
         out, _ = run(command, "--help")
         assert f"Example: ebseg {command} {example}" in out
+
+
+def test_only_its_own_work_is_kept_out_of_the_log():
+    log = logging.getLogger("training.annotations.snapshot")
+    before = log.getEffectiveLevel()
+    with pytest.raises(KeyboardInterrupt), exchange.progress_bar():
+        assert not log.isEnabledFor(logging.WARNING)
+        raise KeyboardInterrupt
+    assert log.getEffectiveLevel() == before
