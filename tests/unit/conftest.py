@@ -1,8 +1,10 @@
 """For the unit tests. PyTorch and MLflow are imported by the tests that want them: it takes seconds."""
 
+import functools
 import gc
 import itertools
 import os
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 # Threads gain nothing on models this small, and wait for each other for seconds on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Each client of HTTP reads all certificates of the machine's: 20 ms, some hundreds of times.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
 def pytest_collection_finish() -> None:
@@ -89,6 +94,10 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for variable, value in ENVIRONMENT.items():
             patch.setenv(variable, value)
         disconnect(connect(default_tracking_uri(root)))
+    # For each database that it opens, MLflow would read all its migrations anew to know the newest.
+    from mlflow.store.db import utils
+
+    utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
     return root / "mlflow.db"
 
 
