@@ -45,7 +45,7 @@ LOOP = {
     "EBSEG_MIN_NEW_ANNOTATIONS": "16",
     "EBSEG_DEBOUNCE": "3",
     "EBSEG_FOLLOW_SECONDS": "1",
-    "EBSEG_FINETUNE_STEPS": "300" if camvid() else "150",  # real photos take longer to learn
+    "EBSEG_FINETUNE_STEPS": "100" if camvid() else "60",  # real photos take longer to learn
     "EBSEG_GENERAL_PHOTOS": "20",
     "EBSEG_LARGEST_FORGETTING": "0.1",  # the mIoU of so few is some points off by chance
 }

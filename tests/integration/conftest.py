@@ -1,3 +1,3 @@
-from tests.unit.conftest import random_checkpoint
+from tests.unit.conftest import mlflow_database, random_checkpoint
 
-__all__ = ["random_checkpoint"]
+__all__ = ["mlflow_database", "random_checkpoint"]

@@ -4,9 +4,12 @@ import sys
 import threading
 import time
 
+import pytest
 import torch
 
-from ebseg.data.batches import _start_worker
+from ebseg.data.batches import StepBatches, _start_worker, loader
+from ebseg.errors import DataError
+from tests.unit.data.test_batches import assert_same, broken_folder, recipe
 
 WORKERS = """
 import gc, os, sys
@@ -57,3 +60,18 @@ def test_a_worker_that_ends_while_it_hands_over_a_batch_is_not_cut_off():
     worker.start()
     worker.join(60)
     assert worker.exitcode == 0  # before: -6, "terminate called without an active exception"
+
+
+def test_workers_read_what_this_process_would_and_hand_errors_over(tmp_path):
+    """The source breaks altogether while it is read, so one start of the workers shows both."""
+    source = broken_folder(tmp_path, 30, [4, 11])
+    data = StepBatches([source], recipe(steps=30))
+    expected = [data[step] for step in range(30)]
+    got = loader(data, 2, 2)
+    for step in range(2, 8):
+        assert_same(next(got), expected[step])
+    for photo in (tmp_path / "photos").iterdir():
+        photo.write_bytes(b"")
+    with pytest.raises(DataError) as info:
+        list(got)
+    assert "Traceback" not in str(info.value) and "tried in its place are broken" in str(info.value)

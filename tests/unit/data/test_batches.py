@@ -203,21 +203,6 @@ def test_loader_goes_on_from_any_step_and_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_workers_read_what_this_process_would_and_hand_errors_over(tmp_path):
-    """The source breaks altogether while it is read, so one start of the workers shows both."""
-    source = broken_folder(tmp_path, 30, [4, 11])
-    data = StepBatches([source], recipe(steps=30))
-    expected = [data[step] for step in range(30)]
-    got = loader(data, 2, 2)
-    for step in range(2, 8):
-        assert_same(next(got), expected[step])
-    for photo in (tmp_path / "photos").iterdir():
-        photo.write_bytes(b"")
-    with pytest.raises(DataError) as info:
-        list(got)
-    assert "Traceback" not in str(info.value) and "tried in its place are broken" in str(info.value)
-
-
 def test_scenes_are_a_source():
     source = SceneSource(5, 3, (40, 48))
     scene = draw_scene(5, 2, size=(40, 48))
