@@ -26,7 +26,7 @@ from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import OWN_FAULTS, Model, Pipeline
 from ebseg.label_studio.regions import Region, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context
-from ebseg.label_studio.tasks import Labelling, TaskPhoto, describe, language_hint, learning_hint, task_id
+from ebseg.label_studio.tasks import Labelling, TaskPhoto, describe, language_hint, task_id
 from ebseg.read_ahead import read_ahead
 from training.annotations.labelling import read_labelling
 from training.annotations.photos import photo_fetcher
@@ -180,8 +180,6 @@ class Service:
             return None
         labelling = read_labelling(label_config, self.settings)
         hints = [*labelling.problems, language_hint(labelling)]
-        if self.settings.learn:
-            hints.append(learning_hint(labelling))
         self.hints.note(project, "; ".join(filter(None, hints)))
         return labelling
 
