@@ -20,6 +20,7 @@ class TaskOutcome(StrEnum):
     SKIPPED = (
         "skipped"  # out of time; nothing is stored: a worker's job predicts it, or Label Studio asks again
     )
+    TOLD = "told"  # a smart tool got no mask but a message, which says what is in the way; nothing is stored
     FAILED = "failed"  # an internal failure; nothing is stored, Label Studio may ask again
 
 

@@ -7,7 +7,7 @@ from backend.findings import Finding
 from ebseg.errors import EBSegError
 from ebseg.images import read_image
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.tasks import Labelling, language_hint, learning_hint, photo_urls, read_label_config
+from ebseg.label_studio.tasks import Labelling, language_hint, read_label_config
 from training.annotations.advice import advise
 from training.annotations.inspection import StudioInspection
 from training.annotations.label_studio import (
@@ -109,8 +109,7 @@ class _Walk:
             for question in labelling.questions
             for each in question.controls
         ]
-        hints = language_hint(labelling), learning_hint(labelling) if self._settings.learn else None
-        detail = "; ".join(filter(None, [*served, *hints]))
+        detail = "; ".join(filter(None, [*served, language_hint(labelling)]))
         return labelling, self._finding(check, detail, "; ".join(labelling.problems))
 
     def _photo(self, labelling: Labelling) -> Finding:
@@ -139,7 +138,7 @@ class _Walk:
         return self._finding(check, f"that of task {task.id} has {width}x{height} pixels, in {seconds:.1f} s")
 
     def _fetch(self, task: LabelStudioTask, labelling: Labelling) -> bytes:
-        return self._photos.fetch(photo_urls({"data": task.data}, labelling.learnt.image)[0], task_id=task.id)
+        return self._photos.fetch(labelling.first_address({"data": task.data}), task_id=task.id)
 
     def _scores(self) -> Finding:
         """See whether the Data Manager's score column, which sampling goes by, shows a model's scores."""
@@ -183,7 +182,7 @@ class _Walk:
         storage = Storage(self._settings.storage_url, self._settings.home / "cache")
         try:
             manifest = latest(storage, self._project.id)
-            there = len(manifest.labelled("held_out")) if manifest else 0
+            there = len(manifest.judging("held_out")) if manifest else 0
             if there >= least:
                 return self._finding(check, f"{there} are annotated; {least} are enough to judge by")
             advice = advise(

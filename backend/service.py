@@ -26,7 +26,7 @@ from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import OWN_FAULTS, Model, Pipeline
 from ebseg.label_studio.regions import Region, prediction
 from ebseg.label_studio.smart_tools import InteractiveRequest, parse_context
-from ebseg.label_studio.tasks import Labelling, TaskPhoto, describe, language_hint, learning_hint, task_id
+from ebseg.label_studio.tasks import Labelling, TaskPhoto, describe, language_hint, task_id
 from ebseg.read_ahead import read_ahead
 from training.annotations.labelling import read_labelling
 from training.annotations.photos import photo_fetcher
@@ -180,8 +180,6 @@ class Service:
             return None
         labelling = read_labelling(label_config, self.settings)
         hints = [*labelling.problems, language_hint(labelling)]
-        if self.settings.learn:
-            hints.append(learning_hint(labelling))
         self.hints.note(project, "; ".join(filter(None, hints)))
         return labelling
 
@@ -216,7 +214,16 @@ class Service:
         with; whatever leaves a smart tool without an answer, Curable where asking again may help;
         ModelUnavailable if the model could not be loaded, and Busy.
         """
-        request = self._request(label_config, context)
+        try:
+            return self._predictions(tasks, self._request(label_config, context), project)
+        except Exception:
+            if context and context.get("result"):  # whatever it is: Label Studio shows it to who drew
+                self.metrics.tasks.labels(TaskOutcome.TOLD).inc()
+            raise
+
+    def _predictions(
+        self, tasks: Sequence[Any], request: _Request, project: int | None
+    ) -> list[dict[str, Any]]:
         if request.model.failure:
             raise ModelUnavailable(request.model.failure)
         if not self._places.acquire(blocking=False):

@@ -13,6 +13,7 @@ from ebseg.commands.train_request import Request
 from ebseg.config import RECIPES, TrainConfig, checked, find_variant
 from ebseg.data.batches import StepBatches
 from ebseg.data.catalogue import MissingDataset
+from ebseg.data.labelled import require_labelled
 from ebseg.data.open import open_data
 from ebseg.data.samples import Sample, Source
 from ebseg.encoders import load_encoders
@@ -44,6 +45,8 @@ def run(request: Request) -> None:
         if accelerator.is_main_process:
             typer.echo(text)
         return
+    for source in sources:
+        require_labelled(source)
     if request.start is None:
         load_encoders(net, request.encoders)
     watchers: list[Watcher] = []

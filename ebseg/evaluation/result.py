@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ebseg.config import ModelConfig
+from ebseg.data.labelled import ALL_IGNORED
 from ebseg.evaluation.metrics import Scores, Shares, scores
 from ebseg.evaluation.published import published_miou
 from ebseg.evaluation.tally import STAGES, Tally
@@ -176,10 +177,7 @@ def _device_name(device: torch.device) -> str:
 
 def nothing_labelled(dataset: str) -> str:
     """Say that there is nothing to measure, and what to look at."""
-    return (
-        f"no pixel of {dataset} is labelled, so nothing is measured: all values of its label maps are "
-        "ignored (255, in 16-bit maps 65535, and what the description lists as ignored)"
-    )
+    return f"no pixel of {dataset} is labelled, so nothing is measured: {ALL_IGNORED}"
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,13 +1,12 @@
 """Read label configs and tasks, whose content is other people's."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from ebseg.errors import EBSegError, LabelConfigError, VocabularyError
+from ebseg.errors import EBSegError, VocabularyError
 from ebseg.label_studio import version
 from ebseg.label_studio.label_config import ImageTag, Label, make_label, parse
 from ebseg.label_studio.questions import Question, questions, told, union
@@ -38,6 +37,12 @@ class TaskPhoto:
     page: int | None = None
     fault: TaskError | None = None
 
+    @property
+    def title(self) -> str:
+        """What people know it by, among the photos of its task."""
+        page = "" if self.page is None else f"page {self.page + 1} of "
+        return f'{page}"{shown(self.question.to_name)}"'
+
 
 @dataclass(frozen=True)
 class Labelling:
@@ -49,14 +54,21 @@ class Labelling:
     questions: tuple[Question, ...]
     problems: tuple[str, ...] = ()
 
-    @property
-    def learnt(self) -> Question:
-        """What is learnt from annotations: the labels of the first image."""
-        return self.questions[0]
-
     def photos(self, task: Any) -> list[TaskPhoto]:
         """List a task's photos, in the order of the label config."""
         return [photo for question in self.questions for photo in _photos(task, question)]
+
+    def addresses(self, task: Any) -> list[TaskPhoto]:
+        """List a task's photos, as ``photos`` does, whatever labels it brings."""
+        return [photo for question in self.questions for photo in _addresses(task, question)]
+
+    def first_address(self, task: Any) -> str:
+        """Give the address of a task's first photo that has one. Raises TaskError where none has."""
+        there = self.addresses(task)
+        for photo in there:
+            if photo.fault is None:
+                return photo.url
+        raise there[0].fault or TaskError("it has no photo")
 
     def version(self, model: str) -> str:
         """Name the version of the predictions that a model of that version makes for this label config."""
@@ -70,7 +82,15 @@ class Labelling:
 
 def _photos(task: Any, question: Question) -> list[TaskPhoto]:
     try:
-        question, urls = of_task(question, task), photo_urls(task, question.image)
+        question = of_task(question, task)
+    except TaskError as fault:
+        return [TaskPhoto(question, fault=fault)]
+    return _addresses(task, question)
+
+
+def _addresses(task: Any, question: Question) -> list[TaskPhoto]:
+    try:
+        urls = photo_urls(task, question.image)
     except TaskError as fault:
         return [TaskPhoto(question, fault=fault)]
     paged = question.image.pages
@@ -120,7 +140,7 @@ def of_task(question: Question, task: Any) -> Question:
     """Give a question with the labels that a task brings. Raises TaskError for labels that are faulty."""
     if not question.is_dynamic:
         return question
-    found, problems = _with_labels(question, _brought(question, task))
+    found, problems = with_labels(question, brought(question, task))
     if problems:
         raise TaskError("; ".join(told(problems)))
     if found is None or not found.labels:
@@ -132,38 +152,13 @@ def of_task(question: Question, task: Any) -> Question:
     return found
 
 
-def of_tasks(question: Question, tasks: Iterable[Any]) -> Question:
-    """Give a question with all labels that tasks bring, in their order; see ``union`` for what is one label.
-
-    Labels of tasks that are faulty are left out, and those that cannot be told from an earlier task's.
-    Raises LabelConfigError for more than a model is asked for.
-    """
-    if not question.is_dynamic:
-        return question
-    brought: list[dict[str, Label]] = [{} for _ in question.controls]
-    for task in tasks:
-        with suppress(TaskError):
-            of_task(question, task)
-            for known, labels in zip(brought, _brought(question, task), strict=True):
-                for label in labels:
-                    known.setdefault(label.key, label)
-        if sum(map(len, brought)) + len(question.labels) > MAX_LABELS:
-            raise LabelConfigError(
-                f"the project's tasks bring more than {MAX_LABELS} labels together; use several projects"
-            )
-    found, problems = _with_labels(question, [tuple(labels.values()) for labels in brought])
-    if found is None or (any(brought) and not found.labels):
-        raise LabelConfigError("; ".join(told(problems)))
-    return found
-
-
-def _brought(question: Question, task: Any) -> list[tuple[Label, ...]]:
+def brought(question: Question, task: Any) -> list[tuple[Label, ...]]:
     """List the labels that a task brings for each control. Raises TaskError for what are none."""
     data, keys = _data(task), [served.control.labels_key for served in question.controls]
     return [_task_labels(data, key) if key else () for key in keys]
 
 
-def _with_labels(question: Question, more: Sequence[tuple[Label, ...]]) -> tuple[Question | None, list[str]]:
+def with_labels(question: Question, more: Sequence[tuple[Label, ...]]) -> tuple[Question | None, list[str]]:
     """Ask for more labels of each control, too; say which cannot be served."""
     return union(
         question.image,
@@ -259,17 +254,6 @@ def language_hint(labelling: Labelling) -> str | None:
         f"the model knows English best, and these labels have other letters: {shown(', '.join(foreign))}; "
         'add the English name to each <Label>, such as predicted_values="road"'
     )
-
-
-def learning_hint(labelling: Labelling) -> str | None:
-    """Say which of a project's photos are predicted and not learnt from."""
-    image = labelling.learnt.image
-    if len(labelling.questions) > 1 or image.pages:
-        page = "the first page of " if image.pages else ""
-        return (
-            f'all photos are predicted, but annotations are learnt from on {page}"{shown(image.name)}" only'
-        )
-    return None
 
 
 def _foreign(name: str) -> bool:

@@ -86,6 +86,19 @@ def test_a_dry_run_of_the_papers_run_tells_its_plan_and_downloads_nothing(run, t
     assert not Path("runs").exists()
 
 
+def test_a_data_set_that_shows_nothing_is_told_before_training(run):
+    street = describe("street", ["sky", "car"], ("train",))
+    blank = describe("blank", ["sheep"], ("train",))
+    for label_map in Path("blank/labels/train").iterdir():
+        Image.fromarray(np.full((64, 96), 255, np.uint8)).save(label_map)
+    status, _, err = run("--data", street, "--data", blank, "--steps", "1", *SMALL)
+    assert (status, Path("runs").exists()) == (1, False)
+    assert "no pixel of blank train is labelled, so nothing can be learnt from it" in err
+    assert "correct the label maps or the description, or leave the data set out" in err
+    Path("blank/labels/train/0.png").write_bytes(b"broken")
+    assert "no pixel of blank train is labelled" in run("--data", blank, "--steps", "1", *SMALL)[2]
+
+
 def test_two_data_sets_of_different_words_are_trained_on_recorded_and_resumed(run, mlflow_database):
     Path("runs").mkdir()
     shutil.copy(mlflow_database, "runs")

@@ -6,8 +6,9 @@ This is prequential evaluation, test and then train (Dawid, "Statistical theory:
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,27 +36,35 @@ class Live:
         return asdict(self)
 
 
-def correction(
-    studio: LabelStudioClient, prediction: int | None, labels: Labels, corrected: npt.NDArray[np.int16]
-) -> Correction | None:
-    """Compare a prediction with what a person made of it, a label map (H, W) int16 with -1 for no label.
-
-    None where none was corrected, and where the prediction was deleted, is damaged in whatever way, or does
-    not say by which version it was made.
-    """
+def corrected_prediction(studio: LabelStudioClient, prediction: int | None) -> dict[str, Any] | None:
+    """Read the prediction that a person corrected; None where none was, or where it was deleted."""
     if not isinstance(prediction, int):
         return None
     try:
-        found = studio.prediction(prediction)
-        version = found["model_version"]
-        if not isinstance(version, str) or not version:
-            return None
-        with one_task(f"prediction {prediction}"):
-            return compare(version, paint(found["result"], labels, *corrected.shape).label_map, corrected)
+        return {"id": prediction, **studio.prediction(prediction)}
     except NotInLabelStudio:
         return None
+
+
+def correction(
+    predicted: Mapping[str, Any] | None, labels: Labels, corrected: npt.NDArray[np.int16], *, page: int = 0
+) -> Correction | None:
+    """Compare a prediction with what a person made of one of its photos.
+
+    ``corrected``: a label map (H, W) int16 with -1 for no label. None without a prediction, and where it is
+    damaged in whatever way, or does not say by which version it was made.
+    """
+    if predicted is None:
+        return None
+    version = predicted["model_version"]
+    if not isinstance(version, str) or not version:
+        return None
+    try:
+        with one_task(f"prediction {predicted['id']}"):
+            painted = paint(predicted["result"], labels, *corrected.shape, page=page)
+            return compare(version, painted.label_map, corrected)
     except BadTask as error:
-        _log.warning("prediction %d cannot be compared with its correction: %s", prediction, error)
+        _log.warning("prediction %d cannot be compared with its correction: %s", predicted["id"], error)
         return None
 
 
@@ -81,7 +90,7 @@ def compare(version: str, predicted: npt.NDArray[np.int16], corrected: npt.NDArr
 def summarise(entries: Iterable[Entry]) -> dict[str, Live]:
     """Sum a snapshot's corrections up by the model's version, whatever else the predictions' version names.
 
-    Each counts the same, whatever its photo's size.
+    Each photo counts the same, whatever its size.
     """
     by_version: dict[str, list[Correction]] = defaultdict(list)
     for entry in entries:

@@ -5,6 +5,9 @@ from functools import cache
 
 from pydantic import TypeAdapter
 
+PhotoKey = tuple[int, str, int]
+"""A photo of a project: its task, its image in the label config ("" for the first one), its page."""
+
 
 @dataclass(frozen=True)
 class LabelEntry:
@@ -31,13 +34,14 @@ class Correction:
 
 @dataclass(frozen=True)
 class Entry:
-    """An annotated task.
+    """An annotated photo of a task.
 
-    ``annotation`` and ``time``: the annotation that was chosen, and when it was last changed. ``photo`` and
-    ``label_map``: hashes of the content. ``pixels``: for each label that is shown, by its key. ``unknown``:
-    labels of regions that the label config does not have. ``correction``: None where no prediction was
-    corrected. ``revision``: of the task, and ``address``: a hash of its photo's address, as they were read.
-    ``regions``: how many areas were annotated. ``blank``: names of those that have no pixel.
+    ``image``: the name of its image in the label config, "" for the first one; ``page``: its place in a list
+    of pages. ``annotation`` and ``time``: the annotation that was chosen, and when it was last changed.
+    ``photo`` and ``label_map``: hashes of the content. ``pixels``: for each label that is shown, by its key.
+    ``unknown``: labels of regions that the label config does not have. ``correction``: None where no
+    prediction was corrected. ``revision``: of the task, and ``address``: a hash of its photo's address, as
+    they were read. ``regions``: how many areas were annotated. ``blank``: names of those that have no pixel.
     """
 
     task: int
@@ -53,6 +57,19 @@ class Entry:
     address: str
     regions: int = 0
     blank: tuple[str, ...] = ()
+    image: str = ""
+    page: int = 0
+
+    @property
+    def key(self) -> PhotoKey:
+        """Which photo it is."""
+        return self.task, self.image, self.page
+
+    @property
+    def name(self) -> str:
+        """What people know the photo by."""
+        image = f", {self.image}" if self.image else ""
+        return f"task {self.task}{image}{f', page {self.page + 1}' if self.page else ''}"
 
     @property
     def content(self) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from ebseg.label_studio.shown import MOST_WORDS, shown
 from ebseg.label_studio.tasks import TaskPhoto, read_label_config
 from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
 from training.annotations.one_task import BadTask, one_task
-from training.annotations.photo_names import TaskFinder, photos_of
+from training.annotations.photo_names import PhotoFinder, Place, photos_of
 from training.annotations.photos import PatientFetcher
 from training.settings import Settings
 
@@ -73,51 +74,73 @@ def import_masks(
 
     Labels are matched by key, value, ``predicted_values`` and synonyms, photos by their names. A prediction
     that is there, by its version, is not stored again; nor is an annotation where the task has any but
-    cancelled ones, whoever made it. ``progress``: called with the photos done and all there are.
+    cancelled ones, whoever made it. ``progress``: called with the tasks done and all there are.
 
     Raises DataError where no label of the sources is one of the project's, LabelConfigError or
     VocabularyError for a label config that cannot be served, and what LabelStudioClient raises.
     """
     labelling = read_label_config(studio.project(project_id).label_config)
     done = Imported(labelling.version(f"import-{_digest(sources)}"))
-    there, _ = photos_of(studio.tasks(project_id), labelling)
-    found = _found(sources, TaskFinder({task: of.url for task, of in there.items()}), done.left_out)
-    done.unknown = _unknown(sources, [labelling.learnt, *(there[task].question for task in found)])
+    there, _ = photos_of(studio.tasks(project_id), labelling.photos)
+    found = _found(sources, PhotoFinder({place: of.url for place, of in there.items()}), done.left_out)
+    done.unknown = _unknown(sources, [*labelling.questions, *(there[place].question for place in found)])
     fetcher = PatientFetcher(photos, lambda: studio.project(project_id), settings.patience)
     pipeline = Pipeline(labelling, fetcher, settings.max_pixels)
     target: _Target = _Annotations(studio, project_id) if annotations else _Predictions(studio, done.version)
-    for number, (task, masks) in enumerate(sorted(found.items()), start=1):
+    tasks = groupby(sorted(found), key=lambda place: place.task)
+    for number, (task, places) in enumerate(tasks, start=1):
+        photos_of_task = [(there[place], found[place]) for place in places]
         try:
-            _store(task, masks, there[task], pipeline, target, done)
+            _store(task, photos_of_task, pipeline, target, done)
         except NotInLabelStudio:
-            done.left_out[masks.photo] = f"task {task} was deleted"
+            done.left_out |= {masks.photo: f"task {task} was deleted" for _, masks in photos_of_task}
         except BadTask as error:
-            done.left_out[masks.photo] = f"task {task}: {error}"
-        progress(number, len(found))
+            done.left_out |= {masks.photo: f"task {task}: {error}" for _, masks in photos_of_task}
+        progress(number, len({place.task for place in found}))
     return done
 
 
 def _store(
-    task: int, masks: _Masks, of: TaskPhoto, pipeline: Pipeline, target: "_Target", done: Imported
+    task: int,
+    photos: Sequence[tuple[TaskPhoto, _Masks]],
+    pipeline: Pipeline,
+    target: "_Target",
+    done: Imported,
 ) -> None:
-    """Store a photo's masks. Raises BadTask, or NotInLabelStudio for a task that was deleted."""
+    """Store the masks of a task's photos, but of those that are bad themselves.
+
+    Raises BadTask, also for a photo that may be had later: else the others would be all that the task gets.
+    NotInLabelStudio for a task that was deleted.
+    """
     if target.has(task):
         done.there.append(task)
         return
+    regions: list[Region] = []
+    for of, masks in photos:
+        try:
+            found = _read(task, of, masks, pipeline)
+        except BadTask as error:
+            if error.curable:
+                raise
+            done.left_out[masks.photo] = f"task {task}: {error}"
+            continue
+        regions += found
+        if not found:
+            done.empty.append(masks.photo)
+    if regions:
+        (done.stored if target.store(task, regions) else done.there).append(task)
+
+
+def _read(task: int, of: TaskPhoto, masks: _Masks, pipeline: Pipeline) -> list[Region]:
+    """Make regions of a photo's masks. Raises BadTask."""
     with one_task(f"task {task}"):
         photo = pipeline.photo({"id": task}, of)
         size = photo.shape[0], photo.shape[1]
         label_map = masks.source.read(masks.place, size, _indices(masks.source, of.question))
-        regions = _regions(label_map, of)
-    if not regions:
-        done.empty.append(masks.photo)
-    elif target.store(task, regions):
-        done.stored.append(task)
-    else:
-        done.there.append(task)
+        return regions_of(label_map, of)
 
 
-def _regions(label_map: LabelMap, of: TaskPhoto) -> list[Region]:
+def regions_of(label_map: LabelMap, of: TaskPhoto) -> list[Region]:
     """Make regions of all that a label map shows, however small, each by its label's control."""
     scores = np.ones(label_map.shape, np.float32)
     regions: list[Region] = []
@@ -232,20 +255,21 @@ def _places(question: Question) -> dict[str, int]:
 
 def _found(
     sources: Sequence[MaskSet],
-    tasks: TaskFinder,
+    photos: PhotoFinder,
     left_out: dict[str, str],
-) -> dict[int, _Masks]:
-    """Find the task of each photo. Those that have none, and those that share one, are left out."""
-    found = defaultdict[int, list[_Masks]](list)
+) -> dict[Place, _Masks]:
+    """Find which photo each of theirs is. Those that are none, and those that are one, are left out."""
+    found = defaultdict[Place, list[_Masks]](list)
     for source in sources:
         for place, photo in enumerate(source.photos):
             masks = _Masks(source, place)
             try:
-                found[tasks.find(inside(photo).name)].append(masks)
+                found[photos.find(inside(photo).name)].append(masks)
             except DataError as error:
                 left_out[masks.photo] = str(error)
-    for task, several in found.items():
+    for of, several in found.items():
         if len(several) > 1:
             names = shown(", ".join(masks.photo for masks in several), MOST_WORDS)
-            left_out |= {masks.photo: f"{names} are all task {task}'s by name; keep one" for masks in several}
-    return {task: masks for task, [masks, *more] in found.items() if not more}
+            why = f"{names} are all task {of.task}'s by name; keep one"
+            left_out |= {masks.photo: why for masks in several}
+    return {of: masks for of, [masks, *more] in found.items() if not more}

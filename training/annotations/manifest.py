@@ -20,9 +20,10 @@ Part = Literal["train", "held_out"]
 class Manifest:
     """What a reading found.
 
-    ``image``: name of the label config's image. ``entries``: ordered by their content. ``skipped``: for each
-    annotated task that could not be read the reason. ``painting``: of ``ebseg.label_studio.annotations``, by
-    which the label maps were made; those of before it had a number are 1.
+    ``image``: name of the label config's first image. ``entries``: ordered by their content. ``skipped``: for
+    each annotated task that could not be read, or not all photos of, the reason. ``painting``: of
+    ``ebseg.label_studio.annotations``, by which the label maps were made; those of before it had a number
+    are 1.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -64,6 +65,29 @@ class Manifest:
     def labelled(self, part: Part) -> tuple[Entry, ...]:
         """Give the entries of a part that show a label; the others say nothing about how good a model is."""
         return tuple(entry for entry in self.part(part) if entry.pixels)
+
+    def judging(self, part: Part) -> set[int]:
+        """Give the tasks of a part that show a label: models are judged by tasks, not by their photos."""
+        return {entry.task for entry in self.labelled(part)}
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """Give each photo the name of its group: photos of a task belong together, and so on through others.
+
+        A photo that is alone in its tasks is a group of its own.
+        """
+        leader: dict[str, str] = {}
+
+        def first(photo: str) -> str:
+            while leader.setdefault(photo, photo) != photo:
+                photo = leader[photo]
+            return photo
+
+        of_task: dict[int, str] = {}
+        for entry in self.entries:
+            mine, theirs = first(entry.photo), first(of_task.setdefault(entry.task, entry.photo))
+            leader[max(mine, theirs)] = min(mine, theirs)
+        return {photo: first(photo) for photo in leader}
 
     def part_fingerprint(self, part: Part) -> str:
         """Name the content of a part."""

@@ -48,34 +48,48 @@ class Part:
 def training_and_validation(source: SnapshotSource, *, fold: int | None = None) -> tuple[Part, Part]:
     """Split the photos to train on; without those of a fold, where one is given.
 
-    All photos for validation show labels. Both parts have one that does: two are needed.
+    A task's photos are on one side. All photos for validation show labels. Both parts have one that does: two
+    tasks are needed.
     """
-    judged = set[str]()
-    if fold is not None:
-        judged = {source.photos[index] for index in folds(source)[fold].indices}
-    ranked = [photo for photo in _ranked(source, "validation") if photo not in judged]
+    judged = set[str]() if fold is None else set(_dealt(source, fold))
+    ranked = [group for group in _ranked(source, "validation") if group not in judged]
     count = min(max(round(VALIDATION_SHARE * len(ranked)), 1), len(ranked) - 1)
     validation = set(ranked[:count])
-    training = set(source.photos) - judged - validation
-    return _part(source, training, "training"), _part(source, validation, "validation")
+    training = set(source.groups) - judged - validation
+    indices = tuple(index for index, group in enumerate(source.groups) if group in training)
+    return (
+        Part(source, indices, f"{source.name}, training"),
+        _labelled_part(source, validation, "validation"),
+    )
 
 
 def folds(source: SnapshotSource) -> list[Part]:
-    """Deal the photos to train on that show labels to ``FOLDS`` parts of nearly the same size."""
-    ranked = _ranked(source, "fold")
-    return [_part(source, ranked[fold::FOLDS], f"fold {fold + 1}") for fold in range(FOLDS)]
+    """Deal the tasks to train on that show labels to ``FOLDS`` parts of nearly the same size."""
+    return [_labelled_part(source, _dealt(source, fold), f"fold {fold + 1}") for fold in range(FOLDS)]
+
+
+def _dealt(source: SnapshotSource, fold: int) -> list[str]:
+    return _ranked(source, "fold")[fold::FOLDS]
 
 
 def _ranked(source: SnapshotSource, salt: str) -> list[str]:
-    """Order the photos that show labels by a hash that says nothing about them."""
-    return sorted(source.labelled, key=lambda photo: _hash(salt, photo))
+    """Order the groups of photos that show labels by a hash that says nothing about them."""
+    found = {
+        group for group, photo in zip(source.groups, source.photos, strict=True) if photo in source.labelled
+    }
+    return sorted(found, key=lambda group: _hash(salt, group))
 
 
-def _hash(salt: str, photo: str) -> str:
-    return hashlib.sha256(f"{salt} {photo}".encode()).hexdigest()
+def _hash(salt: str, group: str) -> str:
+    return hashlib.sha256(f"{salt} {group}".encode()).hexdigest()
 
 
-def _part(source: SnapshotSource, photos: Collection[str], name: str) -> Part:
-    chosen = set(photos)
-    indices = tuple(index for index, photo in enumerate(source.photos) if photo in chosen)
+def _labelled_part(source: SnapshotSource, groups: Collection[str], name: str) -> Part:
+    """Take the photos of some groups that show labels."""
+    chosen = set(groups)
+    indices = tuple(
+        index
+        for index, (group, photo) in enumerate(zip(source.groups, source.photos, strict=True))
+        if group in chosen and photo in source.labelled
+    )
     return Part(source, indices, f"{source.name}, {name}")

@@ -9,10 +9,12 @@ In the storage, below ``snapshots/project-<id>/``::
     index.json, photos.json       what has been read so far, also by a reading that was cut off
     held_out.json                 for every photo that was ever in a manifest, whether it is held out
 
-A photo is held out by a hash of its content, so that it is on one side also where two tasks show it. The
-decision is made when it is first seen, with the share that then holds, and is for ever: a photo that was held
-out is never trained on, also where the share is lowered; and one that may have been trained on never judges,
-also where the share is raised. A changed share is for photos that come later.
+A photo is held out by a hash of its content, so that it is on one side also where two tasks show it. All
+photos of a task, pages or images, are on the side of its first one: they are alike. The decision is made when
+a photo is first seen, with the share that then holds, and is for ever: a photo that was held out is never
+trained on, also where the share is lowered; and one that may have been trained on never judges, also where
+the share is raised. A changed share is for photos that come later. Only photos that were decided before they
+came together in a task may be on two sides.
 """
 
 import hashlib
@@ -23,8 +25,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +40,12 @@ from ebseg.errors import AnnotationError, DataError, ImageError
 from ebseg.images import read_image
 from ebseg.label_studio.annotations import PAINTING, Painted, paint
 from ebseg.label_studio.fetch import ImageFetcher
-from ebseg.label_studio.tasks import of_tasks, photo_urls, read_label_config
+from ebseg.label_studio.learnt import ImageLabels, learnt
+from ebseg.label_studio.questions import told
+from ebseg.label_studio.tasks import TaskPhoto, read_label_config
 from ebseg.vocabulary import Vocabulary
-from training.annotations.corrections import correction
-from training.annotations.entry import Entry, LabelEntry, require_storable
+from training.annotations.corrections import corrected_prediction, correction
+from training.annotations.entry import Entry, LabelEntry, PhotoKey, require_storable
 from training.annotations.label_studio import (
     LabelStudioAnnotation,
     LabelStudioClient,
@@ -50,6 +55,7 @@ from training.annotations.label_studio import (
 )
 from training.annotations.manifest import Manifest, Part, folder, store
 from training.annotations.one_task import BadTask, one_task
+from training.annotations.photo_names import said_of
 from training.annotations.photos import PatientFetcher
 from training.settings import Settings
 from training.storage import Storage
@@ -72,7 +78,8 @@ class SnapshotSource:
     """Photos of one part of a manifest with their label maps: an ``ebseg.data.samples.Source``.
 
     May be handed to other processes. ``tasks``: the number of each photo's task. ``photos``: hashes of them.
-    ``labelled``: of those that show a label.
+    ``groups``: which belong together, see ``Manifest.groups``. ``labelled``: hashes of those that show a
+    label.
     """
 
     def __init__(self, storage: Storage, manifest: Manifest, part: Part) -> None:
@@ -84,6 +91,7 @@ class SnapshotSource:
         self._fingerprint = manifest.part_fingerprint(part)
         self.tasks = tuple(entry.task for entry in self._entries)
         self.photos = tuple(entry.photo for entry in self._entries)
+        self.groups = tuple(manifest.groups[photo] for photo in self.photos)
         self.labelled = frozenset(entry.photo for entry in manifest.labelled(part))
 
     @property
@@ -102,7 +110,7 @@ class SnapshotSource:
     def __getitem__(self, index: int) -> Sample:
         """Read one. Raises DataError, which names the task, where its files are missing or damaged."""
         entry = self._entries[index]
-        name = f"task {entry.task}"
+        name = entry.name
         try:
             photo = self._storage.local(f"{self._folder}/photos/{entry.photo}")
             label_map = self._storage.local(f"{self._folder}/label_maps/{entry.label_map}.png")
@@ -124,8 +132,9 @@ def take(
     """Read a project's annotations, as far as they are new, and store what they show.
 
     Of several annotations of a task the one flagged as ground truth counts, else the newest; cancelled ones
-    do not. A task whose photo or annotation is bad is left out, see ``Manifest.skipped``, in whatever way it
-    is bad. A photo is fetched once for a task and address.
+    do not. Each image and page of a task is a photo. A task whose photo or annotation is bad is left out, see
+    ``Manifest.skipped``, in whatever way it is bad; of several photos only those that are. A photo is fetched
+    once for a task and address.
 
     Raises StudioUnavailable where Label Studio is away for longer than our patience; what was read by then
     stays read. Raises NotInStudio for a project that is not there, LabelConfigError or VocabularyError for a
@@ -138,15 +147,15 @@ def take(
     try:
         for task in studio.annotated(project_id):
             try:
-                entry = reading.read(task)
+                found, faults = reading.read(task)
             except NotInLabelStudio:
                 continue  # it was deleted since it was listed
             except BadTask as error:
-                _log.warning("task %d is left out: %s", task.id, error)
-                skipped[task.id] = str(error)
-                continue
-            if entry is not None:
-                entries.append(entry)
+                found, faults = [], [str(error)]
+            entries += found
+            if faults:
+                skipped[task.id] = "; ".join(told(faults))
+                _log.warning("task %d is left out: %s", task.id, skipped[task.id])
     finally:
         reading.save()
     return _store(storage, replace(reading.empty, entries=tuple(entries), skipped=skipped), settings)
@@ -167,36 +176,67 @@ class _Reading:
         self._photos = PatientFetcher(photos, lambda: studio.project(project.id), settings.patience)
         self._max_pixels = settings.max_pixels
         self._folder = folder(project.id)
-        annotated = ({"data": task.data} for task in studio.annotated(project.id))
-        self._question = of_tasks(read_label_config(project.label_config).learnt, annotated)
-        labels = tuple(LabelEntry(label.key, tuple(label.prompts)) for label in self._question.labels)
-        self.empty = Manifest(project.id, project.title, self._question.to_name, labels, painting=PAINTING)
+        self._labelling = read_label_config(project.label_config)
+        self._learnt = learnt(
+            self._labelling, lambda: ({"data": task.data} for task in studio.annotated(project.id))
+        )
+        labels = tuple(LabelEntry(label.key, tuple(label.prompts)) for label in self._learnt.labels)
+        first = self._labelling.questions[0].to_name
+        self.empty = Manifest(project.id, project.title, first, labels, painting=PAINTING)
         index = self._earlier("index.json", Manifest.from_json, self.empty)
         alike = index.rules == self.empty.rules
-        self._known = {entry.task: entry for entry in index.entries} if alike else {}
-        self._fetched: dict[int, tuple[str, str]] = self._earlier("photos.json", _fetched_from_json, {})
+        self._known = {entry.key: entry for entry in index.entries} if alike else {}
+        self._fetched: dict[str, tuple[str, str]] = self._earlier("photos.json", _fetched_from_json, {})
         self._saved_at = time.monotonic()
 
-    def read(self, task: LabelStudioTask) -> Entry | None:
-        """Give a task's entry; None where nobody has annotated it. Raises BadTask."""
+    def read(self, task: LabelStudioTask) -> tuple[list[Entry], list[str]]:
+        """Give the entries of a task's photos, and what is wrong with others; none if nobody annotated it.
+
+        Raises BadTask for what is wrong with all.
+        """
         with one_task(f"task {task.id}"):
-            url = photo_urls({"data": task.data}, self._question.image)[0]
-        address = hashlib.sha256(url.encode(errors="replace")).hexdigest()
-        known = self._known.get(task.id)
-        if known is not None and known.address != address:
-            known = None
-        if known is not None and known.revision == task.revision:
-            return known
-        annotations = self._studio.annotations(task.id)
+            listed = self._labelling.addresses({"data": task.data})
+        photos = [_Photo(task, photo, self._key(task, photo)) for photo in listed if photo.fault is None]
+        faults = [said_of(listed, photo, str(photo.fault)) for photo in listed if photo.fault]
+        known = [self._known_of(photo) for photo in photos]
+        current = [entry for entry in known if entry is not None and entry.revision == task.revision]
+        if photos and len(current) == len(photos):
+            return current, faults
+        annotations = self._studio.annotations(task.id) if photos else []
         with one_task(f"task {task.id}"):
             annotation = choose(annotations)
         if annotation is None:
-            return None
+            return [], [] if photos else faults
+        found = []
+        predicted = cache(partial(corrected_prediction, self._studio, annotation.parent_prediction))
+        for photo, entry in zip(photos, known, strict=True):
+            try:
+                found.append(self._entry(photo, annotation, entry, predicted))
+            except BadTask as error:
+                faults.append(said_of(listed, photo.of, str(error)))
+        return found, faults
+
+    def _key(self, task: LabelStudioTask, photo: TaskPhoto) -> PhotoKey:
+        image = photo.question.to_name
+        return task.id, "" if image == self.empty.image else image, photo.page or 0
+
+    def _known_of(self, photo: "_Photo") -> Entry | None:
+        known = self._known.get(photo.key)
+        return known if known is not None and known.address == photo.address else None
+
+    def _entry(
+        self,
+        photo: "_Photo",
+        annotation: LabelStudioAnnotation,
+        known: Entry | None,
+        predicted: Callable[[], dict[str, Any] | None],
+    ) -> Entry:
+        """Give a photo's entry, the one that is known where it says the same. Raises BadTask."""
         if known is not None and (known.annotation, known.time) == (annotation.id, annotation.updated_at):
-            entry = replace(known, revision=task.revision)
+            entry = replace(known, revision=photo.task.revision)
         else:
-            entry = self._convert(task, annotation, url, address)
-        self._known[task.id] = entry
+            entry = self._convert(photo, annotation, predicted)
+        self._known[photo.key] = entry
         if time.monotonic() - self._saved_at > SAVE_SECONDS:
             self.save()
         return entry
@@ -220,58 +260,65 @@ class _Reading:
             return none
 
     def _convert(
-        self, task: LabelStudioTask, annotation: LabelStudioAnnotation, url: str, address: str
+        self,
+        photo: "_Photo",
+        annotation: LabelStudioAnnotation,
+        predicted: Callable[[], dict[str, Any] | None],
     ) -> Entry:
         """Fetch the photo and turn the annotation into a label map; store both."""
-        photo, content = self._photo(task, url, address)
-        with one_task(f"task {task.id}"):
-            painted = self._paint(annotation, content)
+        number, image, page = photo.key
+        labels = self._learnt.images[photo.of.question.to_name]
+        digest, content = self._photo(photo)
+        with one_task(f"task {number}"):
+            painted = self._paint(annotation, content, labels, page)
         if painted.unknown:
             names = ", ".join(f'"{name}"' for name in painted.unknown[:MOST_NAMED])
-            _log.warning("task %d has regions of labels that the label config lacks: %s", task.id, names)
+            _log.warning("task %d has regions of labels that the label config lacks: %s", number, names)
         counts = np.bincount(painted.label_map[painted.label_map >= 0]).tolist()
         entry = Entry(
-            task=task.id,
+            task=number,
             annotation=annotation.id,
             time=annotation.updated_at,
-            photo=photo,
+            photo=digest,
             label_map=self._keep_label_map(painted.label_map),
             held_out=False,  # until all photos are known
-            pixels={self._question.labels[index].key: count for index, count in enumerate(counts) if count},
+            pixels={self._learnt.labels[index].key: count for index, count in enumerate(counts) if count},
             regions=painted.regions,
             unknown=painted.unknown[:MOST_NAMED],
             blank=painted.blank[:MOST_NAMED],
-            correction=correction(
-                self._studio, annotation.parent_prediction, self._question, painted.label_map
-            ),
-            revision=task.revision,
-            address=address,
+            correction=correction(predicted(), labels, painted.label_map, page=page),
+            revision=photo.task.revision,
+            address=photo.address,
+            image=image,
+            page=page,
         )
-        with one_task(f"task {task.id}"):
+        with one_task(f"task {number}"):
             require_storable(entry)
         return entry
 
-    def _paint(self, annotation: LabelStudioAnnotation, photo: bytes) -> Painted:
+    def _paint(
+        self, annotation: LabelStudioAnnotation, photo: bytes, labels: ImageLabels, page: int
+    ) -> Painted:
         height, width = read_image(
             photo, max_pixels=self._max_pixels, limited_by="EBSEG_MAX_PIXELS", name="its photo"
         ).shape[:2]
         try:
-            return paint(annotation.result, self._question, height, width)
+            return paint(annotation.result, labels, height, width, page=page)
         except AnnotationError as error:
             raise AnnotationError(f"annotation {annotation.id}, {error}") from error
 
-    def _photo(self, task: LabelStudioTask, url: str, address: str) -> tuple[str, bytes]:
+    def _photo(self, photo: "_Photo") -> tuple[str, bytes]:
         """Give a photo's hash and its file, fetched now or before."""
-        fetched_from, photo = self._fetched.get(task.id, ("", ""))
-        if fetched_from == address:
+        fetched_from, digest = self._fetched.get(photo.fetched_as, ("", ""))
+        if fetched_from == photo.address:
             with suppress(FileNotFoundError):
-                return photo, self._storage.read(f"{self._folder}/photos/{photo}")
-        with one_task(f"task {task.id}"):
-            content = self._photos.fetch(url, task_id=task.id)
-        photo = hashlib.sha256(content).hexdigest()
-        self._keep(f"photos/{photo}", content)
-        self._fetched[task.id] = (address, photo)
-        return photo, content
+                return digest, self._storage.read(f"{self._folder}/photos/{digest}")
+        with one_task(f"task {photo.task.id}"):
+            content = self._photos.fetch(photo.of.url, task_id=photo.task.id)
+        digest = hashlib.sha256(content).hexdigest()
+        self._keep(f"photos/{digest}", content)
+        self._fetched[photo.fetched_as] = (photo.address, digest)
+        return digest, content
 
     def _keep_label_map(self, label_map: npt.NDArray[np.int16]) -> str:
         """Store a label map; its name is its content's, whichever way it is compressed."""
@@ -290,10 +337,30 @@ class _Reading:
             self._storage.write(key, content)
 
 
-def _fetched_from_json(content: bytes, name: str) -> dict[int, tuple[str, str]]:
-    """Read for each task the hashes of its photo's address and of the photo."""
+@dataclass(frozen=True)
+class _Photo:
+    """A photo of an annotated task that has an address."""
+
+    task: LabelStudioTask
+    of: TaskPhoto
+    key: PhotoKey
+
+    @cached_property
+    def address(self) -> str:
+        """A hash of its address."""
+        return hashlib.sha256(self.of.url.encode(errors="replace")).hexdigest()
+
+    @property
+    def fetched_as(self) -> str:
+        """Its name in ``photos.json``, whose earlier form knows one photo a task: the first image's first."""
+        number, image, page = self.key
+        return f"{number} {page} {image}" if image or page else str(number)
+
+
+def _fetched_from_json(content: bytes, name: str) -> dict[str, tuple[str, str]]:
+    """Read for each photo the hashes of its address and of the photo."""
     try:
-        return TypeAdapter(dict[int, tuple[str, str]]).validate_json(content)
+        return TypeAdapter(dict[str, tuple[str, str]]).validate_json(content)
     except ValidationError as error:
         raise DataError(f"{name}: cannot be read ({error.errors()[0]['msg']})") from error
 
@@ -307,7 +374,7 @@ def _store(storage: Storage, manifest: Manifest, settings: Settings) -> Manifest
     """Decide what is held out, order the entries by their content, and write the manifest."""
     held_out = _held_out(storage, manifest, settings.held_out_share)
     entries = [replace(entry, held_out=held_out[entry.photo]) for entry in manifest.entries]
-    entries.sort(key=lambda entry: (*entry.content, entry.task))
+    entries.sort(key=lambda entry: (*entry.content, *entry.key))
     manifest = replace(manifest, entries=tuple(entries))
     store(storage, manifest)
     return manifest
@@ -320,11 +387,15 @@ def is_held_out(photo: str, share: float) -> bool:
 
 
 def _held_out(storage: Storage, manifest: Manifest, share: float) -> dict[str, bool]:
-    """Tell for each photo whether it is held out: as ever, or by its hash where it is new."""
+    """Tell for each photo whether it is held out: as ever, as its group is, or by the hash of its first."""
     held_out = decided(storage, manifest.project)
-    new = {entry.photo for entry in manifest.entries} - held_out.keys()
+    new = [entry.photo for entry in manifest.entries if entry.photo not in held_out]
+    sides = dict[str, bool]()
+    for photo in [entry.photo for entry in manifest.entries if entry.photo in held_out]:
+        sides.setdefault(manifest.groups[photo], held_out[photo])
+    for photo in new:
+        held_out[photo] = sides.setdefault(manifest.groups[photo], is_held_out(photo, share))
     if new:
-        held_out |= {photo: is_held_out(photo, share) for photo in new}
         content = json.dumps(held_out, sort_keys=True, indent=1).encode()
         storage.write(_decided_key(manifest.project), content)
     return held_out

@@ -10,6 +10,7 @@ import typer
 import ebseg
 from ebseg.config import checked
 from ebseg.data.folder import FolderSource
+from ebseg.data.labelled import require_labelled
 from ebseg.data.open import open_data
 from ebseg.data.subset import hold_out, sample_of
 from ebseg.errors import ConfigError, DataError
@@ -29,6 +30,7 @@ def run(request: Request) -> None:
     source = open_data(str(request.data), "train", root=request.root, seed=request.seed)
     if not isinstance(source, FolderSource):
         raise ConfigError(f"{request.data} is no folder of photos: give a .toml file that describes one")
+    require_labelled(source)
     config = checked(FinetuneConfig, request.settings)
     train, held_out = hold_out(sample_of(source, request.photos or len(source)), HELD_OUT)
     kept = general_data(request.general, request.model, request.root, request.seed)

@@ -24,7 +24,7 @@ def finetune(loop: Loop, project: int, fingerprint: str, base: int) -> Result:
         loop.progress.tell(log, **progress)
 
     manifest = load(loop.storage, project, fingerprint)
-    if len(manifest.labelled("held_out")) < settings.min_held_out:
+    if len(manifest.judging("held_out")) < settings.min_held_out:
         done = loop.progress.stage("cross-validating")
         train_folds(settings, loop.storage, manifest, spec, loop.job_id, report, done)
     if not parent.is_done(folder):

@@ -2,14 +2,17 @@
 
 import logging
 import math
+from collections import defaultdict
+from collections.abc import Callable
 
 from rq import Retry
 
 from ebseg.errors import DataError, EBSegError
-from ebseg.label_studio.tasks import photo_urls, read_label_config
+from ebseg.label_studio.tasks import read_label_config
 from ebseg.label_studio.version import model_of
 from training.annotations import corrections, manifest, snapshot
 from training.annotations.advice import advise
+from training.annotations.entry import Entry
 from training.annotations.label_studio import NotInLabelStudio
 from training.annotations.manifest import Manifest
 from training.finetuning import parent
@@ -76,12 +79,25 @@ def summary(found: Manifest) -> Result:
     """Say what was read and what was not: tasks and regions that somebody may want to look at, by task."""
     return {
         "fingerprint": found.fingerprint,
-        "tasks": len(found.entries),
+        "tasks": len({entry.task for entry in found.entries}),
         "skipped": {str(task): why for task, why in found.skipped.items()},
         "unknown_labels": sorted({name for entry in found.entries for name in entry.unknown}),
-        "blank_regions": {str(entry.task): list(entry.blank) for entry in found.entries if entry.blank},
-        "lost": {str(entry.task): entry.lost for entry in found.entries if entry.lost},
+        "blank_regions": _by_task(found, lambda entry: list(entry.blank)),
+        "lost": {task: "; ".join(why) for task, why in _by_task(found, _lost).items()},
     }
+
+
+def _by_task(found: Manifest, told: Callable[[Entry], list[str]]) -> dict[str, list[str]]:
+    """Collect what is told of the photos of each task; tasks of which nothing is are left out."""
+    collected = defaultdict[str, list[str]](list)
+    for entry in found.entries:
+        if words := told(entry):
+            collected[str(entry.task)] += words
+    return dict(collected)
+
+
+def _lost(entry: Entry) -> list[str]:
+    return [entry.lost] if entry.lost else []
 
 
 def _start_training(loop: Loop, state: Project, found: Manifest, *, forced: bool) -> str:
@@ -112,11 +128,11 @@ def _advice(loop: Loop, project: int, missing: int) -> str:
         return ""
     studio, photos = loop.studio(), loop.photos()
     try:
-        image = read_label_config(studio.project(project).label_config).learnt.image
+        labelling = read_label_config(studio.project(project).label_config)
         share = loop.settings.held_out_share
         words = advise(
             studio.unlabelled(project),
-            lambda task: photos.fetch(photo_urls({"data": task.data}, image)[0], task_id=task.id),
+            lambda task: photos.fetch(labelling.first_address({"data": task.data}), task_id=task.id),
             loop.storage,
             project,
             share,

@@ -62,7 +62,8 @@ def _decide(loop: Loop, champion: Version, candidate: Version, manifest: Manifes
     measured = [_measured(loop, before, held_out)], [_measured(loop, after, held_out)]
     if folds is not None:
         seen = seen_photos(loop.storage, loop.registry, champion)
-        unseen = {entry.task for entry in manifest.part("train") if entry.photo not in seen}
+        unseen = {entry.task for entry in manifest.part("train")}
+        unseen -= {entry.task for entry in manifest.part("train") if entry.photo in seen}
         train = SnapshotSource(loop.storage, manifest, "train")
         measured[0].append(only(unseen, _measured(loop, before, train)))
         measured[1].append(only(unseen, folds))
@@ -126,6 +127,6 @@ def _not_to_forget(
         yield general.held_out, range(first, min(first + wanted, there)), manifest.vocabulary
     for number in known_projects(loop.connection, settings):
         other = latest(loop.storage, number) if number != manifest.project else None
-        if other is not None and len(other.part("held_out")) >= settings.min_held_out:
+        if other is not None and len(other.judging("held_out")) >= settings.min_held_out:
             source = SnapshotSource(loop.storage, other, "held_out")
             yield source, range(len(source)), None

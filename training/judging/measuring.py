@@ -34,24 +34,32 @@ class Tasks(Source, Protocol):
 
 
 def measure(model: Predictor, held_out: Tasks, storage: Storage, progress: PhotosDone) -> Measured:
-    """Count the pixels of every task.
+    """Count the pixels of every task: those of all its photos.
 
     A broken photo is a DataError: numbers that leave it out could not be compared.
     """
     key = f"evaluations/{model.version}/{held_out.fingerprint()}.npz"
     if storage.exists(key):
         with np.load(io.BytesIO(storage.read(key)), allow_pickle=False) as found:
-            return Measured(held_out.tasks, found["counts"])  # in the order of content, as the tasks are
+            return _by_task(held_out.tasks, found["counts"])  # in the order of content, as the tasks are
     counts = []
     for photo in _photos(held_out, range(len(held_out)), progress):
         (matrix,), _ = count_pixels(model, [photo], [held_out.vocabulary])
         counts.append(matrix.counts)
     labels = len(held_out.vocabulary)
-    measured = Measured(held_out.tasks, np.reshape(counts, (-1, labels, labels + 1)).astype(np.int64))
+    pixels = np.reshape(counts, (-1, labels, labels + 1)).astype(np.int64)
     content = io.BytesIO()
-    np.savez_compressed(content, counts=measured.counts)
+    np.savez_compressed(content, counts=pixels)
     storage.write(key, content.getvalue())
-    return measured
+    return _by_task(held_out.tasks, pixels)
+
+
+def _by_task(tasks: tuple[int, ...], counts: npt.NDArray[np.int64]) -> Measured:
+    """Sum photos' pixels (P, K, K + 1) up by task: pages of a document are no samples of their own."""
+    places = {task: place for place, task in enumerate(dict.fromkeys(tasks))}
+    summed = np.zeros((len(places), *counts.shape[1:]), np.int64)
+    np.add.at(summed, np.array([places[task] for task in tasks], np.intp), counts)
+    return Measured(tuple(places), summed)
 
 
 def miou(

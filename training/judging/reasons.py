@@ -9,7 +9,7 @@ from training.judging.gate import FEWEST_CROSS_VALIDATED
 from training.settings import Settings
 
 FEWEST = 2
-"""Photos to train on: one of them is for early stopping."""
+"""Tasks to train on: one of them is for early stopping."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,15 @@ def reason_to_train(
     ``forced`` replaces the thresholds, but not what a training needs: photos to train on, and enough held-out
     ones to judge by. ``seen``: photos that the champion was trained on, which cannot cross-validate.
     """
-    photos = {entry.photo for entry in manifest.labelled("train")}
-    held_out = len(manifest.labelled("held_out"))
+    tasks = {manifest.groups[entry.photo] for entry in manifest.labelled("train")}
+    held_out = len(manifest.judging("held_out"))
     missing = settings.min_held_out - held_out
     least = FEWEST_CROSS_VALIDATED if missing > 0 else FEWEST
-    if len(photos) < least:
-        blank = sum(not entry.pixels for entry in manifest.entries)
+    if len(tasks) < least:
+        labelled = manifest.judging("train") | manifest.judging("held_out")
+        blank = len({entry.task for entry in manifest.entries} - labelled)
         more = f"; {blank} more show none of the labels" if blank else ""
-        return Reason(False, f"{len(photos)} annotated tasks to train on: {least} are needed at least{more}")
+        return Reason(False, f"{len(tasks)} annotated tasks to train on: {least} are needed at least{more}")
     if missing > 0 and settings.few_held_out == "wait":
         return Reason(
             False,
@@ -49,7 +50,7 @@ def reason_to_train(
             f"{missing} more {'is' if missing == 1 else 'are'} needed",
             missing,
         )
-    unseen = len(photos.difference(seen))
+    unseen = len(tasks - {group for photo, group in manifest.groups.items() if photo in seen})
     if missing > 0 and (not unseen or held_out + unseen < FEWEST_CROSS_VALIDATED):
         return Reason(
             False,
@@ -60,7 +61,9 @@ def reason_to_train(
     known = (
         {each for entry in trained.entries for each in (entry.content, _made(entry))} if trained else set()
     )
-    new = sum(known.isdisjoint((entry.content, _made(entry))) for entry in manifest.entries)
+    new = len(
+        {entry.annotation for entry in manifest.entries if known.isdisjoint((entry.content, _made(entry)))}
+    )
     if forced:
         return Reason(True, f"asked for, with {new} new annotations")
     if new >= settings.min_new_annotations:

@@ -47,7 +47,7 @@ CONFIG = f"""
   <Choices name="weather" toName="image"><Choice value="dry"/><Choice value="wet"/></Choices>
 </View>
 """
-CONTROL = read_label_config(CONFIG).learnt.controls[0].control
+CONTROL = read_label_config(CONFIG).questions[0].controls[0].control
 LabelMap = npt.NDArray[np.int16]
 
 

@@ -214,6 +214,21 @@ def test_what_a_smart_tool_had_no_time_for_is_not_told(learning, sink):
     assert answer.status.startswith("503 there was no time for the smart tool; draw again")
     gate.open()
     assert told(client, sink) == []
+    assert 'ebseg_tasks_total{outcome="told"} 1.0' in client.get("/metrics").get_data(as_text=True)
+
+
+def test_what_a_smart_tool_is_told_is_no_news_to_the_loop(learning, sink):
+    """Nor is it a bad photo: not one that is gone, nor a region or a label that cannot be asked for."""
+    client = learning(ScriptedModel)
+    damaged = {"result": [{"type": "keypointlabels", "value": {}}]}
+    for photo, context in ((99, click("sky", 50, 50)), (0, click("sea", 50, 50)), (0, damaged)):
+        answer = predict(client, [task(1, upload(photo))], context=context)
+        assert answer.status_code in (400, 503)
+    assert told(client, sink) == []
+    metrics = client.get("/metrics").get_data(as_text=True)
+    assert 'ebseg_tasks_total{outcome="told"} 3.0' in metrics
+    assert 'ebseg_tasks_total{outcome="empty"} 0.0' in metrics
+    assert "got a message instead of a mask</th><td>3<" in client.get("/").get_data(as_text=True)
 
 
 def test_while_no_model_is_there_no_version_can_be_told(learning, sink):

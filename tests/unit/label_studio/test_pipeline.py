@@ -16,7 +16,6 @@ from ebseg.label_studio.tasks import (
     TaskError,
     describe,
     language_hint,
-    learning_hint,
     photo_url,
     photo_urls,
     read_label_config,
@@ -214,7 +213,7 @@ def test_stuff_may_be_brush_masks_and_things_polygons():
     assert [labels for labels, _ in model.asked] == [("car", "sky")]
     found = [(region["from_name"], region["type"]) for region in made["result"]]
     assert found == [("things", "polygonlabels"), ("brush", "brush"), ("stuff", "labels")]
-    painted = paint(made["result"], of_config(MIXED).labelling.learnt, HEIGHT, WIDTH)
+    painted = paint(made["result"], of_config(MIXED).labelling.questions[0], HEIGHT, WIDTH)
     assert painted.label_map.tolist() == [[1, 1, 1, 1, -1, -1, -1, 0]] * HEIGHT
 
 
@@ -307,10 +306,10 @@ def test_each_page_is_predicted_and_its_regions_say_which_it_is():
     assert all("item_index" not in region for region in single["result"])
     assert made["result"][:2] == [region | {"item_index": 0} for region in single["result"]]
     for page in range(3):
-        painted = paint(made["result"], path.labelling.learnt, HEIGHT, WIDTH, page=page)
+        painted = paint(made["result"], path.labelling.questions[0], HEIGHT, WIDTH, page=page)
         assert painted.label_map.tolist() == [[1, 1, 1, 1, -1, -1, -1, 0]] * HEIGHT
         assert painted.regions == 2
-    assert paint(made["result"], path.labelling.learnt, HEIGHT, WIDTH, page=3).regions == 0
+    assert paint(made["result"], path.labelling.questions[0], HEIGHT, WIDTH, page=3).regions == 0
 
 
 def test_one_address_is_one_page():
@@ -345,19 +344,6 @@ def test_a_smart_tool_points_at_a_page_and_the_answer_is_on_it():
         path.photos(with_pages("/a.png"), asked)
     [of] = path.photos(with_pages(), asked)
     assert isinstance(of.fault, TaskError)
-
-
-@pytest.mark.parametrize(
-    ("config", "hint"),
-    [
-        (TWO_CONTROLS, None),
-        (TWO_IMAGES, 'all photos are predicted, but annotations are learnt from on "left" only'),
-        (PAGES, 'annotations are learnt from on the first page of "doc" only'),
-    ],
-)
-def test_what_is_not_learnt_from_is_hinted_at(config, hint):
-    found = learning_hint(read_label_config(config))
-    assert found is None if hint is None else hint in found
 
 
 DYNAMIC = (

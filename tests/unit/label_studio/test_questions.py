@@ -42,7 +42,7 @@ def test_a_project_of_one_control_asks_for_its_labels_in_their_order():
     assert [label.key for label in question.labels] == ["sky", "car", "sea"]
     assert question.vocabulary == Vocabulary(["sky", ["Auto", "motor car"], "sea"])
     assert (question.to_name, question.threshold, question.controls[0].min_area) == ("image", 0.2, 0.1)
-    assert labelling.learnt is question
+    assert labelling.questions == (question,)
 
 
 def test_all_controls_of_an_image_are_served_by_one_question():
@@ -302,7 +302,7 @@ def test_label_studios_templates_of_semantic_segmentation_are_served_as_they_are
     """Its 1.23: "Semantic Segmentation with Masks" and "Semantic Segmentation with Polygons"."""
     labelling = read_label_config(xml)
     assert served(labelling) == {name: ["Airplane", "Car"]} and labelling.problems == ()
-    assert labelling.learnt.vocabulary == Vocabulary(["Airplane", "Car"])
+    assert labelling.questions[0].vocabulary == Vocabulary(["Airplane", "Car"])
 
 
 KNOWN = "model_min_area, model_polygon_tolerance, model_regions, model_score, model_score_threshold"

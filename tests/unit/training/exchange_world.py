@@ -62,7 +62,7 @@ class ExchangeWorld:
         scores = np.ones(label_map.shape, np.float32)
         return [
             region.result
-            for served, own in read_label_config(self.fake.config).learnt.parts(label_map)
+            for served, own in read_label_config(self.fake.config).questions[0].parts(label_map)
             for region in masks_to_regions(own, scores, served.control)
         ]
 

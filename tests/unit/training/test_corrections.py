@@ -3,7 +3,14 @@ import pytest
 
 from ebseg.label_studio.label_config import Control, Label
 from ebseg.label_studio.regions import masks_to_regions
-from training.annotations.corrections import Correction, Live, compare, correction, summarise
+from training.annotations.corrections import (
+    Correction,
+    Live,
+    compare,
+    corrected_prediction,
+    correction,
+    summarise,
+)
 from training.annotations.entry import Entry
 from training.annotations.label_studio import NotInLabelStudio
 
@@ -58,15 +65,20 @@ def test_a_prediction_is_compared_by_its_regions():
     predicted, corrected = maps([0, 0, 1, 1], [0, 1, 1, 1])
     regions = masks_to_regions(predicted, np.ones(predicted.shape, np.float32), CONTROL)
     stored = Predictions(result=[each.result for each in regions], model_version="v1")
-    assert correction(stored, 5, CONTROL, corrected) == compare("v1", predicted, corrected)
+    found = correction(corrected_prediction(stored, 5), CONTROL, corrected)
+    assert found == compare("v1", predicted, corrected)
 
 
 def test_a_prediction_that_is_gone_damaged_or_anonymous_says_nothing(caplog):
     (corrected,) = maps([0, 0, 1, 1])
-    assert correction(Predictions(), 5, CONTROL, corrected) is None
-    assert correction(Predictions(result=[], model_version=None), 5, CONTROL, corrected) is None
+    assert (
+        corrected_prediction(Predictions(), 5) is None and corrected_prediction(Predictions(), None) is None
+    )
+    for none in (None, {"id": 5, "result": [], "model_version": None}):
+        assert correction(none, CONTROL, corrected) is None
     bad = {"id": "x", "to_name": "image", "value": {"rle": [1], "brushlabels": ["sky"]}}
-    assert correction(Predictions(result=[bad], model_version="v1"), 5, CONTROL, corrected) is None
+    stored = Predictions(result=[bad], model_version="v1")
+    assert correction(corrected_prediction(stored, 5), CONTROL, corrected) is None
     assert "prediction 5 cannot be compared" in caplog.text
 
 

@@ -13,13 +13,13 @@ from pycocotools import mask as coco_mask
 from ebseg.data.coco_writers import stuff_annotations
 from ebseg.data.layouts import LayoutName
 from ebseg.data.mask_sets import SourceName, open_masks
-from ebseg.errors import DataError, VocabularyError
+from ebseg.errors import DataError, HostUnavailable, VocabularyError
 from ebseg.label_studio.annotations import paint
-from ebseg.label_studio.tasks import read_label_config
-from tests.unit.training.exchange_world import HEIGHT, WIDTH, ExchangeWorld, blocks
+from ebseg.label_studio.tasks import TaskPhoto, read_label_config
+from tests.unit.training.exchange_world import HEIGHT, WIDTH, ExchangeWorld, blocks, photo
 from training.annotations import label_studio
 from training.annotations.exporting import export
-from training.annotations.importing import Imported, import_masks
+from training.annotations.importing import Imported, import_masks, regions_of
 from training.annotations.label_studio import LabelStudioUnavailable
 from training.annotations.labelled_photos import annotated
 from training.annotations.labelled_photos import predicted as predicted_photos
@@ -66,7 +66,7 @@ def box(left: int = 0, right: int = 10, **more: Any) -> dict[str, Any]:
 
 def predicted(world: ExchangeWorld, task: int) -> np.ndarray:
     (found,) = (each for each in world.fake.predictions.values() if each["task"] == task)
-    question = read_label_config(world.fake.config).learnt
+    question = read_label_config(world.fake.config).questions[0]
     return paint(found["result"], question, *SIZE).label_map
 
 
@@ -415,18 +415,84 @@ def test_labels_that_tasks_bring_are_found(world, tmp_path):
     np.testing.assert_array_equal(found[tasks[1]], truth)
 
 
-def test_the_first_page_gets_the_masks(world, tmp_path):
-    world.fake.config = world.fake.config.replace('value="$image"', 'valueList="$pages"')
-    task = world.add("/a.png")
-    world.fake.tasks[task]["data"] = {"pages": ["/a.png", "/b.png"]}
-    truth = blocks(1)
-    path = write_coco(tmp_path / "a.json", {"a.png": masks(truth), "b.png": masks(truth)})
-    done = run(world, path, annotations=True)
-    assert (done.stored, list(done.left_out)) == ([task], ["b.png"])
-    assert {region["item_index"] for region in world.fake.annotations[1]["result"]} == {0}
-    [photo] = annotated(*world.given)
-    assert photo.name == "a.png"
-    np.testing.assert_array_equal(photo.label_map, truth)
+PAGES_AND_IMAGES = (
+    '<View><Image name="photo" value="$photo"/><Image name="doc" valueList="$pages"/>'
+    '<BrushLabels name="mask" toName="photo"><Label value="sky"/><Label value="car"/></BrushLabels>'
+    '<BitmaskLabels name="marks" toName="doc"><Label value="car"/><Label value="sky"/></BitmaskLabels></View>'
+)
+
+
+def several(world: ExchangeWorld, number: int) -> int:
+    """Add a task of a photo and three pages, of which two have the photo's name."""
+    world.fake.config = PAGES_AND_IMAGES
+    names = [
+        f"/left/{number}.png",
+        f"/right/{number}.png",
+        f"/right/other/{number}.png",
+        f"/right/{number}b.png",
+    ]
+    for name in names:
+        seed = len(world.photos.files) + 1
+        world.photos.files.setdefault(name, photo(seed, SIZE))
+    return world.fake.add_task(photo=names[0], pages=names[1:])
+
+
+def drawn(world: ExchangeWorld, seed: int) -> list[dict[str, Any]]:
+    """Draw label maps of sky (0) and car (1) on a photo and its pages; the second page stays empty."""
+    on_photo, on_doc = read_label_config(world.fake.config).questions
+    found = []
+    for number, (question, page) in enumerate([(on_photo, None), (on_doc, 0), (on_doc, 2)]):
+        label_map = blocks(10 * seed + number)
+        if question is on_doc:
+            label_map = np.where(label_map < 0, label_map, 1 - label_map).astype(
+                np.int16
+            )  # car is first there
+        found += regions_of(label_map, TaskPhoto(question, "", page))
+    return [region.result for region in found]
+
+
+@pytest.mark.parametrize("annotations", [True, False], ids=["annotations", "predictions"])
+@pytest.mark.parametrize("form", ["coco", "coco-polygons", "png"])
+def test_a_round_trip_of_images_and_pages_is_equal_to_the_pixel(world, tmp_path, form, annotations):
+    for number in (1, 2):
+        world.fake.annotate(several(world, number), drawn(world, number))
+    before = list(annotated(*world.given))
+    assert [photo.name for photo in before[:4]] == ["task1-1.png", "task1.2-1.png", "task1.3-1.png", "1b.png"]
+    np.testing.assert_array_equal(before[1].label_map, blocks(11))
+    assert len({photo.split for photo in before[:4]}) == 1 and (before[2].label_map == -1).all()
+    export(annotated(*world.given), tmp_path / "out", LayoutName(form))
+    other = ExchangeWorld(tmp_path / "other home")
+    other.photos.files = world.photos.files
+    for number in (1, 2):
+        several(other, number)
+    done = run(other, tmp_path / "out", form.removesuffix("-polygons"), annotations=annotations)
+    assert (done.stored, done.left_out, done.unknown) == ([1, 2], {}, [])
+    other.fake.model_version = done.version
+    back = list((annotated if annotations else predicted_photos)(*other.given))
+    assert [(each.name, each.split) for each in back] == [(each.name, each.split) for each in before]
+    for ours, theirs in zip(back, before, strict=True):
+        np.testing.assert_array_equal(ours.label_map, theirs.label_map)
+
+
+def test_a_page_that_is_bad_costs_only_itself_and_one_that_is_away_its_task(world, tmp_path):
+    tasks = [several(world, number) for number in (1, 2)]
+    files = {name: masks(blocks(1)) for name in ("task1-1.png", "1b.png", "task2-2.png", "2b.png")}
+    path = write_coco(tmp_path / "a.json", files)
+    world.photos.files["/right/1b.png"] = photo(1, (5, 6))
+    fetch = world.photos.fetch
+
+    def unreachable(url: str, **more: Any) -> bytes:
+        if url == "/right/2b.png":
+            raise HostUnavailable("photos.test does not answer")
+        return fetch(url, **more)
+
+    world.photos.fetch = unreachable
+    done = run(world, path)
+    assert done.stored == tasks[:1]
+    assert set(done.left_out) == {"1b.png", "task2-2.png", "2b.png"}
+    assert "photos.test does not answer" in done.left_out["task2-2.png"]
+    world.photos.fetch = fetch
+    assert run(world, path).stored == tasks[1:]
 
 
 @pytest.mark.parametrize("shape", ["Brush", "Bitmask", "Polygon"])

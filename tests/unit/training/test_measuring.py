@@ -49,6 +49,15 @@ def test_each_task_is_counted_once_and_a_model_is_measured_once(tmp_path):
     assert (again.tasks, again.counts.tolist(), model.asked) == ((7, 9), first.counts.tolist(), 2)
 
 
+def test_photos_of_one_task_are_summed_also_where_they_were_measured_before(tmp_path):
+    storage, model = Storage(str(tmp_path / "storage"), tmp_path), Model()
+    for _ in range(2):
+        found = measure(model, Tasks([7, 9, 7]), storage, print)
+        assert found.tasks == (7, 9)
+        assert found.counts.tolist() == [[[4, 0, 0], [2, 0, 0]], [[2, 0, 0], [1, 0, 0]]]
+    assert model.asked == 3
+
+
 def test_the_same_annotations_under_other_task_numbers_have_those_numbers(tmp_path):
     storage, model = Storage(str(tmp_path / "storage"), tmp_path), Model()
     measure(model, Tasks([7, 9]), storage, print)

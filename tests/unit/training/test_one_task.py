@@ -10,6 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from rq.timeouts import JobTimeoutException
 
 from ebseg.errors import FetchError
+from ebseg.label_studio import tasks as label_studio_tasks
 from tests.unit.training import test_labelling, test_snapshot
 from tests.unit.training.test_snapshot import entry_of, rectangle, tasks
 from training.annotations import corrections, snapshot
@@ -69,13 +70,24 @@ def test_whatever_fetching_a_photo_raises_stays_with_its_task(world, labelling, 
     require_traceback(caplog, error)
 
 
-@pytest.mark.parametrize("part", ["photo_urls", "choose", "read_image", "paint", "require_storable"])
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [
+        (label_studio_tasks, "photo_urls"),
+        (snapshot, "choose"),
+        (snapshot, "read_image"),
+        (snapshot, "paint"),
+        (snapshot, "require_storable"),
+    ],
+)
 @pytest.mark.parametrize("error", UNFORESEEN[:3], ids=repr)
-def test_whatever_reading_an_annotation_raises_stays_with_its_task(world, caplog, monkeypatch, part, error):
+def test_whatever_reading_an_annotation_raises_stays_with_its_task(
+    world, caplog, monkeypatch, module, part, error
+):
     bad, good = world.annotated(1), world.annotated(2)
     first = iter([True])
-    call = raising(error, lambda *args, **more: next(first, False), getattr(snapshot, part))
-    monkeypatch.setattr(snapshot, part, call)
+    call = raising(error, lambda *args, **more: next(first, False), getattr(module, part))
+    monkeypatch.setattr(module, part, call)
     manifest = world.take()
     assert tasks(manifest) == [good] and type(error).__name__ in manifest.skipped[bad]
     require_traceback(caplog, error)

@@ -17,9 +17,13 @@ class Photos:
 
     def __init__(self, count: int) -> None:
         self.photos = tuple(f"photo {number}" for number in range(count))
+        self.of_group: dict[str, str] = {}
         self.tasks = tuple(range(100, 100 + count))
-
         self.blank = set[str]()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(self.of_group.get(photo, photo) for photo in self.photos)
 
     @property
     def labelled(self) -> set[str]:
@@ -123,3 +127,17 @@ def test_measurements_are_pooled_in_the_order_of_the_tasks(order):
     pooled = pool([parts[index] for index in order])
     assert pooled.tasks == (3, 5, 7)
     assert pooled.counts[:, 0, 0].tolist() == [6, 100, 0]
+
+
+def test_photos_that_belong_together_are_in_one_part():
+    source = Photos(40)
+    source.of_group = {f"photo {number}": f"group {number // 4}" for number in range(40)}
+    source.blank = {"photo 0", "photo 39"}
+    for fold in (None, *range(FOLDS)):
+        parts = list(training_and_validation(source, fold=fold))
+        if fold is not None:
+            parts.append(folds(source)[fold])
+        groups = [{source.of_group[source[index]] for index in part.indices} for part in parts]
+        assert sum(map(len, groups)) == len(set.union(*groups)) == 10
+    assert sorted(len({index // 4 for index in part.indices}) for part in folds(source)) == [3, 3, 4]
+    assert all(source[index] not in source.blank for part in folds(source) for index in part.indices)

@@ -97,3 +97,17 @@ def test_cross_validation_judges_by_what_the_champion_has_not_seen():
         "cross-validation has 4 held-out tasks and 1 that the champion was not trained on: "
         "6 are needed, or 8 held-out ones"
     )
+
+
+def test_pages_of_a_task_count_as_one():
+    pages = [
+        Entry(**{**vars(entry(50, held_out=held_out)), "photo": f"page {held_out} {page}", "page": page}
+              | {"task": 50 + held_out, "annotation": 50 + held_out, "label_map": f"page {held_out} {page}"})
+        for page in range(20)
+        for held_out in (False, True)
+    ]  # fmt: skip
+    assert reason(manifest(0, 9, *pages), forced=True).why == (
+        "1 annotated tasks to train on: 2 are needed at least"
+    )
+    assert "waits for held-out tasks: 1 of 4" in reason(manifest(20, 0, *pages)).why
+    assert reason(manifest(4, 4, *pages), manifest(4, 4)).why == ("2 new annotations, 10 start a training")

@@ -123,7 +123,7 @@ def test_photos_and_label_maps_are_what_was_annotated(world):
     assert (entry.annotation, entry.time) == (annotation, "2026-01-01T00:00:02.500000+00:00")
     assert entry.pixels == {"sky": 12, "car": 8}
     assert manifest.labels[0].key == "sky" and manifest.labels[0].prompts == ("sky", "heaven")
-    assert manifest.vocabulary == read_label_config(CONFIG).learnt.vocabulary
+    assert manifest.vocabulary == read_label_config(CONFIG).questions[0].vocabulary
     assert manifest.shown_labels == {"sky", "car"}
     source = world.source(manifest)
     assert (len(source), source.name, source.tasks) == (1, "project 1, to train on", (task,))
@@ -584,7 +584,7 @@ def test_without_the_record_of_what_is_held_out_nothing_is_decided(world):
 
 
 def label_regions(label_map, config: str = CONFIG):
-    [control] = [served.control for served in read_label_config(config).learnt.controls]
+    [control] = [served.control for served in read_label_config(config).questions[0].controls]
     scores = np.ones(label_map.shape, np.float32)
     return [each.result for each in masks_to_regions(label_map, scores, control)]
 
@@ -660,6 +660,153 @@ def test_labels_that_are_in_the_tasks_are_those_of_all_annotated_ones(world):
     assert [label.key for label in manifest.labels] == ["sky", "car", "sea", "boat"]
     assert entry_of(manifest, three).pixels == {"boat": 12} and entry_of(manifest, two).pixels == {"sea": 12}
     assert len(world.photos.fetched) == fetched + 1
+
+
+def test_labels_of_several_tasks_that_ask_for_the_same_are_learnt_as_one(world):
+    world.fake.config = DYNAMIC
+    one = dynamic_task(world, 1, ["car", "sky"], "car")
+    other = {"value": "Auto", "alias": "vehicle", "predicted_values": "Car"}
+    two = dynamic_task(world, 2, [other, "sky"], "vehicle")
+    manifest = world.take(held_out_share=0.001)
+    assert [label.key for label in manifest.labels] == ["car", "sky"]
+    for task in (one, two):
+        entry = entry_of(manifest, task)
+        assert (entry.pixels, entry.unknown) == ({"car": 12}, ())
+
+
+TWO_IMAGES = (
+    '<View><Image name="left" value="$left"/><Image name="right" valueList="$right"/>'
+    '<BrushLabels name="a" toName="left"><Label value="sky"/><Label value="Auto" alias="car"/></BrushLabels>'
+    '<BrushLabels name="b" toName="right"><Label value="tree"/><Label value="car" predicted_values="Auto"/>'
+    '<Label value="Himmel" predicted_values="sky"/></BrushLabels></View>'
+)
+
+
+def several(world, seed: int, pages: int = 2, config: str = TWO_IMAGES) -> int:
+    """Add a task of two images, of which the second has pages; their photos are all different."""
+    world.fake.config = config
+    addresses = [f"/data/{seed}-{number}.png" for number in range(pages + 1)]
+    for number, address in enumerate(addresses):
+        world.photos.files[address] = photo(1000 * seed + number)
+    return world.fake.add_task(left=addresses[0], right=addresses[1:])
+
+
+def on(image: str, label: str, page: int = 0, **more):
+    return rectangle(label, to_name=image, id=f"{image} {page} {label}", item_index=page, **more)
+
+
+def entries_of(manifest: Manifest, task: int):
+    found = [entry for entry in manifest.entries if entry.task == task]
+    return {(entry.image, entry.page): entry for entry in found}
+
+
+def test_every_image_and_page_of_a_task_is_learnt_from(world):
+    task = several(world, 1)
+    regions = [
+        on("left", "car"),
+        on("right", "tree"),
+        on("right", "car", 1),
+        on("right", "Himmel", 1, left=50),
+    ]
+    world.fake.annotate(task, regions)
+    manifest = world.take(held_out_share=0.001)
+    assert [label.key for label in manifest.labels] == ["sky", "car", "tree"]
+    found = entries_of(manifest, task)
+    assert {key: entry.pixels for key, entry in found.items()} == {
+        ("", 0): {"car": 12}, ("right", 0): {"tree": 12}, ("right", 1): {"car": 12, "sky": 12},
+    }  # fmt: skip
+    assert {entry.unknown for entry in found.values()} == {()}
+    source = world.source(manifest)
+    assert sorted(source[index].name for index in range(3)) == [
+        "task 1", "task 1, right", "task 1, right, page 2",
+    ]  # fmt: skip
+    assert set(source.tasks) == {task} and len(set(source.groups)) == 1
+    world.fake.seen.clear(), world.photos.fetched.clear()
+    assert world.take(held_out_share=0.001) == manifest
+    assert world.photos.fetched == [] and world.fake.requests(f"/api/tasks/{task}/annotations/") == 0
+    assert load(world.storage, 1, manifest.fingerprint) == manifest
+
+
+def test_another_annotation_fetches_no_photo_of_the_task_again(world):
+    task = several(world, 1)
+    world.fake.annotate(task, [on("left", "car")])
+    world.take()
+    world.photos.fetched.clear()
+    world.fake.change(1, result=[on("right", "tree", 1)])
+    found = entries_of(world.take(), task)
+    assert [entry.pixels for entry in found.values() if entry.pixels] == [{"tree": 12}]
+    assert found["right", 1].pixels and world.photos.fetched == []
+
+
+def test_all_photos_of_a_task_are_on_the_side_of_its_first(world):
+    for seed in range(1, 15):
+        world.fake.annotate(several(world, seed, pages=3), [on("left", "car")])
+    manifest = world.take(held_out_share=0.5)
+    firsts = {entry.task: entry.held_out for entry in manifest.entries if not entry.image}
+    assert set(firsts.values()) == {True, False}
+    assert all(entry.held_out == firsts[entry.task] for entry in manifest.entries)
+    assert all(
+        held == snapshot.is_held_out(entries_of(manifest, task)["", 0].photo, 0.5)
+        for task, held in firsts.items()
+    )
+    assert len(manifest.judging("train")) + len(manifest.judging("held_out")) == 14
+
+
+def test_pages_of_a_task_whose_first_was_decided_before_follow_it(world):
+    """An earlier form of the loop read the first photo of a task only."""
+    only_left = TWO_IMAGES.replace('<Image name="right" valueList="$right"/>', "")
+    tasks_there = [several(world, seed, config=only_left) for seed in range(1, 11)]
+    for task in tasks_there:
+        world.fake.annotate(task, [on("left", "car")])
+    before = world.take(held_out_share=0.5)
+    index = json.loads(world.storage.read("snapshots/project-1/index.json"))
+    for entry in index["entries"]:
+        del entry["image"], entry["page"]
+    world.storage.write("snapshots/project-1/index.json", json.dumps(index).encode())
+    world.photos.fetched.clear()
+    world.fake.config = TWO_IMAGES
+    after = world.take(held_out_share=0.01)
+    assert len(after.entries) == 30 and len(world.photos.fetched) == 20  # none of the first ones
+    for task in tasks_there:
+        old = entry_of(before, task)
+        found = entries_of(after, task)
+        assert found["", 0].photo == old.photo
+        assert {entry.held_out for entry in found.values()} == {old.held_out}
+
+
+def test_a_bad_page_costs_only_itself(world):
+    task = several(world, 1)
+    del world.photos.files["/data/1-1.png"]
+    world.fake.annotate(task, [on("left", "car"), on("right", "tree", 1)])
+    manifest = world.take()
+    assert set(entries_of(manifest, task)) == {("", 0), ("right", 1)}
+    assert manifest.skipped == {task: 'page 1 of "right": /data/1-1.png: not found (404)'}
+    world.fake.tasks[task]["data"].pop("left")
+    manifest = world.take()
+    assert set(entries_of(manifest, task)) == {("right", 1)}
+    assert '"left": its data has "right"' in manifest.skipped[task]
+
+
+def test_a_correction_of_several_photos_is_measured_for_each(world):
+    task = several(world, 1)
+    said = [on("left", "car"), on("right", "tree"), on("right", "tree", 1)]
+    prediction = world.fake.predict(task, said, "v1")
+    world.fake.annotate(task, [*said[:2], on("right", "car", 1)], parent_prediction=prediction)
+    found = entries_of(world.take(), task)
+    assert {key: entry.correction.iou for key, entry in found.items()} == {
+        ("", 0): 1.0, ("right", 0): 1.0, ("right", 1): 0.0,
+    }  # fmt: skip
+    assert world.fake.requests(f"/api/predictions/{prediction}/") == 1
+
+
+def test_what_is_known_of_a_project_of_one_image_is_as_ever(world):
+    """Names of files and decisions of an earlier form stay: nothing is fetched or decided anew."""
+    world.annotated(1)
+    manifest = world.take()
+    [entry] = manifest.entries
+    assert entry.key == (1, "", 0)
+    assert manifest.groups == {entry.photo: entry.photo}
+    assert list(json.loads(world.storage.read("snapshots/project-1/photos.json"))) == ["1"]
 
 
 def test_without_an_annotated_task_there_are_no_labels_in_tasks(world):
