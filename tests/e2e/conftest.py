@@ -8,12 +8,13 @@ from playwright.sync_api import Page
 import ebseg
 from backend.demo.label_studio_server import LabelStudioServer
 from backend.demo.project import serve_backend
-from backend.processes import ServerProcess, free_port, reach_this_machine_directly
+from backend.processes import ServerProcess
 from ebseg.data.drawn.synthetic import PHRASES, Scene, draw_scene
 from ebseg.predictor import Predictor
 from tests.e2e.editor import window
-from tests.e2e.projects import ROOT, Annotated, annotate
+from tests.e2e.projects import Annotated, annotate
 from tests.e2e.team import CAMVID_LABELS, camvid
+from tests.servers import label_studio
 
 MODEL = "ebseg-tiny"
 SCENES = 4
@@ -23,10 +24,7 @@ CAMVID_PHOTOS = 3
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
-    reach_this_machine_directly()
-    executable = ROOT / ".venv-label-studio" / "bin" / "label-studio"
-    folder = tmp_path_factory.mktemp("label-studio")
-    with LabelStudioServer(executable, folder, free_port()).running() as running:
+    with label_studio(tmp_path_factory.mktemp("server") / "data", tmp_path_factory).running() as running:
         yield running
 
 

@@ -14,11 +14,11 @@ import pytest
 
 from backend.demo.label_studio_server import LabelStudioError, LabelStudioServer
 from backend.demo.project import EBSEG, serve_backend
-from backend.processes import ServerProcess, free_port, reach_this_machine_directly
+from backend.processes import ServerProcess, free_port
 from ebseg.loading import checkpoint_path, version_name
-from tests.e2e.projects import ROOT
 from tests.e2e.team import Pictures, Team, drawn
 from tests.e2e.waiting import wait_until
+from tests.servers import label_studio
 from training.queue.embedded_redis import stop_embedded_redis
 from training.queue.queues import connect, queues
 from training.settings import Settings
@@ -40,11 +40,10 @@ SECONDS = 400
 class World:
     """A Label Studio of its own, which tests stop and start, and workers on one home."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, server: LabelStudioServer) -> None:
         self.folder = folder
         self.home = folder / "home"
-        executable = ROOT / ".venv-label-studio" / "bin" / "label-studio"
-        self.server = LabelStudioServer(executable, folder / "studio", free_port())
+        self.server = server
         self._running = ExitStack()
         self._workers: list[subprocess.Popen[bytes]] = []
         self.start_studio()
@@ -120,8 +119,8 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    reach_this_machine_directly()
-    made = World(tmp_path_factory.mktemp("faults"))
+    folder = tmp_path_factory.mktemp("faults")
+    made = World(folder, label_studio(folder / "studio", tmp_path_factory))
     yield made
     made.close()
 

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from backend.demo.label_studio_server import LabelStudioServer, Project
-from backend.processes import free_port, reach_this_machine_directly
 from ebseg.data.drawn.synthetic import draw_scene
 from ebseg.images import read_image
 from ebseg.label_studio.regions import masks_to_regions, prediction
 from ebseg.label_studio.tasks import read_label_config
+from tests.servers import label_studio
 from tests.unit.label_studio.http_server import Server, reply
 from training.annotations import corrections, snapshot
 from training.annotations import label_studio as studio_module
@@ -31,7 +31,6 @@ from training.annotations.snapshot import SnapshotSource
 from training.settings import Settings
 from training.storage import Storage
 
-ROOT = Path(__file__).parents[3]
 HEIGHT, WIDTH = 60, 80
 LABELS = '<Label value="sky"/><Label value="car" alias="auto"/>'
 CONFIG = f"""
@@ -99,10 +98,8 @@ def entry_of(manifest: Manifest, task: int) -> Entry:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
-    reach_this_machine_directly()
-    executable = ROOT / ".venv-label-studio" / "bin" / "label-studio"
-    with LabelStudioServer(executable, tmp_path_factory.mktemp("label-studio"), free_port()).running() as up:
-        yield up
+    with label_studio(tmp_path_factory.mktemp("server") / "data", tmp_path_factory).running() as running:
+        yield running
 
 
 @pytest.fixture
