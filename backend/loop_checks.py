@@ -10,6 +10,7 @@ from rq import Worker
 
 from backend.findings import Finding
 from ebseg.errors import EBSegError
+from training.queue.pause import paused
 from training.queue.projects import known_projects
 from training.queue.queues import QueueName, connect, queue
 from training.registry.registry import Registry
@@ -44,6 +45,8 @@ def check_jobs(settings: Settings) -> Finding:
 
 def _workers(connection: Redis) -> Finding:
     check = "jobs"
+    if reason := paused(connection):
+        return Finding(check, "Redis answers", f"the loop is {reason}; it goes on by itself then")
     workers = Worker.all(connection)  # those that have given a sign of life lately
     served = {name for worker in workers for name in worker.queue_names()}
     waiting = {line.value: len(queue(connection, line)) for line in QueueName if line.value not in served}

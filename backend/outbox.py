@@ -55,6 +55,9 @@ class Sink(Protocol):
     def outcomes(self) -> Mapping[int, tuple[str, str]]:
         """Tell for projects when their annotations were read, and what came of it in words."""
 
+    def paused(self) -> str:
+        """Tell why and since when the loop pauses; empty where it does not."""
+
     def job_status(self, job_id: str) -> dict[str, Any] | None:
         """Tell a job's ``status``, and more if there is more; None for an unknown job."""
 
@@ -89,12 +92,13 @@ class Outbox:
 
     ``connect`` makes the sink once, in the outbox's thread with the first hint or for who asks about a job
     before: that may take seconds. While it or the sink fails, everything waits. A hint may reach the sink
-    twice, after a failure half-way. ``outcomes``: what the sink told last; see Sink.outcomes.
+    twice, after a failure half-way. ``outcomes``, ``paused``: what the sink told last; see Sink.
     """
 
     def __init__(self, connect: Callable[[], Sink]) -> None:
         self.connect = connect
         self.outcomes: Mapping[int, tuple[str, str]] = {}
+        self.paused = ""
         self._sink: Sink | None = None
         self._connecting = threading.Lock()
         self._waiting: dict[int, _Waiting] = {}
@@ -214,10 +218,10 @@ class Outbox:
             self._look()
 
     def _look(self) -> None:
-        """Ask what came of the hints, for who looks at the page; nobody waits for that."""
+        """Ask what came of the hints, and what is in the way, for who looks at the page."""
         if self._sink is not None:
             with suppress(Exception):  # what is wrong is told with the next hint
-                self.outcomes = self._sink.outcomes()
+                self.outcomes, self.paused = self._sink.outcomes(), self._sink.paused()
 
     def _hand_over(self, project_id: int, hint: _Waiting) -> None:
         """Tell the sink; what it has taken on is taken off the hint."""

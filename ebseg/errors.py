@@ -68,6 +68,10 @@ class HostUnavailable(FetchError, Outage):
     """Another server of photos does not answer, or says that it cannot now."""
 
 
+class LoopPaused(Outage):
+    """The learning loop waits until Label Studio answers, or takes the token, again."""
+
+
 class TrainingError(EBSegError):
     """A training run cannot start or go on: bad data, or a loss that is not finite."""
 

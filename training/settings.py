@@ -170,7 +170,9 @@ class Settings(BaseSettings):
     )
     label_chunk: int = Field(default=8, ge=1, description="tasks that one labelling job predicts")
     patience: float = Field(
-        default=180.0, ge=0, description="seconds that a job waits for a Label Studio that does not answer"
+        default=15.0,
+        ge=0,
+        description="seconds that a call waits for Label Studio to answer, before the loop pauses",
     )
 
     @field_validator("allowed_hosts", mode="before")

@@ -36,6 +36,7 @@ BUSY = (408, 425, 429)
 """Statuses, and all from 500 on, by which a server, or a proxy before it, says that it cannot answer now."""
 
 _GONE = (404, 410)
+_WHOAMI = "api/current-user/whoami"
 _HEADERS = {
     "Accept": "*/*",
     "Accept-Encoding": "identity",
@@ -125,6 +126,17 @@ class ImageFetcher:
             "use the final address"
         )
 
+    def require_access(self) -> None:
+        """See whether Label Studio answers and takes the token, by asking whose it is.
+
+        Raises TokenRefused or Refused, and Unreachable where it does not answer or cannot now.
+        """
+        server = self._needed_server("what is asked for")
+        deadline = time.monotonic() + self._timeout_s
+        answer = self._get(parse(f"{server.url}{_WHOAMI}"), True, deadline)
+        if not isinstance(answer, bytes):
+            raise Refused(f"{self._shown} redirects to {shown(answer[0])}; is LABEL_STUDIO_URL its address?")
+
     def _target(self, url: object, task_id: int | None) -> tuple[httpx.URL, bool]:
         """Give the address to ask first, and whether it is Label Studio's own."""
         if not isinstance(url, str) or not url.strip():
@@ -211,20 +223,18 @@ class ImageFetcher:
             # 1.23 looks an upload up in its database, and fails where that does not have it any more
             hint = "; was the photo deleted?" if own and status == 500 and "/data/upload/" in url.path else ""
             kind = Unreachable if own else HostUnavailable
-            raise kind(f"{shown(url)}: answered {status}, not a photo{hint}")
+            raise kind(f"{shown(url)}: answered {status}{hint}")
         if own and status in (401, 403):
             raise self._refusal(status, url)
         if own and status in _GONE:
-            cloud = url.path.endswith("/presign/")
-            hint = "is its storage connected to the project?" if cloud else "was the photo deleted or moved?"
-            raise Refused(f"{shown(url)}: not found ({status}) on Label Studio; {hint}")
+            raise Refused(f"{shown(url)}: not found ({status}) on Label Studio; {_why_gone(url)}")
         if status in _GONE:
             raise NoPhoto(f"{shown(url)}: not found ({status}); was the photo deleted or moved?")
         if status in (401, 403):
             raise Refused(
                 f"{shown(url)}: access denied ({status}); only public photos and Label Studio's are served"
             )
-        raise Refused(f"{shown(url)}: answered {status}, not a photo")
+        raise Refused(f"{shown(url)}: answered {status}")
 
     def _refusal(self, status: int, url: httpx.URL) -> Refused:
         if self._api_key is None:
@@ -296,6 +306,14 @@ def _body(response: httpx.Response, url: httpx.URL) -> bytes:
             "proxy in between?"
         )
     return body
+
+
+def _why_gone(url: httpx.URL) -> str:
+    if url.path.endswith(_WHOAMI):
+        return "is LABEL_STUDIO_URL its address?"
+    if url.path.endswith("/presign/"):
+        return "is its storage connected to the project?"
+    return "was the photo deleted or moved?"
 
 
 def _host_ports(host: str) -> list[tuple[str, int]]:

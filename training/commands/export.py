@@ -12,6 +12,7 @@ from ebseg.files import require_free
 from training.annotations.exporting import Written, export
 from training.annotations.label_studio import LabelStudioClient
 from training.annotations.labelled_photos import LabelledPhotos, annotated, predicted
+from training.annotations.reach import require_label_studio
 from training.commands.exchange import Project, photos, progress_bar, tell, tell_unknown
 from training.settings import Settings, load_settings
 from training.storage import Storage
@@ -44,6 +45,7 @@ def export_project(
         raise ConfigError("--reviewed-only is for annotations: leave it or --predictions out")
     require_free(out)
     settings = load_settings()
+    require_label_studio(settings)
     try:
         with progress_bar() as bar:
             bar.add_task("reading the project", total=None)

@@ -9,6 +9,7 @@ from ebseg.commands import INTERRUPTED
 from ebseg.data.mask_sets import SourceName, open_masks
 from training.annotations.importing import Imported, import_masks
 from training.annotations.label_studio import LabelStudioClient
+from training.annotations.reach import require_label_studio
 from training.commands.exchange import Project, photos, progress_bar, tell, tell_unknown
 from training.settings import load_settings
 
@@ -32,6 +33,7 @@ def import_project(
     are left out are named, and the exit status is 1.
     """
     settings = load_settings()
+    require_label_studio(settings)
     try:
         with progress_bar() as bar:
             task = bar.add_task("importing", total=None)

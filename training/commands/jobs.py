@@ -19,6 +19,7 @@ from rq.serializers import JSONSerializer
 from ebseg.errors import ConfigError
 from training.queue.entries import DamagedJob, LoopJob, read
 from training.queue.mending import discard, faults, job_ids
+from training.queue.pause import paused
 from training.queue.queues import ACTIVE, connect
 from training.settings import load_settings
 
@@ -35,6 +36,8 @@ def list_jobs(
     connection = _connection()
     for fault in faults(connection):
         typer.echo(f"ebseg: {fault.what}: a worker puts it aside", err=True)
+    if reason := paused(connection):
+        typer.echo(f"ebseg: {reason}", err=True)
     jobs = _all_jobs(connection, count)
     if as_json:
         typer.echo(json.dumps(jobs, indent=2))

@@ -10,8 +10,10 @@ import typer
 from redis import Redis
 from rich.progress import Progress
 
-from ebseg.errors import TrainingError
+from ebseg.errors import LoopPaused, TrainingError
+from training.annotations.reach import require_label_studio
 from training.queue.orders import Which
+from training.queue.pause import paused
 from training.queue.plans import submit_plan
 from training.queue.queues import ACTIVE, connect, find
 from training.registry.registry import Registry
@@ -62,6 +64,9 @@ def label(
     """
     settings = load_settings()
     connection = connect(settings)
+    if settings.label_studio_api_key:  # the workers' alone is enough
+        require_label_studio(settings)
+    _require_no_pause(connection)
     version = Registry(settings).ensure_base(project).name
     plan = submit_plan(connection, project, version, Which(again) if again else Which.MISSING)
     if not wait:
@@ -79,12 +84,22 @@ def label(
         raise typer.Exit(1)
 
 
+def _require_no_pause(connection: Redis) -> None:
+    """Raise LoopPaused where workers wait for Label Studio."""
+    if reason := paused(connection):
+        raise LoopPaused(f"the loop is {reason}; it goes on by itself, then repeat the command")
+
+
 def _wait(connection: Redis, plan: str, *, quiet: bool) -> _Done:
-    """Wait for a plan and its jobs. Raises TrainingError where one fails, or there is nothing to plan."""
+    """Wait for a plan and its jobs.
+
+    Raises TrainingError where one fails, or there is nothing to plan, and LoopPaused.
+    """
     done, waiting, failed = _Done(), {plan}, dict[str, str]()
     with Progress(transient=True, disable=quiet) as bar:
         task = bar.add_task("waiting for a worker", total=None)
         while waiting:
+            _require_no_pause(connection)
             time.sleep(LOOK_SECONDS)
             for job_id in sorted(waiting):
                 job = find(connection, job_id)

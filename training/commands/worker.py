@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated
 
 import redis
@@ -14,6 +15,7 @@ import typer
 
 from ebseg.config import VARIANTS
 from ebseg.errors import ConfigError
+from training.annotations.reach import why_away
 from training.queue.mending import mend
 from training.queue.queues import QueueName, connect
 from training.queue.queues import queue as open_queue
@@ -91,7 +93,9 @@ def _schedule(settings: Settings) -> Iterator[threading.Thread]:
     mend(connection)
     plan_next(connection, settings)  # what is wrong with the settings is said at once
     stop = threading.Event()
-    clock = threading.Thread(target=keep_time, args=(settings, stop), name="schedule", daemon=True)
+    clock = threading.Thread(
+        target=keep_time, args=(settings, stop, partial(why_away, settings)), name="schedule", daemon=True
+    )
     clock.start()
     try:
         yield clock

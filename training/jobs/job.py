@@ -9,9 +9,12 @@ from typing import Concatenate, ParamSpec
 from rq import Retry, get_current_job
 from rq.timeouts import JobTimeoutException
 
-from ebseg.errors import EBSegError, Outage, TrainingError
+from ebseg.errors import EBSegError, Outage, Refused, TrainingError, Unreachable
+from training.annotations.label_studio import LabelStudioUnavailable
+from training.annotations.reach import why_away
 from training.loop import JobProgress, Loop, Result
-from training.settings import load_settings
+from training.queue.pause import PAUSED_LINES, go_back, pause, paused
+from training.settings import Settings, load_settings
 
 _log = logging.getLogger(__name__)
 
@@ -26,10 +29,16 @@ def job(function: Callable[Concatenate[Loop, P], Result | Retry]) -> Callable[P,
         current = get_current_job()
         if current is None:
             raise TrainingError(f"{function.__name__} is a job: submit it to a queue")
+        if current.origin in PAUSED_LINES and paused(current.connection):
+            return go_back()  # its worker took it before it knew
+        settings = load_settings()
         try:
-            loop = Loop.of(load_settings(), current.connection, current.id, JobProgress(current))
+            loop = Loop.of(settings, current.connection, current.id, JobProgress(current))
             result = function(loop, *args, **kwargs)
         except Exception as error:
+            if current.origin in PAUSED_LINES and _is_outage(error, settings):
+                pause(current.connection, str(error))
+                return go_back()
             ours = isinstance(error, EBSegError)
             if (ours and not isinstance(error, Outage)) or isinstance(error, JobTimeoutException):
                 current.retries_left = 0
@@ -45,3 +54,8 @@ def job(function: Callable[Concatenate[Loop, P], Result | Retry]) -> Callable[P,
         return result
 
     return run
+
+
+def _is_outage(error: Exception, settings: Settings) -> bool:
+    """Tell whether Label Studio is away for all, or refuses the token: not just what this job asked for."""
+    return isinstance(error, LabelStudioUnavailable | Unreachable | Refused) and bool(why_away(settings))

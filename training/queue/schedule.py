@@ -7,6 +7,7 @@ time holds the lock in Redis, move it into its queue when its time has come.
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -19,6 +20,7 @@ from rq.serializers import JSONSerializer
 from ebseg.errors import ConfigError
 from training.queue import orders
 from training.queue.mending import mend
+from training.queue.pause import probe
 from training.queue.queues import connect, queues, rescue
 from training.settings import Settings
 
@@ -47,8 +49,10 @@ def plan_next(connection: Redis, settings: Settings, now: datetime | None = None
     return at
 
 
-def keep_time(settings: Settings, stop: threading.Event) -> None:
+def keep_time(settings: Settings, stop: threading.Event, why_away: Callable[[], str | None]) -> None:
     """Start what is due, until told to stop: debounced readings, jobs to be tried again, sweeps, lost jobs.
+
+    While the loop pauses, ``why_away`` is asked once a while whether Label Studio still is; see ``pause``.
 
     Runs in every worker and in ``ebseg scheduler``; of several, one at a time is in charge. An embedded Redis
     that was killed is started again. (RQ would fork a process for this, which outlives a killed worker.)
@@ -70,6 +74,7 @@ def keep_time(settings: Settings, stop: threading.Event) -> None:
                 if scheduler.acquired_locks:
                     suspects = rescue(scheduler.connection, suspects)
             scheduler.enqueue_scheduled_jobs()
+            probe(scheduler.connection, why_away)
         except (redis.RedisError, ConfigError) as error:
             _log.warning("the schedule stands still: %s", error)
             scheduler = None

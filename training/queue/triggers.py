@@ -3,6 +3,7 @@
 from typing import Any
 
 from training.queue.mending import mend
+from training.queue.pause import paused
 from training.queue.plans import submit_chunks
 from training.queue.projects import (
     PROJECTS_KEY,
@@ -66,6 +67,10 @@ class Triggers:
     def outcomes(self) -> Outcomes:
         """Tell what came of the newest readings of annotations."""
         return outcomes(self._connection)
+
+    def paused(self) -> str:
+        """Tell why and since when the loop pauses; empty where it does not."""
+        return str(paused(self._connection) or "")
 
     def job_status(self, job_id: str) -> dict[str, Any] | None:
         """Tell a job's state and progress; None for one that is not known."""

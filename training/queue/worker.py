@@ -1,10 +1,12 @@
 """RQ's worker, for jobs that take hours and go on from checkpoints."""
 
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from redis import Redis
+from redis import Redis, RedisError
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -13,6 +15,7 @@ from rq.worker import Worker
 from training.queue.entries import LoopJob
 from training.queue.lifeline import die_with_parent
 from training.queue.orders import TRAINING
+from training.queue.pause import PAUSED_LINES, paused
 
 HEARTBEAT_SECONDS = 5
 """Between a worker's signs of life while a job runs."""
@@ -22,6 +25,9 @@ LOST_SECONDS = 30
 
 IDLE_SECONDS = 30
 """Between looks at what was abandoned, while there is nothing else to do."""
+
+PAUSED_SECONDS = 2
+"""Between looks whether a pause is over."""
 
 
 class LoopWorker(Worker):
@@ -42,6 +48,32 @@ class LoopWorker(Worker):
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """Give the seconds for which a sign of life is good; RQ's own is a minute longer."""
         return LOST_SECONDS
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """Take the next job; while Label Studio is away (``pause``) only one that does without it."""
+        while self._is_paused():
+            self._ordered_queues = [each for each in self.queues if each.name not in PAUSED_LINES]
+            found = self._take_within(PAUSED_SECONDS, timeout)
+            if found or timeout is None:  # None: in a burst, it ends when nothing is left that can be done
+                return found
+        self._ordered_queues = list(self.queues)
+        return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+
+    def _take_within(self, seconds: int, timeout: int | None) -> tuple[Job, Queue] | None:
+        if self._ordered_queues:
+            waits = None if timeout is None else seconds
+            return super().dequeue_job_and_maintain_ttl(waits, seconds)
+        if timeout is not None:
+            self.heartbeat()
+            time.sleep(seconds)
+        return None
+
+    def _is_paused(self) -> bool:
+        with suppress(RedisError):  # it is away: RQ waits for it
+            return paused(self.connection) is not None
+        return False
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Take no more jobs and finish the one at hand, but a training: it goes on elsewhere."""

@@ -15,6 +15,11 @@ def add(loop: Loop, first: int, second: int) -> dict[str, str]:
 
 
 @job
+def ask_whose_token(loop: Loop) -> dict[str, str]:
+    return {"outcome": loop.studio().user()}
+
+
+@job
 def refuse(loop: Loop) -> dict[str, str]:
     raise DataError("this cannot be done: do something else")
 

@@ -170,7 +170,7 @@ def test_a_schedule_that_is_none_is_named(settings, schedule):
 def test_two_schedulers_start_a_job_once(settings):
     connection = connect(settings)
     stop = threading.Event()
-    clocks = [threading.Thread(target=keep_time, args=(settings, stop)) for _ in range(2)]
+    clocks = [threading.Thread(target=keep_time, args=(settings, stop, lambda: None)) for _ in range(2)]
     for clock in clocks:
         clock.start()
     for number in range(5):
@@ -209,7 +209,7 @@ def test_the_schedule_goes_on_after_a_fault_that_nobody_foresaw(settings, monkey
 
     monkeypatch.setattr("training.queue.schedule.plan_next", plan)
     stop = threading.Event()
-    clock = threading.Thread(target=keep_time, args=(settings, stop))
+    clock = threading.Thread(target=keep_time, args=(settings, stop, lambda: None))
     clock.start()
     connection = connect(settings)
     submit(connection, QueueName.LABEL, *JOB, job_id="sum-1", what="add", delay=0.5)

@@ -138,6 +138,9 @@ class Sink:
     def outcomes(self) -> dict[int, tuple[str, str]]:
         return {5: ("2026-01-31 10:00:00+00:00", "no training: 0 annotated tasks to train on")}
 
+    def paused(self) -> str:
+        return "paused since 2026-01-31 10:00:00Z, until Label Studio is well: it answers 503"
+
     def job_status(self, job_id: str) -> dict | None:
         return self.jobs.get(job_id)
 

@@ -21,6 +21,7 @@ from tests.unit.backend.conftest import label_config, png, upload
 from tests.unit.label_studio.http_server import Server, redirect, reply
 from training.annotations.snapshot import is_held_out
 from training.queue.embedded_redis import stop_embedded_redis
+from training.queue.pause import pause
 from training.queue.queues import connect
 from training.queue.triggers import Triggers
 from training.settings import Settings
@@ -484,6 +485,12 @@ def test_jobs_that_wait_for_no_worker_are_a_finding(world, learning):
     wrong = world.wrong(**learning)
     assert "no worker does the jobs that wait (1 in ebseg-train)" in wrong["jobs"].detail
     assert "ebseg worker --queue ebseg-train" in wrong["jobs"].remedy
+
+
+def test_a_loop_that_pauses_is_a_finding(world, learning):
+    pause(connect(Settings(**learning)), "it answers 503")
+    wrong = world.wrong(**learning)
+    assert "the loop is paused since" in wrong["jobs"].remedy and "it answers 503" in wrong["jobs"].remedy
 
 
 def test_a_redis_or_mlflow_that_is_away_is_a_finding(world, tmp_path):

@@ -55,6 +55,7 @@ def test_an_order_to_train_that_cannot_be_obeyed_shows_on_the_page(learning, mon
     page = client.get("/").get_data(as_text=True)
     assert "Project 5, annotations read 2026-01-31 10:00:00+00:00" in page
     assert "<td>no training: 0 annotated tasks to train on</td>" in page
+    assert "paused since 2026-01-31 10:00:00Z, until Label Studio is well: it answers 503" in page
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,38 @@ def sent(server, path: str) -> list[str | None]:
     return [headers.get("authorization") for seen, headers in server.seen if seen.partition("?")[0] == path]
 
 
+# Whether there is anything to be had
+
+
+WHOAMI = "/api/current-user/whoami"
+
+
+def test_who_may_fetch_photos_is_seen_by_a_cheap_call(label_studio):
+    given = give_tokens(label_studio)
+    label_studio.routes[WHOAMI] = reply(b'{"id": 1}')
+    fetcher(label_studio).require_access()
+    assert sent(label_studio, WHOAMI) == [f"Bearer {given[0]}"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "reason"),
+    [
+        (reply(status=401), TokenRefused, "refused the token"),
+        (reply(status=403), Refused, "denies access"),
+        (reply(status=503), Unreachable, "answered 503"),
+        (reply(status=404), Refused, "is LABEL_STUDIO_URL its address"),
+        (redirect("/user/login/?next=/"), TokenRefused, "refused the token"),
+        (redirect("http://elsewhere.test/api/current-user/whoami"), Refused, "set LABEL_STUDIO_URL to"),
+        (reply(b"<html>Log in</html>"), Refused, "a web page"),
+    ],
+)
+def test_why_nothing_can_be_had_is_told(label_studio, answer, error, reason):
+    give_tokens(label_studio)
+    label_studio.routes[WHOAMI] = answer
+    with pytest.raises(error, match=reason):
+        fetcher(label_studio).require_access()
+
+
 # Tokens
 
 
@@ -461,9 +493,9 @@ def babble(handler) -> None:
         (reply(b"not gzip", Content_Encoding="gzip"), "its gzip encoding is damaged"),
         (reply(status=404), r"not found \(404\)"),
         (reply(status=410), r"not found \(410\)"),
-        (reply(status=500), "answered 500, not a photo"),
-        (reply(status=204), "answered 204, not a photo"),
-        (reply(status=304), "answered 304, not a photo"),
+        (reply(status=500), "answered 500"),
+        (reply(status=204), "answered 204"),
+        (reply(status=304), "answered 304"),
     ],
 )
 def test_failures_are_named(label_studio, answer, message):

@@ -21,6 +21,7 @@ def world(tmp_path, monkeypatch):
     for command in (export, import_masks):
         monkeypatch.setattr(command, "LabelStudioClient", lambda settings: studio)
         monkeypatch.setattr(command, "photos", lambda settings: world.photos)
+        monkeypatch.setattr(command, "require_label_studio", lambda settings: None)
     for name, held_out in (("/a.png", False), ("/b.png", True)):
         world.annotate(world.add(name, held_out=held_out), blocks(1))
     return world
@@ -36,6 +37,17 @@ def run(capsys):
         return told.out, told.err
 
     return run
+
+
+def test_label_studio_that_is_away_is_told_at_once(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "key")
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
+    masks = tmp_path / "masks.json"
+    masks.write_text("{}")
+    out = tmp_path / "out"
+    for arguments in (("export", 1, "--out", out), ("import", 1, masks)):
+        _, err = run(*arguments, "--format", "coco", status=1)
+        assert "cannot connect" in err and "is Label Studio running at http://127.0.0.1:9/?" in err
 
 
 def test_what_was_written_is_told(world, run, tmp_path):
