@@ -26,7 +26,7 @@ LEAST_RESEMBLANCE = 0.7
 LEAST_IN_A_BOX = 0.3
 """Share of the largest value in the box from which a pixel likely belongs."""
 
-MOST_REFINED = 30_000
+MOST_REFINED = 20_000
 """Pixels of a box's surroundings that grabCut looks at: a larger one is made smaller for it."""
 
 MOST_PIXELS = 1_000_000
