@@ -5,6 +5,7 @@ EBSEG_CONTROL_PICTURES=folder keeps a picture of each.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -25,7 +26,11 @@ from ebseg.label_studio.tasks import TaskPhoto, read_label_config
 from ebseg.predictor import Predictor
 from ebseg.render import palette
 from tests.e2e.editor import PICTURE, VIEW, box, keep_picture, open_task
+from training.annotations.label_studio import LabelStudioClient
+from training.annotations.labelled_photos import annotated
+from training.annotations.photos import photo_fetcher
 from training.settings import Settings
+from training.storage import Storage
 
 LabelMap = npt.NDArray[np.int16]
 Config = Callable[[Sequence[str]], str]
@@ -269,7 +274,9 @@ def test_a_photo_that_was_taken_upright_is_masked_as_it_is_seen(world: World, pa
     shown.look(page, f"{name}, turned")
 
 
-def test_each_page_and_each_image_has_its_own_masks(world: World, page: Page) -> None:
+def test_each_page_and_each_image_has_its_own_masks_and_is_learnt_from(
+    world: World, page: Page, tmp_path: Path
+) -> None:
     first, second = world.photos["first"], world.photos["second"]
     config = (
         '<View><Image name="image" valueList="$pages"/><Image name="other" value="$other"/>'
@@ -284,3 +291,14 @@ def test_each_page_and_each_image_has_its_own_masks(world: World, page: Page) ->
     page.wait_for_selector(VIEW)
     page.wait_for_timeout(3000)
     keep_picture(page, "pages")
+
+    world.server.client.annotations.create(id=shown.task, result=shown.result)
+    settings = Settings(
+        home=tmp_path, label_studio_url=world.server.url, label_studio_api_key=world.server.access_token
+    )
+    storage = Storage(settings.storage_url, tmp_path / "cache")
+    studio, project = LabelStudioClient(settings), shown.project.id
+    learnt = list(annotated(studio, photo_fetcher(settings), storage, project, settings))
+    assert len(learnt) == 3 and len({each.split for each in learnt}) == 1
+    for number, each in enumerate(learnt):
+        np.testing.assert_array_equal(each.label_map, shown.expected(number))

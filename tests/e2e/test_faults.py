@@ -20,6 +20,7 @@ from tests.e2e.team import Pictures, Team, drawn
 from tests.e2e.waiting import wait_until
 from tests.servers import label_studio
 from training.queue.embedded_redis import stop_embedded_redis
+from training.queue.pause import paused
 from training.queue.queues import connect, queues
 from training.settings import Settings
 
@@ -146,7 +147,11 @@ def test_label_studio_may_be_away_while_annotations_are_read(world: World, team:
     world.ask_for_training(team)
     world.stop_studio()
     world.start_worker()
-    world.wait_for(lambda: world.job(f"snapshot-{team.project.id}-")["state"] == "started")
+    world.wait_for(lambda: paused(connect(Settings(home=world.home))))
+    world.wait_for(lambda: world.job(f"snapshot-{team.project.id}-")["state"] == "queued")
+    label = [*EBSEG, "label", str(team.project.id)]
+    told = subprocess.run(label, env=world.environment, capture_output=True, text=True, timeout=30)
+    assert told.returncode == 1 and "is Label Studio running at" in told.stderr
     world.start_studio()
     world.wait_for(lambda: world.job(f"snapshot-{team.project.id}-")["state"] == "finished")
     assert world.job(f"snapshot-{team.project.id}-")["result"]["tasks"] == PICTURES - 4
