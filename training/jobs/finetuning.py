@@ -34,7 +34,8 @@ def finetune(loop: Loop, project: int, fingerprint: str, base: int) -> Result:
         Path(outcome["path"]),
         key=loop.job_id,
         run_id=parent.mlflow_run(folder),
-        tags={"project": str(project), "fingerprint": fingerprint, "base": str(base), "job": loop.job_id},
+        tags={"fingerprint": fingerprint, "base": str(base), "job": loop.job_id},
+        project=project,
     )
     parent.forget_checkpoints(loop.storage, folder)
     name = loop.job_id.removeprefix(orders.TRAINING)

@@ -29,7 +29,7 @@ def test_what_came_of_a_training_is_registered_and_judged_next(world, order):
     assert (spec["project"], spec["fingerprint"], spec.get("fold")) == (1, fingerprint, None)
     assert spec["out"] == str(world.home / "runs" / "train-1-0a1b")
     assert spec["base"] == str(world.registry.checkpoint(world.registry.version("1")))
-    candidate = world.registry.version("candidate")
+    candidate = world.registry.version("candidate-1")
     expected = {
         "project": "1", "fingerprint": fingerprint, "base": "1", "job": "train-1-0a1b", "key": "train-1-0a1b",
     }  # fmt: skip
