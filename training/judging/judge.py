@@ -54,10 +54,8 @@ def judge(loop: Loop, candidate: Version, project: int, fingerprint: str) -> Dec
 
 def _decide(loop: Loop, champion: Version, candidate: Version, manifest: Manifest) -> Decision:
     settings = loop.settings
-    before, after = (
-        load_model(loop.registry.checkpoint(version), device=settings.device)
-        for version in (champion, candidate)
-    )
+    before = load_model(loop.registry.checkpoint(champion), device=settings.device)
+    after = load_model(loop.registry.checkpoint(candidate), device=settings.device, beside=before)
     folds = folds_measured(loop.storage, candidate.tags["job"]) if "job" in candidate.tags else None
     held_out = SnapshotSource(loop.storage, manifest, "held_out")
     measured = [_measured(loop, before, held_out)], [_measured(loop, after, held_out)]

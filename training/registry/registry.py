@@ -190,6 +190,10 @@ class Registry:
         known = ", ".join(" ".join([str(version.number), *version.aliases]) for version in versions)
         raise ConfigError(f"{self._model!r} has no version {ref!r}; known: {known}")
 
+    def origin(self, version: Version) -> Version:
+        """Give the version that a version's line of trainings began with, as far as it is still there."""
+        return _line(version, self.versions())[-1]
+
     def register(
         self,
         model_file: Path,
@@ -382,13 +386,11 @@ class Registry:
         What it began with becomes the base again, which serves all other projects. Where that is not there
         any more, all keep what they have. May be ended at any point, and begins anew then.
         """
-        versions = {version.number: version for version in self._versions(client)}
+        versions = self._versions(client)
         champion = self._aliased(client, CHAMPION)
-        line = [] if champion is None else [champion]
-        while line and "base" in line[-1].tags and (parent := int(line[-1].tags["base"])) in versions:
-            line.append(versions[parent])
+        line = [] if champion is None else _line(champion, versions)
         if len(line) > 1 and "base" not in line[-1].tags:
-            there = {project_of(CHAMPION, alias) for each in versions.values() for alias in each.aliases}
+            there = {project_of(CHAMPION, alias) for each in versions for alias in each.aliases}
             before = self._before(client, None, line[0].number)
             for project in sorted({int(each.tags["project"]) for each in line[:-1]}.difference(there)):
                 self._set_champion(client, project, line[0].number, "it was all projects' champion", before)
@@ -572,6 +574,15 @@ def _version(found: "ModelVersion", aliases: Sequence[str]) -> Version:
         tags=tags,
         source=found.source or "",
     )
+
+
+def _line(version: Version, versions: Sequence[Version]) -> list[Version]:
+    """List a version, the one that it was trained from, and so on, as far as they are among ``versions``."""
+    there = {each.number: each for each in versions}
+    line = [version]
+    while (parent := line[-1].tags.get("base")) is not None and int(parent) in there:
+        line.append(there[int(parent)])
+    return line
 
 
 def _run_of(version: Version) -> str:

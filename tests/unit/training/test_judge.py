@@ -244,7 +244,7 @@ def test_who_forgets_general_photos_is_not_promoted(world, monkeypatch):
     general = Halves(4)
     general_of(monkeypatch, general)
     case = Case(world)
-    monkeypatch.setattr(judging, "load_model", lambda path, device=None: Forgetful(world.load(path)))
+    monkeypatch.setattr(judging, "load_model", lambda path, **_options: Forgetful(world.load(path)))
     decision = case.judge()
     assert decision.reasons == ("general photos falls from mIoU 60.0 to 50.0, 16.7% of it: allowed are 5.0%",)
     assert not case.promoted()
