@@ -6,7 +6,7 @@ from collections.abc import Callable
 from flask import Flask, Response, g, request
 
 from backend import auth, errors, label_studio_routes, operations
-from backend.follower import AskChampion
+from backend.follower import AskChampions
 from backend.label_studio_watch import LabelStudioWatch
 from backend.metrics import Metrics
 from backend.outbox import Sink
@@ -19,17 +19,17 @@ def create_app(
     settings: Settings,
     *,
     load: Callable[[], Model] | None = None,
-    champion: AskChampion | None = None,
+    champions: AskChampions | None = None,
     connect: Callable[[], Sink] | None = None,
     watch: LabelStudioWatch | None = None,
 ) -> Flask:
     """Build the application and begin to load its model in the background.
 
-    ``load``, ``champion``, ``connect`` and ``watch`` stand for what the settings name, as in build_service.
+    ``load``, ``champions``, ``connect`` and ``watch`` stand for what the settings name, as in build_service.
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
-    service = build_service(settings, load, champion, connect, watch)
+    service = build_service(settings, load, champions, connect, watch)
     app.extensions["ebseg"] = service
     errors.install(app)
     _measure_requests(app, service.metrics)

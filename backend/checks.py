@@ -13,7 +13,7 @@ import jwt
 from backend.findings import Finding
 from backend.loop_checks import check_disk, check_jobs, check_memory, check_registry, loop_projects
 from backend.project_checks import check_projects
-from backend.service import load_model
+from backend.service import ModelLoader
 from ebseg.errors import EBSegError, Refused, Unreachable
 from ebseg.label_studio.server import TOKEN_REMEDY
 from training.annotations.inspection import NoAddress, Objection, StudioInspection, Unresolved, require_health
@@ -175,7 +175,7 @@ def _address(check: str, url: str, require: Callable[[str], None]) -> Finding:
 
 def _model(settings: Settings) -> Finding:
     try:
-        model = load_model(settings)
+        model = ModelLoader(settings)()
     except EBSegError as error:
         return Finding("model", f"{settings.model} cannot be loaded", str(error))
     return Finding("model", f"{settings.model} loads, version {model.version}")

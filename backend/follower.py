@@ -1,18 +1,17 @@
-"""Serve the champion of the model registry, whichever version that is."""
+"""Serve the champions of the model registry, whichever versions these are."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from backend.metrics import Metrics, Swap
 from backend.model_holder import ModelHolder, ModelUnavailable, load_warm
+from backend.own_models import RETRY_SECONDS, ChampionRef, FailedSwap, OwnModels
 from ebseg.errors import EBSegError, MlflowUnavailable
 from ebseg.label_studio.pipeline import Model
 from training.registry.registry import Registry
@@ -20,51 +19,35 @@ from training.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 300.0
-"""After which a champion that could not be served is tried again, if it still is the champion."""
-
 FIRST_ANSWER_SECONDS = 30.0
 """How long the start waits for the registry; importing MLflow alone may take ten."""
 
 
-class ChampionRef(Protocol):
-    """A version of the registry's model."""
+AskChampions = Callable[[], Mapping[int | None, ChampionRef]]
+"""Tells the champions of projects that have their own, and, as None's, the base, once there is one.
 
-    @property
-    def name(self) -> str:
-        """The version that the model has when it is loaded."""
-
-    def checkpoint(self) -> Path:
-        """Give its file, fetched if need be."""
-
-
-AskChampion = Callable[[], ChampionRef | None]
-"""Tells the registry's champion, None where there is none yet; raises where the registry cannot be asked."""
-
-
-@dataclass(frozen=True)
-class FailedSwap:
-    """A champion that could not be served; ``at``: in UTC."""
-
-    name: str
-    reason: str
-    at: datetime
+Raises where the registry cannot be asked.
+"""
 
 
 class ChampionFollower:
-    """Asks for the champion every ``seconds``, in a thread of its own, and has it served when it is another.
+    """Asks for the champions every ``seconds``, in a thread of its own, and has others served as they change.
 
-    ``load`` makes a model of a checkpoint. A champion that cannot be loaded or does not predict leaves the
-    model that serves; it is tried again after RETRY_SECONDS, or when it becomes the champion again.
+    ``load`` makes a model of a checkpoint. A base that cannot be loaded or does not predict leaves the model
+    that serves; it is tried again after RETRY_SECONDS, or when it becomes the base again. ``most``: models of
+    projects in memory.
 
-    ``champion``: the champion's name as last heard. ``outage``: why the registry cannot be asked, or has lost
-    its champion, or None.
-    ``failed``: the last champion that could not be served, or None.
+    ``own``: the models of projects that have their own champion. ``heard``: set once the registry has
+    answered, or is not waited for any more. ``champion``: the base's name as last heard. ``outage``: why the
+    registry cannot be asked, or has lost its base, or None. ``failed``: the last base that could not be
+    served, or None.
     """
 
     def __init__(
-        self, ask: AskChampion, load: Callable[[Path], Model], metrics: Metrics, seconds: float
+        self, ask: AskChampions, load: Callable[[Path], Model], metrics: Metrics, seconds: float, most: int
     ) -> None:
+        self.own = OwnModels(load, metrics, most)
+        self.heard = threading.Event()
         self.champion: str | None = None
         self.outage: str | None = None
         self.failed: FailedSwap | None = None
@@ -79,6 +62,7 @@ class ChampionFollower:
     def first_model(self, default: Callable[[], Model]) -> Model:
         """Load the champion, or else the default: with no champion, no registry, or a champion that fails."""
         champion = self._first_champion()
+        self.heard.set()
         if champion is not None:
             try:
                 return self._take(champion, load_warm)
@@ -90,6 +74,7 @@ class ChampionFollower:
         """Begin to follow, in the thread returned; to be called once, in the process that serves."""
         thread = threading.Thread(target=self._follow, args=(holder,), name="follower", daemon=True)
         thread.start()
+        self.own.start(holder)
         return thread
 
     def stop(self) -> None:
@@ -128,7 +113,8 @@ class ChampionFollower:
     def _hear(self) -> ChampionRef | None:
         """Ask the registry; tell of an outage once, and of its end."""
         try:
-            champion = self._ask()
+            champions = self._ask()
+            champion = champions.get(None)
             name = champion.name if champion is not None else None
             if name is None and self.champion is not None:  # none is taken back: it was deleted, or emptied
                 raise MlflowUnavailable(
@@ -146,6 +132,7 @@ class ChampionFollower:
         if self.outage is not None:
             logger.info("the registry answers again")
             self.outage = None
+        self.own.take_up({project: each for project, each in champions.items() if project is not None})
         if name != self.champion:
             self.champion, self._retry_at = name, 0.0
         return champion
@@ -155,7 +142,7 @@ class ChampionFollower:
         try:
             model = take(lambda: self._load(champion.checkpoint()), champion.name)
         except ModelUnavailable as error:
-            self.failed = FailedSwap(champion.name, str(error), datetime.now(UTC))
+            self.failed = FailedSwap.now(champion.name, error)
             self._retry_at = time.monotonic() + RETRY_SECONDS
             self._metrics.swaps.labels(Swap.FAILED).inc()
             raise
@@ -170,13 +157,13 @@ class _RegistryVersion:
     checkpoint: Callable[[], Path]
 
 
-def registry_champion(settings: Settings) -> ChampionRef | None:
-    """Tell the champion of MLflow's registry; looking creates nothing. Raises MlflowUnavailable.
+def registry_champions(settings: Settings) -> dict[int | None, ChampionRef]:
+    """Tell the champions of MLflow's registry; looking creates nothing. Raises MlflowUnavailable.
 
-    A champion that comes from another model than the settings' is none: who changes EBSEG_MODEL wants that.
+    Those that come from another model than the settings' are none: who changes EBSEG_MODEL wants that.
     """
     registry = Registry(settings)
-    version = registry.champion()
-    if version is None or not registry.descends(version):
-        return None
-    return _RegistryVersion(version.name, partial(registry.checkpoint, version))
+    return {
+        project: _RegistryVersion(version.name, partial(registry.checkpoint, version))
+        for project, version in registry.champions().items()
+    }

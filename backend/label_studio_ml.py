@@ -59,7 +59,7 @@ class EBSegBackend(LabelStudioMLBase):  # type: ignore[misc]
         try:
             return service.version(self.label_config, self._project())
         except EBSegError:  # it is told to who asks for a prediction
-            return service.model.version
+            return service.version(None, self._project())
 
     def predict(
         self, tasks: Sequence[Any], context: Mapping[str, Any] | None = None, **_login: Any

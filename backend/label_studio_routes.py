@@ -81,7 +81,7 @@ def blueprint(service: Service) -> Blueprint:
     @routes.get("/versions")
     def versions() -> Response:
         """List the versions that can be served."""
-        return jsonify(versions=[service.model.version])
+        return jsonify(versions=service.versions())
 
     _add_learning(routes, service)
     return routes

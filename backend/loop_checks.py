@@ -65,7 +65,7 @@ def check_registry(settings: Settings) -> Finding:
     check = "registry"
     registry = Registry(settings)
     try:
-        champion = registry.champion()
+        champion, own = registry.champion(), registry.champions()
     except EBSegError as error:
         return Finding(check, "MLflow cannot be used", str(error))
     if champion is None:
@@ -75,7 +75,9 @@ def check_registry(settings: Settings) -> Finding:
         return Finding(
             check, f"the champion comes from {origin}; {settings.model} is served, and learns next"
         )
-    return Finding(check, f"version {champion.number} is champion ({champion.name})")
+    projects = [f"project {project}: version {own[project].number}" for project in sorted(filter(None, own))]
+    others = f"; champions of their own: {', '.join(projects)}" if projects else ""
+    return Finding(check, f"version {champion.number} is the base ({champion.name}){others}")
 
 
 def check_disk(settings: Settings) -> Finding:

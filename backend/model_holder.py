@@ -130,10 +130,14 @@ class ModelHolder:
         Raises ModelUnavailable, and changes nothing, if the model cannot be loaded or fails on a first photo.
         """
         model = load_warm(load, name)
-        new = PinnedModel(name, self._questions)
+        new = self.pin(name)
         new.loaded.set_result(model)
         self._current = new
         return model
+
+    def pin(self, name: str) -> PinnedModel:
+        """Give a model that somebody is about to load, and that answers in this one's thread, in its turn."""
+        return PinnedModel(name, self._questions)
 
     def on_failure(self, call: Callable[[str], None]) -> None:
         """Have ``call`` called with the reason, in the model's thread, if loading fails or has failed."""
@@ -168,7 +172,7 @@ class ModelHolder:
         first, self._first = self._first, None  # nothing but its requests keeps a model that another replaces
         if first is not None:
             try:
-                first.loaded.set_result(_explained(self._load, first.name))
+                first.loaded.set_result(load_explained(self._load, first.name))
             except ModelUnavailable as error:  # raised again where an answer is asked for
                 first.loaded.set_exception(error)
 
@@ -193,7 +197,7 @@ def load_warm(load: Callable[[], Model], name: str) -> Model:
 
     Raises ModelUnavailable, which is logged, if that fails or what it found cannot be an answer.
     """
-    return _explained(lambda: _warmed_up(load()), name)
+    return load_explained(lambda: _warmed_up(load()), name)
 
 
 def _warmed_up(model: Model) -> Model:
@@ -207,8 +211,8 @@ def _warmed_up(model: Model) -> Model:
     return model
 
 
-def _explained(load: Callable[[], Model], name: str) -> Model:
-    """Load a model; whatever goes wrong is logged and becomes ModelUnavailable."""
+def load_explained(load: Callable[[], Model], name: str) -> Model:
+    """Load a model; whatever goes wrong is logged and raised as ModelUnavailable."""
     try:
         model = load()
     except EBSegError as error:

@@ -5,16 +5,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from backend.follower import AskChampion, ChampionFollower, registry_champion
+from backend.follower import AskChampions, ChampionFollower, registry_champions
 from backend.hints import Hints
 from backend.label_studio_watch import LabelStudioWatch
 from backend.metrics import Metrics, TaskOutcome
@@ -31,6 +32,10 @@ from ebseg.read_ahead import read_ahead
 from training.annotations.labelling import read_labelling
 from training.annotations.photos import photo_fetcher
 from training.settings import RESERVED_THREADS, Settings
+
+if TYPE_CHECKING:
+    from ebseg.engine import EncodedPhotos
+    from ebseg.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +105,10 @@ class Setup:
 
 
 class Service:
-    """Predicts for tasks with the one model of the process; may be called from many threads.
+    """Predicts for tasks, each project's with its own champion or the base; may be called from many threads.
 
-    ``follower`` has the model exchanged, ``outbox`` takes what the learning loop is to know; None: not here.
+    ``model`` is the base. ``follower`` has models exchanged, and those of projects that have their own;
+    ``outbox`` takes what the learning loop is to know; None: not here.
     """
 
     def __init__(
@@ -149,12 +155,21 @@ class Service:
         self._photos.note_hostname(hostname)
 
     def version(self, label_config: str | None, project: int | None = None) -> str:
-        """Tell the version of a project's predictions with a label config; without one, the model's.
+        """Tell the version of a project's predictions with a label config; without one, its model's.
 
         Raises LabelConfigError or VocabularyError for one that cannot be served.
         """
-        labelling = self._labelling(label_config, project)
-        return labelling.version(self.model.version) if labelling else self.model.version
+        labelling, model = self._labelling(label_config, project), self._current(project)
+        return labelling.version(model.version) if labelling else model.version
+
+    def versions(self) -> list[str]:
+        """List the versions that are served: the base's, and those of projects' own champions."""
+        own = self.follower.own.champions().values() if self.follower else ()
+        return list(dict.fromkeys([self.model.version, *(champion.wanted.name for champion in own)]))
+
+    def _current(self, project: int | None) -> PinnedModel:
+        """Give the model that serves a project now."""
+        return self.follower.own.current(project, self.model) if self.follower else self.model.current()
 
     def setup(self, label_config: str | None, project: int | None) -> Setup:
         """Tell a project's version, at once, and take the hint that it uses this service.
@@ -164,7 +179,7 @@ class Service:
         Raises what would make its predictions fail: ModelUnavailable, LabelConfigError or VocabularyError,
         and Refused while nothing can be had from Label Studio, as was last seen.
         """
-        model = self.model.current()
+        model = self._current(project)
         if model.failure:
             raise ModelUnavailable(model.failure)
         labelling = self._labelling(label_config, project)
@@ -206,32 +221,35 @@ class Service:
     ) -> list[dict[str, Any]]:
         """Give one prediction for each task, in order; ``{}`` for a task not finished within the budget.
 
-        All are made by the model that served when the request began, and carry its version. A bad task or
-        photo gets an empty prediction, one whose photo cannot be had for now ``{}``, and the log the reason.
-        Tasks of a ``project`` that are not finished become a hint, on which workers finish them. ``context``
-        is that of a smart tool, which asks for one label; what it asked for in vain is of no use later.
-        Raises LabelConfigError or AnnotationError for what no task can be predicted with, or nobody can point
-        with; whatever leaves a smart tool without an answer, Curable where asking again may help;
+        All are made by the model that served the project when the request began, and carry its version. A bad
+        task or photo gets an empty prediction, one whose photo cannot be had for now ``{}``, and the log the
+        reason. Tasks of a ``project`` that are not finished become a hint, on which workers finish them.
+        ``context`` is that of a smart tool, which asks for one label; what it asked for in vain is of no use
+        later.
+
+        Raises LabelConfigError or AnnotationError for what no task can be predicted with, or nobody can
+        point with; whatever leaves a smart tool without an answer, Curable where asking again may help;
         ModelUnavailable if the model could not be loaded, and Busy.
         """
         try:
-            return self._predictions(tasks, self._request(label_config, context), project)
+            return self._predictions(tasks, label_config, context, project)
         except Exception:
             if context and context.get("result"):  # whatever it is: Label Studio shows it to who drew
                 self.metrics.tasks.labels(TaskOutcome.TOLD).inc()
             raise
 
     def _predictions(
-        self, tasks: Sequence[Any], request: _Request, project: int | None
+        self,
+        tasks: Sequence[Any],
+        label_config: str,
+        context: Mapping[str, Any] | None,
+        project: int | None,
     ) -> list[dict[str, Any]]:
-        if request.model.failure:
-            raise ModelUnavailable(request.model.failure)
-        if not self._places.acquire(blocking=False):
-            raise Busy("all threads that may predict are busy; ask again later, or raise EBSEG_THREADS")
-        try:
+        with self._place():
+            request = self._request(label_config, context, project)
+            if request.model.failure:
+                raise ModelUnavailable(request.model.failure)
             answers = self._predict(tasks, request)
-        finally:
-            self._places.release()
         # Asked once, and last: a model that was still being loaded may have come with a later task.
         version = request.pipeline.labelling.version(request.model.version)
         self._note_project(project, version if request.model.ready else "")
@@ -243,6 +261,16 @@ class Service:
         used = self.settings.predict_budget - request.seconds_left
         logger.info("%d of %d tasks answered in %.1f s", sum(map(bool, results)), len(tasks), used)
         return results
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Take one of the threads that may predict, or wait. Raises Busy where none is free."""
+        if not self._places.acquire(blocking=False):
+            raise Busy("all threads that may predict are busy; ask again later, or raise EBSEG_THREADS")
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def _predict(self, tasks: Sequence[Any], request: _Request) -> list[_Answer]:
         fetch = partial(self._photo, request)
@@ -264,13 +292,16 @@ class Service:
                 answer = answer.joined(self._answer(part, photo, request))
         return answer
 
-    def _request(self, label_config: str, context: Mapping[str, Any] | None) -> _Request:
-        labelling = read_labelling(label_config, self.settings)
+    def _request(self, label_config: str, context: Mapping[str, Any] | None, project: int | None) -> _Request:
+        deadline = time.monotonic() + self.settings.predict_budget
+        labelling, asked = read_labelling(label_config, self.settings), parse_context(context)
+        if project is not None and self.follower:  # which is the project's champion is not known at once
+            self.follower.heard.wait(self.settings.predict_budget)
         return _Request(
-            model=self.model.current(),
+            model=self._current(project),
             pipeline=Pipeline(labelling, self._photos, max_pixels=self.settings.max_pixels),
-            asked=parse_context(context),
-            deadline=time.monotonic() + self.settings.predict_budget,
+            asked=asked,
+            deadline=deadline,
         )
 
     def _photo(self, request: _Request, part: _Part) -> npt.NDArray[np.uint8]:
@@ -333,27 +364,28 @@ class Service:
 def build_service(
     settings: Settings,
     load: Callable[[], Model] | None = None,
-    champion: AskChampion | None = None,
+    champions: AskChampions | None = None,
     connect: Callable[[], Sink] | None = None,
     watch: LabelStudioWatch | None = None,
 ) -> Service:
     """Build the service that ``settings`` describe and begin to load its model in the background.
 
     ``load`` gives another model than the one that the settings name; with it no champion is followed, no
-    hints are taken and Label Studio is not watched, except by ``champion``, ``connect`` and ``watch``, which
+    hints are taken and Label Studio is not watched, except by ``champions``, ``connect`` and ``watch``, which
     stand for the registry, the queues and the token of the settings. Raises FetchError for an address in the
     settings that cannot be one.
     """
-    photos = photo_fetcher(settings)
+    photos, loader = photo_fetcher(settings), ModelLoader(settings)
     if load is None:
-        load = partial(load_model, settings)
-        champion = champion or partial(registry_champion, settings)
+        load = loader
+        champions = champions or partial(registry_champions, settings)
         connect = connect or partial(_triggers, settings)
         watch = watch or (LabelStudioWatch.of(settings) if settings.label_studio_api_key else None)
     metrics = Metrics()
     follower = None
-    if champion and settings.follow:
-        follower = ChampionFollower(champion, partial(load_model, settings), metrics, settings.follow_seconds)
+    if champions and settings.follow:
+        seconds, most = settings.follow_seconds, settings.project_models
+        follower = ChampionFollower(champions, loader, metrics, seconds, most)
         load = partial(follower.first_model, load)
     model = ModelHolder(load, settings.model, timed=metrics.model_seconds.time)
     model.start()
@@ -367,17 +399,31 @@ def build_service(
     return Service(settings, model, photos, metrics, follower, outbox, watch)
 
 
-def load_model(settings: Settings, checkpoint: Path | None = None) -> Model:
-    """Load a checkpoint, or the model that the settings name. Raises ConfigError or CheckpointError."""
-    # Imported here, in the thread that loads: PyTorch takes seconds, and the server answers meanwhile.
-    import torch
+class ModelLoader:
+    """Loads models that share one memory of encoded photos, and one backbone where theirs is the same."""
 
-    from ebseg.engine import Engine
-    from ebseg.loading import load
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._newest: Predictor | None = None
+        self._encoded: EncodedPhotos | None = None
+        self._lock = threading.Lock()
 
-    if settings.torch_threads is not None:
-        torch.set_num_threads(settings.torch_threads)
-    return Engine(load(checkpoint or settings.model, device=settings.device))
+    def __call__(self, checkpoint: Path | None = None) -> Model:
+        """Load a checkpoint, or the settings' model. Raises ConfigError or CheckpointError."""
+        # Imported here, in the thread that loads: PyTorch takes seconds, and the server answers meanwhile.
+        import torch
+
+        from ebseg.engine import CACHE_BYTES, EncodedPhotos, Engine
+        from ebseg.loading import load
+
+        settings = self._settings
+        if settings.torch_threads is not None:
+            torch.set_num_threads(settings.torch_threads)
+        with self._lock:
+            name = checkpoint or settings.model
+            self._newest = load(name, device=settings.device, beside=self._newest)
+            self._encoded = self._encoded or EncodedPhotos(CACHE_BYTES)
+            return Engine(self._newest, encoded=self._encoded)
 
 
 def _triggers(settings: Settings) -> Sink:

@@ -30,7 +30,16 @@ from ebseg.official import (
 )
 from ebseg.vocabulary import Vocabulary
 
-__all__ = ["load_checkpoint", "load_head", "load_official", "read_header", "save_checkpoint", "save_head"]
+__all__ = [
+    "backbone_name",
+    "load_beside",
+    "load_checkpoint",
+    "load_head",
+    "load_official",
+    "read_header",
+    "save_checkpoint",
+    "save_head",
+]
 
 FORMAT_VERSION = "2"
 _WHOLE, _HEAD = "model", "head"
@@ -135,6 +144,35 @@ def load_head(path: Path, *, backbone: EBSeg) -> tuple[EBSeg, dict[str, str]]:
     if header.backbone is None:
         raise CheckpointError(f"{path} holds a whole model, not a head: load it by itself.")
     return _with_head(backbone, "the model beside it", header.backbone, header, state)
+
+
+def load_beside(path: Path, *, other: EBSeg) -> tuple[EBSeg, dict[str, str]]:
+    """Load a checkpoint beside a loaded model, whose frozen tensors it shares if it has the same backbone.
+
+    Else as ``load_checkpoint``, which says what is returned and raised. A head that fits reads no backbone.
+    """
+    _require_file(path)
+    if path.suffix == ".safetensors":
+        backbone = _read(path, tensors=False)[0].backbone
+        if backbone is not None and backbone.digest == other.backbone.digest:
+            return load_head(path, backbone=other)
+    net, metadata = load_checkpoint(path)
+    if net.backbone.digest != other.backbone.digest or not net.config.same_layers(other.config):
+        return net, metadata
+    sharing = other.with_own_head(net.config, net.training_vocabulary)
+    with torch.no_grad():
+        for name, parameter in sharing.head.items():
+            parameter.copy_(net.get_parameter(name))
+    return sharing, metadata
+
+
+def backbone_name(path: Path) -> str | None:
+    """Read by which name a head's backbone is found; None for a whole model. Raises CheckpointError."""
+    _require_file(path)
+    if path.suffix != ".safetensors":
+        return None
+    backbone = _read(path, tensors=False)[0].backbone
+    return None if backbone is None else backbone.name
 
 
 def read_header(path: Path) -> tuple[ModelConfig, dict[str, str]]:

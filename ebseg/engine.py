@@ -1,6 +1,7 @@
 """A model that remembers the photos it has seen: asked again, with any labels, it answers in a fraction."""
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -16,15 +17,16 @@ CACHE_BYTES = 256 * 2**20
 
 
 class EncodedPhotos:
-    """Encoded photos by their pixels, up to so many bytes; those that were not asked for longest go first.
+    """Encoded photos by model and pixels, up to so many bytes; those not asked for longest go first.
 
-    They are one model's. A photo that is larger than the whole is not kept.
+    For many threads, and the engines of many models. A photo that is larger than the whole is not kept.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._photos: OrderedDict[bytes, EncodedPhoto] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
@@ -36,32 +38,35 @@ class EncodedPhotos:
 
     def get(self, key: bytes) -> EncodedPhoto | None:
         """Give a photo, and keep it the longer for it."""
-        found = self._photos.get(key)
-        if found is not None:
-            self._photos.move_to_end(key)
-        return found
+        with self._lock:
+            found = self._photos.get(key)
+            if found is not None:
+                self._photos.move_to_end(key)
+            return found
 
     def put(self, key: bytes, photo: EncodedPhoto) -> None:
         """Keep a photo, and drop others until it has room."""
-        if key in self._photos or photo.nbytes > self._most_bytes:
-            return
-        self._photos[key] = photo
-        self._bytes += photo.nbytes
-        while self._bytes > self._most_bytes:
-            _, dropped = self._photos.popitem(last=False)
-            self._bytes -= dropped.nbytes
+        with self._lock:
+            if key in self._photos or photo.nbytes > self._most_bytes:
+                return
+            self._photos[key] = photo
+            self._bytes += photo.nbytes
+            while self._bytes > self._most_bytes:
+                _, dropped = self._photos.popitem(last=False)
+                self._bytes -= dropped.nbytes
 
 
 class Engine:
     """Answers questions with one model, one caller at a time.
 
-    A photo's masks and embeddings, most of the work, do not depend on labels: they are kept, up to
-    ``cache_bytes`` (0: none), so that a smart tool's second click, or a changed label, costs the rest alone.
+    A photo's masks and embeddings, most of the work, do not depend on labels: they are kept, so that a smart
+    tool's second click, or a changed label, costs the rest alone. ``encoded``: where, which models may share;
+    by default CACHE_BYTES of this one's.
     """
 
-    def __init__(self, predictor: Predictor, *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, predictor: Predictor, *, encoded: EncodedPhotos | None = None) -> None:
         self._predictor = predictor
-        self._encoded = EncodedPhotos(cache_bytes)
+        self._encoded = EncodedPhotos(CACHE_BYTES) if encoded is None else encoded
 
     @property
     def version(self) -> str:
@@ -74,7 +79,7 @@ class Engine:
 
     def _answer(self, ask: Ask) -> Segmentation:
         pixels = as_array(ask.photo)
-        key = _key(pixels)
+        key = _key(self.version, pixels)
         encoded = self._encoded.get(key)
         if encoded is None:
             encoded = self._predictor.encode(pixels)
@@ -82,8 +87,11 @@ class Engine:
         return self._predictor.answer(ask, encoded, pixels)
 
 
-def _key(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """Name a photo by its size and its pixels: 1 ms a megapixel, three orders less than the model takes."""
-    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+def _key(version: str, pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Name what a model says of a photo, by the model's version and the photo's size and pixels.
+
+    It takes 1 ms a megapixel, three orders less than the model.
+    """
+    digest = hashlib.blake2b(repr((version, pixels.shape)).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.digest()

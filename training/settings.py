@@ -105,6 +105,15 @@ class Settings(BaseSettings):
     follow_seconds: float = Field(
         default=5.0, gt=0, description="seconds between looks at which version is the champion"
     )
+    share: Literal["project", "all"] = Field(
+        default="project",
+        description="who learns from whom: each project from itself alone, or all share one",
+    )
+    project_models: int = Field(
+        default=16,
+        ge=1,
+        description="models of projects kept in memory beside the base, of which they are heads",
+    )
     learn: bool = Field(default=True, description="take corrections and webhooks as a reason to train")
     debounce: float = Field(
         default=60.0, ge=0, description="seconds without an event before a project's annotations are read"

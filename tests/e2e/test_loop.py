@@ -193,13 +193,15 @@ def test_corrections_become_a_better_model_that_is_served_without_a_pause(loop: 
         loop.wait_for(lambda: len(seen.versions) >= max(swapped + LOADED, 200))
     [judged] = loop.judged("judge-")
     assert str(judged["outcome"]).startswith("promote"), loop.command("models", "show", "2")
-    champion = Registry(loop.settings).champion()
+    registry = Registry(loop.settings)
+    champion, base = registry.champion(team.project.id), registry.champion()
     assert champion is not None and champion.number == 2
+    assert base is not None and base.number == 1
     assert seen.failures == []
     assert len(seen.answers) >= 200
     version = team.version(champion.name)
     assert set(seen.versions) == {loop.base, version}
-    check_masks(loop, seen, {loop.base: MODEL, version: str(Registry(loop.settings).checkpoint(champion))})
+    check_masks(loop, seen, {loop.base: MODEL, version: str(registry.checkpoint(champion))})
     assert told(loop) == version
 
     loop.wait_for(lambda: len(loop.judged("label-")) > 0 and not active(loop, "label-", "plan-"))
@@ -216,7 +218,8 @@ def test_corrections_become_a_better_model_that_is_served_without_a_pause(loop: 
 
 def told(loop: Loop) -> str:
     """What the service tells Label Studio as the project's version."""
-    answer = httpx.post(f"{loop.backend.url}/setup", json={"schema": loop.team.config})
+    body = {"schema": loop.team.config, "project": f"{loop.team.project.id}.1"}
+    answer = httpx.post(f"{loop.backend.url}/setup", json=body)
     return str(answer.json()["model_version"])
 
 
@@ -250,8 +253,8 @@ def label_map(model: Predictor, team: Team, task: int) -> LabelMap:
 
 
 def served(loop: Loop) -> int:
-    """The number of the version that is champion."""
-    champion = Registry(loop.settings).champion()
+    """The number of the version that is the project's champion."""
+    champion = Registry(loop.settings).champion(loop.team.project.id)
     assert champion is not None
     return champion.number
 
@@ -276,7 +279,8 @@ def test_shuffled_labels_are_rejected(loop: Loop) -> None:
 
 
 def test_a_rollback_is_served_at_once(loop: Loop) -> None:
-    assert model_of(loop.base) in loop.command("models", "rollback")
+    project = str(loop.team.project.id)
+    assert model_of(loop.base) in loop.command("models", "rollback", "--project", project)
     loop.wait_for(lambda: told(loop) == loop.base, minutes=0.5)
     task = loop.team.tasks[0]
     loop.team.project.retrieve_predictions([task])

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from ebseg.ask import Ask
 from ebseg.engine import EncodedPhotos, Engine
@@ -71,9 +72,23 @@ def test_a_photo_of_other_pixels_or_another_shape_is_another(predictor, photos):
 
 
 def test_without_a_cache_nothing_is_kept(predictor, photos):
-    engine = Engine(predictor, cache_bytes=0)
+    engine = Engine(predictor, encoded=EncodedPhotos(0))
     engine.predict_many([Ask(photos[0], SKY), Ask(photos[0], ROAD)])
     assert predictor.encoded == 2
+
+
+def test_models_that_share_a_memory_take_none_of_each_others_photos(predictor, random_tiny, photos):
+    other = Counting(random_tiny.with_own_head(random_tiny.config, None), version="other")
+    torch.nn.init.normal_(other.net.mask_decoder.query_features.weight)
+    encoded = EncodedPhotos(2**25)
+    engines = [Engine(model, encoded=encoded) for model in (predictor, other)]
+    for _ in range(2):
+        for engine, model in zip(engines, (predictor, other), strict=True):
+            [found] = engine.predict_many([Ask(photos[0], SKY, 0.0)])
+            before = model.encoded
+            assert same(found, model.predict(photos[0], SKY, 0.0))
+            model.encoded = before
+    assert (predictor.encoded, other.encoded, len(encoded)) == (1, 1, 2)
 
 
 def test_a_faulty_question_leaves_the_engine_usable(predictor, photos):

@@ -131,18 +131,18 @@ def _header(path):
 def test_versions_aliases_decisions_and_history_are_there(settings):
     registry = Registry(settings)
     versions = registry.versions()
+    root = str(Path(settings.model).parent)
     for version, expected in zip(versions, EXPECTED["versions"], strict=True):
         assert (version.number, version.name) == (expected["number"], expected["name"])
         assert list(version.aliases) == expected["aliases"]
         assert (version.created, version.run_id) == (expected["created"], expected["run_id"])
-        root = str(Path(settings.model).parent)
         assert version.tags == {n: v.replace(EXPECTED["root"], root) for n, v in expected["tags"].items()}
         assert registry.decision(version) == expected["decision"]
         assert _weights_digest(registry.checkpoint(version)) == expected["weights"]
     assert registry.history() == EXPECTED["history"]
     assert [entry["version"] for entry in registry.history()] == [1, 2, 1, 2]
     champion = registry.champion()
-    assert champion == registry.ensure_base() == registry.version("champion") == versions[1]
+    assert champion == registry.champion(1) == registry.version("champion") == versions[1]
     assert registry.version("candidate") == versions[2]
     assert registry.descends(champion)
     assert (PROMOTED["tags"]["verdict"], REJECTED["tags"]["verdict"]) == ("promote", "reject")
@@ -157,17 +157,43 @@ def test_a_champion_is_found_by_its_name_and_its_file_in_the_store(settings, fir
 
 def test_the_loop_goes_on_with_the_registry(settings, first_form):
     registry = Registry(settings)
+    registry.start_over()
     again = registry.register(
-        first_form / "base.safetensors", key=REJECTED["tags"]["job"], run_id=None, tags={}
+        first_form / "base.safetensors", key=REJECTED["tags"]["job"], run_id=None, tags={}, project=1
     )
     assert again.number == 3, "a job that is repeated finds what it registered"
-    added = registry.register(first_form / "resumed.safetensors", key="train-new", run_id=None, tags={})
-    assert (added.number, added.aliases) == (4, ("candidate",))
+    file = first_form / "resumed.safetensors"
+    added = registry.register(file, key="train-new", run_id=None, tags={}, project=1)
+    assert (added.number, added.aliases) == (4, ("candidate-1",))
     registry.record_live(REJECTED["name"], {"corrections": 1.0})
-    assert registry.rollback("back").number == 1
-    registry.promote(added, "better", expected_champion=1)
-    assert registry.rollback("back again").number == 1
-    assert [entry["version"] for entry in registry.history()] == [1, 2, 1, 2, 1, 4, 1]
+    assert registry.rollback("back", project=1).number == 1
+    registry.promote(added, "better", project=1, expected_champion=1)
+    assert registry.rollback("back again", project=1).number == 1
+    assert [entry["version"] for entry in registry.history(1)] == [2, 1, 4, 1]
+
+
+def test_the_champion_of_all_becomes_that_of_the_project_that_it_was_trained_for(settings):
+    registry = Registry(settings)
+    assert registry.champion(7).number == 2, "as long as nobody has parted them"
+    assert [registry.ensure_base(project).number for project in (1, 7)] == [2, 1]
+    assert registry.champion().number == 1
+    assert [version.aliases for version in registry.versions()] == [
+        ("champion",), ("champion-1",), ("candidate-1",)
+    ]  # fmt: skip
+    assert [entry["version"] for entry in registry.history()] == [1, 2, 1, 2, 1]
+    [entry] = registry.history(1)
+    assert (entry["reason"], entry["before"]) == ("it was all projects' champion", [1])
+    registry.promote(registry.version("2"), "to all, by hand")
+    for again in (registry, Registry(settings)):
+        assert again.ensure_base(7).number == again.start_over().number == 2, "it is done once"
+    assert registry.history(1) == [entry]
+
+
+def test_projects_that_share_a_champion_keep_it(settings):
+    registry = Registry(settings.model_copy(update={"share": "all"}))
+    assert registry.ensure_base(1) == registry.ensure_base(7) == registry.version("champion")
+    assert registry.champion().number == 2 and registry.champions() == {None: registry.champion()}
+    assert registry.history(1) == registry.history() == EXPECTED["history"]
 
 
 def test_readings_of_annotations_are_there(storage):

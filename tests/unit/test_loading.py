@@ -10,8 +10,9 @@ import torch
 
 import ebseg
 from ebseg import model_names
-from ebseg.checkpoint import load_checkpoint, save_checkpoint
+from ebseg.checkpoint import load_checkpoint, save_checkpoint, save_head
 from ebseg.errors import CheckpointError, ConfigError
+from ebseg.loading import load, version_name
 
 
 def resolve_from_registry(name: str) -> Path:
@@ -55,6 +56,27 @@ def test_versions_tell_checkpoints_apart(random_checkpoint: Path, tmp_path: Path
     assert first != other
     assert first == ebseg.load(random_checkpoint).version
     assert named == "street-7"
+
+
+def test_models_beside_each_other_share_one_backbone(random_checkpoint: Path, tmp_path: Path) -> None:
+    base = ebseg.load(random_checkpoint, device="cpu")
+    net = base.net.with_own_head(base.config, base.net.training_vocabulary)
+    with torch.no_grad():
+        net.text.background.add_(1)
+    head, whole, other = (tmp_path / f"{name}.safetensors" for name in ("head", "whole", "other"))
+    save_head(net, head, backbone="ebseg-huge, which nobody needs to find")
+    save_checkpoint(net, whole)
+    for path in (head, whole):
+        beside = load(path, device="cpu", beside=base)
+        assert beside.net.backbone is base.net.backbone
+        assert torch.equal(beside.net.text.background, net.text.background)
+        assert beside.version == version_name(path) != base.version
+    torch.nn.init.ones_(net.sam.encoder.patch_embed.proj.weight)  # the base's too: they share it
+    save_checkpoint(net, other)
+    base = ebseg.load(random_checkpoint, device="cpu")
+    alone = load(other, device="cpu", beside=base)
+    assert alone.net.backbone.digest != base.net.backbone.digest
+    assert torch.equal(alone.net.sam.encoder.patch_embed.proj.weight, net.sam.encoder.patch_embed.proj.weight)
 
 
 def test_text_embeddings_are_kept_on_disk(random_checkpoint: Path) -> None:

@@ -15,6 +15,7 @@ from ebseg.errors import ConfigError, EBSegError
 from ebseg.runs.mlflow_store import without_secrets
 from training.queue.plans import refresh
 from training.queue.queues import connect
+from training.registry.aliases import CANDIDATE, CHAMPION, own
 from training.registry.decision import Verdict
 from training.registry.registry import Registry, Version
 from training.settings import Settings, load_settings
@@ -31,13 +32,24 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at the 
 
 Ref = Annotated[str, typer.Argument(metavar="VERSION", help="A version's number, alias or name.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
+Project = Annotated[
+    int | None, typer.Option(min=1, help="The project whose versions are meant; unset: the base of all.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list", epilog="Example: ebseg models list --json")
-def list_models(as_json: AsJson = False) -> None:
-    """List the versions, with what the gate and people's corrections say of them."""
-    versions = _registry().versions()
+def list_models(project: Project = None, as_json: AsJson = False) -> None:
+    """List the versions, with what the gate and people's corrections say of them.
+
+    champion-7 among a version's aliases says that project 7 is served that one; the base, champion, serves
+    projects that have no champion of their own. --project 7 leaves out what was trained for others.
+    """
+    registry = _registry()
+    versions = registry.versions()
+    if project is not None:
+        champion = registry.champion(project)
+        versions = [each for each in versions if _concerns(each, project, champion)]
     if as_json:
         typer.echo(json.dumps([_as_dict(version) for version in versions], indent=2))
         return
@@ -55,14 +67,17 @@ def list_models(as_json: AsJson = False) -> None:
     Console().print(told, crop=False)
 
 
-@app.command(epilog="Example: ebseg models show champion")
-def show(version: Ref, as_json: AsJson = False) -> None:
-    """Show a version: what the gate decided and why, each label's IoU, what it forgot, its live numbers."""
+@app.command(epilog="Example: ebseg models show champion --project 7")
+def show(version: Ref, project: Project = None, as_json: AsJson = False) -> None:
+    """Show a version: what the gate decided and why, each label's IoU, what it forgot, its live numbers.
+
+    With --project 7 champion and candidate are that project's, as champion-7 and candidate-7 are without.
+    """
     settings = load_settings()
     registry = _registry()
-    found = registry.version(version)
+    found = _version(registry, version, project)
     decision = registry.decision(found)
-    reigns = [entry for entry in registry.history() if entry["version"] == found.number]
+    reigns = _reigns(registry, found, project)
     look = _where_to_look(settings, found)
     if as_json:
         told = {**_as_dict(found), "decision": decision, "champion": reigns, "look": look}
@@ -71,7 +86,8 @@ def show(version: Ref, as_json: AsJson = False) -> None:
     typer.echo(f"version {found.number} ({', '.join(found.aliases) or 'no alias'}): {found.name}")
     typer.echo(f"created {found.created}, by MLflow's run {found.run_id}")
     for entry in reigns:
-        typer.echo(f"champion since {entry['at']}: {entry['reason']}")
+        whose = "" if entry["project"] is None else f" of project {entry['project']}"
+        typer.echo(f"champion{whose} since {entry['at']}: {entry['reason']}")
     live = {name: found.tags.get(f"live.{name}") for name in LIVE}
     if words := [LIVE[name].format(float(value)) for name, value in live.items() if value is not None]:
         typer.echo(f"live: {', '.join(words)}")
@@ -82,25 +98,59 @@ def show(version: Ref, as_json: AsJson = False) -> None:
     typer.echo(f"in MLflow: {look}")
 
 
-@app.command(epilog='Example: ebseg models promote 3 --reason "better on night photos"')
-def promote(version: Ref, reason: Reason = "by hand", as_json: AsJson = False) -> None:
-    """Serve a version, whatever the gate says of it; its file has to load."""
+@app.command(epilog='Example: ebseg models promote 3 --project 7 --reason "better on night photos"')
+def promote(
+    version: Ref, project: Project = None, reason: Reason = "by hand", as_json: AsJson = False
+) -> None:
+    """Serve a version, whatever the gate says of it; its file has to load.
+
+    --project 7 serves it to that project alone; without, to all projects that have no champion of their own.
+    """
     registry = _registry()
-    found, champion = registry.version(version), registry.champion()
+    found, champion = _version(registry, version, project), registry.champion(project)
     _require_loadable(registry, found)
-    registry.promote(found, reason, expected_champion=None if champion is None else champion.number)
-    _refresh(found)
-    _print_change(champion, found, as_json=as_json)
+    number = None if champion is None else champion.number
+    registry.promote(found, reason, project=project, expected_champion=number)
+    _refresh(found, project)
+    _print_change(champion, found, project, as_json=as_json)
 
 
-@app.command(epilog='Example: ebseg models rollback --reason "it paints shadows as road"')
-def rollback(reason: Reason = "by hand", as_json: AsJson = False) -> None:
-    """Serve the version that was served before this one; once more goes back one more."""
+@app.command(epilog='Example: ebseg models rollback --project 7 --reason "it paints shadows as road"')
+def rollback(project: Project = None, reason: Reason = "by hand", as_json: AsJson = False) -> None:
+    """Serve a project the version that it was served before this one; once more goes back one more.
+
+    Other projects keep theirs. Without --project it is the base that goes back.
+    """
     registry = _registry()
-    champion = registry.champion()
-    returned = registry.rollback(reason, partial(_require_loadable, registry))
-    _refresh(returned)
-    _print_change(champion, returned, as_json=as_json)
+    champion = registry.champion(project)
+    returned = registry.rollback(reason, partial(_require_loadable, registry), project=project)
+    _refresh(returned, project)
+    _print_change(champion, returned, project, as_json=as_json)
+
+
+def _version(registry: Registry, ref: str, project: int | None) -> Version:
+    """Find a version, the champion or candidate of a project where one is named."""
+    return registry.version(own(ref, project) if ref in (CHAMPION, CANDIDATE) else ref)
+
+
+def _concerns(version: Version, project: int, champion: Version | None) -> bool:
+    """Tell whether a version was trained for a project, or is what it is served."""
+    return version.tags.get("project") == str(project) or (
+        champion is not None and version.number == champion.number
+    )
+
+
+def _reigns(registry: Registry, version: Version, project: int | None) -> list[dict[str, Any]]:
+    """List since when and why a version was champion, the earliest first: of all projects, or of one."""
+    return sorted(
+        (
+            {"project": owner, **entry}
+            for owner, history in registry.histories().items()
+            for entry in history
+            if entry["version"] == version.number and project in (None, owner)
+        ),
+        key=lambda reign: str(reign["at"]),
+    )
 
 
 def _require_loadable(registry: Registry, version: Version) -> None:
@@ -119,11 +169,11 @@ def _require_loadable(registry: Registry, version: Version) -> None:
         ) from error
 
 
-def _refresh(version: Version) -> None:
-    """Have workers push the version's predictions and the projects show its scores."""
+def _refresh(version: Version, project: int | None) -> None:
+    """Have workers push the version's predictions and the project, or all, show its scores."""
     settings = load_settings()
     try:
-        refresh(connect(settings), settings, version.name)
+        refresh(connect(settings), settings, version.name, project)
     except ConfigError as error:
         typer.echo(f"ebseg: the predictions in Label Studio stay as they are: {error}", err=True)
 
@@ -156,13 +206,15 @@ def _rounded(number: str | None, sign: str = "", times: int = 1) -> str:
     return "" if number is None else format(float(number) * times, f"{sign}.1f")
 
 
-def _print_change(before: Version | None, after: Version, *, as_json: bool) -> None:
+def _print_change(before: Version | None, after: Version, project: int | None, *, as_json: bool) -> None:
     if as_json:
         number = None if before is None else before.number
-        typer.echo(json.dumps({"from": number, "to": after.number, "name": after.name}))
+        told = {"project": project, "from": number, "to": after.number, "name": after.name}
+        typer.echo(json.dumps(told))
         return
+    whose = "" if project is None else f" of project {project}"
     was = "there was no champion" if before is None else f"it was version {before.number} ({before.name})"
-    typer.echo(f"the champion is version {after.number} ({after.name}); {was}")
+    typer.echo(f"the champion{whose} is version {after.number} ({after.name}); {was}")
 
 
 def _print_decision(decision: dict[str, Any]) -> None:

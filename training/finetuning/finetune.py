@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ebseg.checkpoint import load_checkpoint, save_checkpoint
+from ebseg.checkpoint import load_checkpoint, save_checkpoint, save_head
 from ebseg.config import RECIPES, TrainConfig
 from ebseg.data.batches import check_shares
 from ebseg.data.samples import Source
@@ -121,12 +121,15 @@ def finetune(
     general: General | None = None,
     watchers: Sequence[Watcher] = (),
     workers: int = 1,
+    backbone: str | None = None,
 ) -> FinetuneResult:
     """Fine-tune a model on a project's photos; go on where a run in ``out`` was stopped.
 
     ``base``: what ``ebseg.load`` takes. ``general``: without it nothing is rehearsed, forgetting cannot be
     measured, and the fine-tuned weights are taken whole. The same arguments give the same weights on
     the same machine. Writes ``model.safetensors`` and ``outcome.json`` into ``out``, each once, at the end.
+    ``backbone``: what ``ebseg.load`` takes for a model with the base's backbone; with it, the head alone is
+    written.
 
     Several processes of one machine (``torchrun``, ``accelerate launch``), each called with the same
     arguments, share every step's photos and the measuring. The main one writes the files, and its watchers
@@ -177,7 +180,7 @@ def finetune(
         seconds=time.monotonic() - started,
     )
     if accelerator.is_main_process:
-        _write(net, folder, outcome, config)
+        _write(net, folder, outcome, config, backbone)
     agreed: list[FinetuneResult] = broadcast_object_list([outcome])
     return agreed[0]
 
@@ -225,10 +228,19 @@ def _mixture(
     return [snapshot.train, general.train], [1 - config.rehearsal, config.rehearsal]
 
 
-def _write(net: EBSeg, folder: FinetuneFolder, outcome: FinetuneResult, config: FinetuneConfig) -> None:
+def _write(
+    net: EBSeg,
+    folder: FinetuneFolder,
+    outcome: FinetuneResult,
+    config: FinetuneConfig,
+    backbone: str | None,
+) -> None:
     content = {**asdict(outcome), "path": str(outcome.path), "config": config.model_dump()}
     with _writing_to(folder.path):
-        save_checkpoint(net, folder.model)
+        if backbone is None:
+            save_checkpoint(net, folder.model)
+        else:
+            save_head(net, folder.model, backbone=backbone)
         write_whole_json(folder.outcome, content)
 
 

@@ -34,6 +34,7 @@ def finetune_as_told(spec: RunSpec, progress: ProgressFile | None = None) -> Non
         general=general_data(spec.general, spec.first_model, spec.data_root, config.seed),
         watchers=[] if progress is None else [progress, *_watchers(spec, storage, validation)],
         workers=spec.workers,
+        backbone=spec.backbone,
     )
 
 

@@ -56,10 +56,16 @@ def _config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def spec(settings: Settings, base: Path, project: int, fingerprint: str, job_id: str) -> dict[str, Any]:
-    """Say what ``training.finetuning.child`` is to do: fine-tune the checkpoint ``base`` on a snapshot."""
+def spec(
+    settings: Settings, base: Path, backbone: str, project: int, fingerprint: str, job_id: str
+) -> dict[str, Any]:
+    """Say what ``training.finetuning.child`` is to do: fine-tune the checkpoint ``base`` on a snapshot.
+
+    ``backbone``: the name of a model that has its backbone, as ``ebseg.load`` takes it on any machine.
+    """
     return {
         "base": str(base),
+        "backbone": backbone,
         "storage": settings.storage_url,
         "cache": str(settings.home / "cache"),
         "project": project,

@@ -27,6 +27,9 @@ class RunSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     base: str = Field(description="what ebseg.load takes")
+    backbone: str | None = Field(
+        default=None, description="by which name the result finds its backbone; unset: it is stored whole"
+    )
     storage: str = Field(description="folder or URL of the snapshots")
     cache: Path = Field(description="folder for copies of the storage's files")
     project: int

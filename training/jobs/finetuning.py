@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from ebseg.checkpoint import backbone_name
 from training.annotations.manifest import load
 from training.finetuning import parent
 from training.finetuning.folder import RUNS
@@ -10,6 +11,7 @@ from training.jobs.job import job
 from training.judging.cross_validation import train_folds
 from training.loop import Loop, Result
 from training.queue import orders
+from training.registry.registry import Version
 
 
 def finetune(loop: Loop, project: int, fingerprint: str, base: int) -> Result:
@@ -17,8 +19,9 @@ def finetune(loop: Loop, project: int, fingerprint: str, base: int) -> Result:
     settings, registry = loop.settings, loop.registry
     folder = settings.home / RUNS / loop.job_id
     loop.progress.stage("starting")
-    checkpoint = registry.checkpoint(registry.version(str(base)))
-    spec = parent.spec(settings, checkpoint, project, fingerprint, loop.job_id)
+    version = registry.version(str(base))
+    checkpoint, backbone = registry.checkpoint(version), _backbone(loop, version)
+    spec = parent.spec(settings, checkpoint, backbone, project, fingerprint, loop.job_id)
 
     def report(progress: dict[str, Any], log: list[str]) -> None:
         loop.progress.tell(log, **progress)
@@ -34,7 +37,8 @@ def finetune(loop: Loop, project: int, fingerprint: str, base: int) -> Result:
         Path(outcome["path"]),
         key=loop.job_id,
         run_id=parent.mlflow_run(folder),
-        tags={"project": str(project), "fingerprint": fingerprint, "base": str(base), "job": loop.job_id},
+        tags={"fingerprint": fingerprint, "base": str(base), "job": loop.job_id},
+        project=project,
     )
     parent.forget_checkpoints(loop.storage, folder)
     name = loop.job_id.removeprefix(orders.TRAINING)
@@ -43,6 +47,15 @@ def finetune(loop: Loop, project: int, fingerprint: str, base: int) -> Result:
         "outcome": f"version {candidate.number} ({candidate.name}) after {outcome['steps']} steps",
         "version": candidate.number,
     }
+
+
+def _backbone(loop: Loop, version: Version) -> str:
+    """Name a model that has a version's backbone, for whoever loads the head: the one that it began with."""
+    origin = loop.registry.origin(version)
+    if "checkpoint" in origin.tags:
+        return origin.tags["checkpoint"]
+    of_a_head = backbone_name(loop.registry.checkpoint(origin))
+    return of_a_head or f"models:/{loop.settings.registered_model}/{origin.number}"
 
 
 finetune_project = job(finetune)

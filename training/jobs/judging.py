@@ -17,9 +17,9 @@ def judge_and_follow(loop: Loop, project: int, fingerprint: str, number: int) ->
     promoted = decision.verdict is Verdict.PROMOTE
     if promoted or candidate.tags.get("base") == str(champion.number):
         state.trained = fingerprint
-    # Else it was rejected for what another project's champion knows: it is trained anew, from that one.
+    # Else it was rejected for what a champion knows that came between: it is trained anew, from that one.
     if promoted:
-        refresh(loop.connection, loop.settings, champion.name)
+        refresh(loop.connection, loop.settings, champion.name, project)
     state.train_with()
     state.request_round(loop.settings.debounce)  # annotations that came meanwhile
     return {"outcome": f"{decision.verdict}: {'; '.join(decision.reasons)}", "version": number}

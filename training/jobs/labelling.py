@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ebseg.engine import Engine
+from ebseg.engine import EncodedPhotos, Engine
 from ebseg.errors import FetchError, TokenRefused
 from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Model, Pipeline
@@ -28,9 +28,6 @@ from training.queue.plans import claimer, leave_open
 from training.settings import Settings
 
 _log = logging.getLogger(__name__)
-
-NO_CACHE = 0
-"""Bytes of encoded photos: a task is predicted once."""
 
 
 @dataclass
@@ -105,7 +102,8 @@ def predict_tasks(
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
     if plan and labelling.version(loop.registry.ensure_base(project).name) != version:
         return {"outcome": f"{version} is not served any more"}
-    model = Engine(load(loop.registry.named(version), device=settings.device), cache_bytes=NO_CACHE)
+    predictor = load(loop.registry.named(version), device=settings.device)
+    model = Engine(predictor, encoded=EncodedPhotos(0))  # a task is predicted once
     done = loop.progress.stage("predicting", len(tasks))
     claim = claimer(loop.connection, loop.job_id, labelling.version(model.version))
     anew = Anew(Which(which), {model_of(version), *loop.registry.names()})

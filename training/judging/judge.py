@@ -44,7 +44,8 @@ def judge(loop: Loop, candidate: Version, project: int, fingerprint: str) -> Dec
         if decision.verdict is not Verdict.PROMOTE:
             return decision
         try:
-            registry.promote(candidate, "; ".join(decision.reasons), expected_champion=champion.number)
+            reason, number = "; ".join(decision.reasons), champion.number
+            registry.promote(candidate, reason, project=project, expected_champion=number)
         except ChampionChanged:
             continue
         return decision
@@ -53,10 +54,8 @@ def judge(loop: Loop, candidate: Version, project: int, fingerprint: str) -> Dec
 
 def _decide(loop: Loop, champion: Version, candidate: Version, manifest: Manifest) -> Decision:
     settings = loop.settings
-    before, after = (
-        load_model(loop.registry.checkpoint(version), device=settings.device)
-        for version in (champion, candidate)
-    )
+    before = load_model(loop.registry.checkpoint(champion), device=settings.device)
+    after = load_model(loop.registry.checkpoint(candidate), device=settings.device, beside=before)
     folds = folds_measured(loop.storage, candidate.tags["job"]) if "job" in candidate.tags else None
     held_out = SnapshotSource(loop.storage, manifest, "held_out")
     measured = [_measured(loop, before, held_out)], [_measured(loop, after, held_out)]
@@ -98,7 +97,10 @@ def _measured(loop: Loop, model: Predictor, source: SnapshotSource) -> Measured:
 def _kept(
     loop: Loop, champion: Predictor, candidate: Predictor, manifest: Manifest, general: General | None
 ) -> Iterator[Retention]:
-    """Measure both on general data, on labels that the project does not use, and on other projects' tasks."""
+    """Measure both on general data, on labels that the project does not use.
+
+    Where projects share a champion, also on the others' tasks.
+    """
     for source, photos, without in _not_to_forget(loop, manifest, general):
         before, after = (
             measuring.miou(
@@ -125,7 +127,7 @@ def _not_to_forget(
         there, wanted = len(general.held_out), settings.general_photos
         first = wanted if there >= 2 * wanted else 0
         yield general.held_out, range(first, min(first + wanted, there)), manifest.vocabulary
-    for number in known_projects(loop.connection, settings):
+    for number in known_projects(loop.connection, settings) if settings.share == "all" else ():
         other = latest(loop.storage, number) if number != manifest.project else None
         if other is not None and len(other.judging("held_out")) >= settings.min_held_out:
             source = SnapshotSource(loop.storage, other, "held_out")

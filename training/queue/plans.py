@@ -22,9 +22,14 @@ OPEN_SECONDS = 30 * 24 * 3600
 """How long the list of a plan's unfinished chunks is kept."""
 
 
-def refresh(connection: Redis, settings: Settings, model: str) -> None:
-    """Have all unlabelled tasks of all known projects predicted with the model of that version."""
-    for number in known_projects(connection, settings):
+def refresh(connection: Redis, settings: Settings, model: str, project: int | None = None) -> None:
+    """Have a project's unlabelled tasks predicted with the model of that version, its new champion.
+
+    Without a project, or where all share one champion, those of all known ones; who is served another version
+    takes no part in it.
+    """
+    alone = None if settings.share == "all" else project
+    for number in known_projects(connection, settings) if alone is None else [alone]:
         submit_plan(connection, number, model)
 
 

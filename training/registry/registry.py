@@ -1,9 +1,11 @@
 """The versions of the model that learns, in MLflow's model registry, and which of them is served.
 
-The alias ``champion`` is on the version that is served, ``candidate`` on the newest that was trained. Each
-version has a run, which holds its file (``model/``) and what the gate decided (``decision.json``). The
-processes of one machine exclude each other by file locks in ``home``. Those of several machines do not:
-each checks again, right before it writes, that nothing has changed.
+The alias ``champion-7`` is on the version that project 7 is served, ``candidate-7`` on the newest that was
+trained for it; ``champion`` is the base, which serves projects that have no champion of their own. Where
+the settings share one champion among all projects it is the only one. Each version has a run, which holds its
+file (``model/``) and what the gate decided (``decision.json``). The processes of one machine exclude each
+other by file locks in ``home``. Those of several machines do not: each checks again, right before it writes,
+that nothing has changed.
 """
 
 import json
@@ -22,6 +24,7 @@ from ebseg.errors import ConfigError, EBSegError, MlflowUnavailable
 from ebseg.files import locked
 from ebseg.label_studio.version import model_of
 from ebseg.runs.mlflow_store import connect, disconnect, experiment_id, is_made, unusable
+from training.registry.aliases import CANDIDATE, CHAMPION, HISTORY, own, project_of
 from training.registry.decision import Decision
 from training.registry.history import History, predecessors, succeed
 from training.registry.model_files import MODEL_FOLDER, fetch, upload
@@ -33,12 +36,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-CHAMPION, CANDIDATE = "champion", "candidate"
-
 DECISION_FILE = "decision.json"
 """Where a version's run keeps what the gate decided."""
 
-HISTORY_TAG = "history"
+SHARE_TAG = "share"
+"""Among whom a champion was shared when one was last chosen, as the setting says it; of long ago: all."""
 
 PAGE = 1000
 """Versions that MLflow lists at a time."""
@@ -77,12 +79,13 @@ class Registry:
         self._model = settings.registered_model
 
     def ensure_base(self, project: int | None = None) -> Version:
-        """Give the champion; where there is none, the settings' model becomes a version and the champion.
+        """Give a project's champion; where there is none, the settings' model becomes a version and the base.
 
         ``project``: see ``champion``. A released or packaged model is not copied. Raises what
         ``ebseg.loading.checkpoint_path`` raises, and ConfigError where the champion comes from another model
         than the settings'.
         """
+        self._part_projects()
         champion = self.champion(project)
         if champion is None:
             return self.start_over()
@@ -90,7 +93,8 @@ class Registry:
         return champion
 
     def start_over(self) -> Version:
-        """Give the champion, if it comes from the settings' model; else that becomes the champion."""
+        """Give the base, if it comes from the settings' model; else that becomes the base."""
+        self._part_projects()
         champion = self.champion()
         if champion is not None and self.descends(champion):
             return champion
@@ -110,7 +114,7 @@ class Registry:
         with self._lock(CHAMPION), self._store() as client:
             champion = self._aliased(client, CHAMPION)  # another process may have been faster
             if champion is None or not self.descends(champion):
-                self._set_champion(client, base.number, "the model to start from", [])
+                self._set_champion(client, None, base.number, "the model to start from", [])
                 champion = self._get(client, base.number)
         return champion
 
@@ -129,14 +133,33 @@ class Registry:
             )
 
     def champion(self, project: int | None = None) -> Version | None:
-        """Give the version that is served; None where nothing is registered. Takes milliseconds.
+        """Give the version that a project is served: its own champion, else the base. Takes milliseconds.
 
-        ``project``: to whom; none has a champion of its own, so each gets the common one.
+        None where nothing is registered. A champion of its own that comes from another model than the
+        settings' waits until that is the settings' again.
         """
         if not self._is_made:
             return None
         with self._store() as client:
-            return self._aliased(client, CHAMPION)
+            return self._champion(client, project)
+
+    def champions(self) -> dict[int | None, Version]:
+        """List the champions of projects that have their own, and, as None's, the base: in two requests.
+
+        Those that come from another model than the settings' are left out.
+        """
+        found = {
+            owner: version
+            for version in self.versions()
+            for alias in version.aliases
+            if (owner := project_of(CHAMPION, alias)) is not None or alias == CHAMPION
+        }
+        shared = self._settings.share == "all"
+        return {
+            owner: version
+            for owner, version in found.items()
+            if self.descends(version) and not (shared and owner is not None)
+        }
 
     def versions(self) -> list[Version]:
         """List all versions, the oldest first."""
@@ -152,8 +175,12 @@ class Registry:
     def version(self, ref: str) -> Version:
         """Find a version by its number, its alias, its name or that of its predictions.
 
-        Raises ConfigError for an unknown one.
+        ``champion-7`` is the base where project 7 has no champion of its own. Raises ConfigError for an
+        unknown one.
         """
+        project = project_of(CHAMPION, ref)
+        if project is not None and (champion := self.champion(project)) is not None:
+            return champion
         versions = self.versions()
         for version in reversed(versions):
             if ref in (str(version.number), *version.aliases) or version.is_called(ref):
@@ -163,19 +190,33 @@ class Registry:
         known = ", ".join(" ".join([str(version.number), *version.aliases]) for version in versions)
         raise ConfigError(f"{self._model!r} has no version {ref!r}; known: {known}")
 
-    def register(self, model_file: Path, *, key: str, run_id: str | None, tags: Mapping[str, str]) -> Version:
-        """Upload a model's file as a new version with the alias ``candidate``.
+    def origin(self, version: Version) -> Version:
+        """Give the version that a version's line of trainings began with, as far as it is still there."""
+        return _line(version, self.versions())[-1]
+
+    def register(
+        self,
+        model_file: Path,
+        *,
+        key: str,
+        run_id: str | None,
+        tags: Mapping[str, str],
+        project: int | None = None,
+    ) -> Version:
+        """Upload a model's file as a new version: the candidate of the project that it was trained for.
 
         ``key``: of what made it; a second call with the same one, as of a job that is repeated, gives the
         version that is there. ``run_id``: of its training, which has ended; None makes a run for it.
         """
-        version = self._add(model_file, key=key, run_id=run_id, tags=tags)
+        trained_for = {} if project is None else {"project": str(project)}
+        version = self._add(model_file, key=key, run_id=run_id, tags={**tags, **trained_for})
+        alias = own(CANDIDATE, self._owner(project))
         with self._lock(CANDIDATE), self._store() as client:
             if run_id is not None and client.get_run(run_id).info.status == "RUNNING":
                 client.set_terminated(run_id)  # MLflow was away when the training wanted to say so
-            newest = self._aliased(client, CANDIDATE)
+            newest = self._aliased(client, alias)
             if newest is None or newest.number < version.number:
-                client.set_registered_model_alias(self._model, CANDIDATE, str(version.number))
+                client.set_registered_model_alias(self._model, alias, str(version.number))
             return self._get(client, version.number)
 
     def checkpoint(self, version: Version) -> Path:
@@ -215,14 +256,22 @@ class Registry:
             raise ConfigError(f"no model has the version {name!r}: it is not registered as {self._model!r}")
         return path
 
-    def promote(self, version: Version, reason: str, *, expected_champion: int | None = None) -> None:
-        """Make a version the champion.
+    def promote(
+        self,
+        version: Version,
+        reason: str,
+        *,
+        project: int | None = None,
+        expected_champion: int | None = None,
+    ) -> None:
+        """Make a version a project's champion, and nobody else's; without a project the base.
 
-        Raises ChampionChanged where another one than the expected is the champion now.
+        Raises ChampionChanged where another one than the expected is served now.
         """
         self._require_descent(version)
+        self._part_projects()
         with self._lock(CHAMPION), self._store() as client:
-            current = self._aliased(client, CHAMPION)
+            current = self._champion(client, project)
             number = None if current is None else current.number
             if expected_champion is not None and number != expected_champion:
                 raise ChampionChanged(
@@ -230,34 +279,51 @@ class Registry:
                     f"with {expected_champion}: compare it with {number}"
                 )
             if number != version.number:
-                before = [] if number is None else [*self._before(client, number), number]
-                self._set_champion(client, version.number, reason, before)
+                before = [] if number is None else [*self._before(client, project, number), number]
+                self._set_champion(client, project, version.number, reason, before)
 
-    def rollback(self, reason: str, require: Callable[[Version], None] = lambda _: None) -> Version:
-        """Make the version the champion that was it before the current one; give that version.
+    def rollback(
+        self,
+        reason: str,
+        require: Callable[[Version], None] = lambda _: None,
+        *,
+        project: int | None = None,
+    ) -> Version:
+        """Make the version a project's champion that was it before the current one; give that version.
 
         ``require`` raises for a version that must not become it. Raises ConfigError where none is known.
         """
+        self._part_projects()
         with self._lock(CHAMPION), self._store() as client:
-            current = self._aliased(client, CHAMPION)
-            before = [] if current is None else self._before(client, current.number)
+            current = self._champion(client, project)
+            before = [] if current is None else self._before(client, project, current.number)
             if not before:
+                whose = "" if project is None else f" of project {project}"
                 raise ConfigError(
-                    f"no version of {self._model!r} was champion before this one: "
+                    f"no version of {self._model!r} was champion{whose} before this one: "
                     "see `ebseg models list`, and promote one by hand"
                 )
             returned = self._get(client, before[-1])
             self._require_descent(returned)
             require(returned)
-            self._set_champion(client, before[-1], reason, before[:-1])
+            self._set_champion(client, project, before[-1], reason, before[:-1])
             return self._get(client, before[-1])
 
-    def history(self) -> History:
-        """List who was champion, since when and why; the newest last."""
+    def history(self, project: int | None = None) -> History:
+        """List who was a project's own champion, or the base; since when and why; the newest last."""
+        return self.histories().get(self._owner(project), [])
+
+    def histories(self) -> dict[int | None, History]:
+        """List the histories of all projects that had a champion of their own, None's the base's."""
         if not self._is_made:
-            return []
+            return {}
         with self._store() as client:
-            return _history(self._registered(client))
+            registered = self._registered(client)
+        return {
+            project_of(HISTORY, tag): json.loads(text)
+            for tag, text in (registered.tags if registered else {}).items()
+            if tag == HISTORY or project_of(HISTORY, tag) is not None
+        }
 
     def record_decision(self, version: Version, decision: Decision, *, champion: int | None = None) -> None:
         """Keep what the gate decided: headlines with the version, numbers and the whole with its run.
@@ -298,6 +364,55 @@ class Registry:
         if not tags.items() <= version.tags.items():
             with self._store() as client:
                 self._note(client, version, numbers, tags)
+
+    def _part_projects(self) -> None:
+        """Give projects their own champions where one was all projects': see ``_part``. Done once."""
+        if self._settings.share == "all" or not self._is_made:
+            return
+        with self._store() as client:
+            if self._is_parted(client):
+                return
+        with self._lock(CHAMPION), self._store() as client:
+            if not self._is_parted(client):  # another process may have been faster
+                self._part(client)
+
+    def _is_parted(self, client: "MlflowClient") -> bool:
+        registered = self._registered(client)
+        return registered is None or registered.tags.get(SHARE_TAG) == "project"
+
+    def _part(self, client: "MlflowClient") -> None:
+        """Leave the champion to the projects that it, or one that it comes from, was trained for.
+
+        What it began with becomes the base again, which serves all other projects. Where that is not there
+        any more, all keep what they have. May be ended at any point, and begins anew then.
+        """
+        versions = self._versions(client)
+        champion = self._aliased(client, CHAMPION)
+        line = [] if champion is None else _line(champion, versions)
+        if len(line) > 1 and "base" not in line[-1].tags:
+            there = {project_of(CHAMPION, alias) for each in versions for alias in each.aliases}
+            before = self._before(client, None, line[0].number)
+            for project in sorted({int(each.tags["project"]) for each in line[:-1]}.difference(there)):
+                self._set_champion(client, project, line[0].number, "it was all projects' champion", before)
+            why = "each project has a champion of its own from now on"
+            self._set_champion(client, None, line[-1].number, why, [])
+        newest = self._aliased(client, CANDIDATE)
+        if newest is not None and "project" in newest.tags:
+            alias = own(CANDIDATE, int(newest.tags["project"]))
+            client.set_registered_model_alias(self._model, alias, str(newest.number))
+            client.delete_registered_model_alias(self._model, CANDIDATE)
+        client.set_registered_model_tag(self._model, SHARE_TAG, "project")
+
+    def _owner(self, project: int | None) -> int | None:
+        """Give whose the champion of a project is: its own, or, None, all projects'."""
+        return None if self._settings.share == "all" else project
+
+    def _champion(self, client: "MlflowClient", project: int | None) -> Version | None:
+        if self._owner(project) is not None:
+            found = self._aliased(client, own(CHAMPION, project))
+            if found is not None and self.descends(found):
+                return found
+        return self._aliased(client, CHAMPION)
 
     @property
     def _is_made(self) -> bool:
@@ -396,16 +511,26 @@ class Registry:
         client.set_terminated(run_id)
         return run_id
 
-    def _before(self, client: "MlflowClient", champion: int) -> list[int]:
+    def _before(self, client: "MlflowClient", project: int | None, champion: int) -> list[int]:
         """List the versions to roll back to, the nearest last."""
         there = {version.number for version in self._versions(client)}
-        return predecessors(_history(self._registered(client)), champion, there)
+        return predecessors(self._history(client, project), champion, there)
 
-    def _set_champion(self, client: "MlflowClient", number: int, reason: str, before: Sequence[int]) -> None:
-        history = _history(self._registered(client))
-        client.set_registered_model_alias(self._model, CHAMPION, str(number))
-        text = succeed(history, number, reason, before)
-        client.set_registered_model_tag(self._model, HISTORY_TAG, text)
+    def _set_champion(
+        self, client: "MlflowClient", project: int | None, number: int, reason: str, before: Sequence[int]
+    ) -> None:
+        owner = self._owner(project)
+        text = succeed(self._history(client, project), number, reason, before)
+        client.set_registered_model_alias(self._model, own(CHAMPION, owner), str(number))
+        client.set_registered_model_tag(self._model, own(HISTORY, owner), text)
+        if self._settings.share == "all":
+            client.set_registered_model_tag(self._model, SHARE_TAG, "all")
+
+    def _history(self, client: "MlflowClient", project: int | None) -> History:
+        registered = self._registered(client)
+        tags = registered.tags if registered else {}
+        history: History = json.loads(tags.get(own(HISTORY, self._owner(project)), "[]"))
+        return history
 
     def _note(
         self,
@@ -451,9 +576,13 @@ def _version(found: "ModelVersion", aliases: Sequence[str]) -> Version:
     )
 
 
-def _history(registered: "RegisteredModel | None") -> History:
-    history: History = json.loads(registered.tags.get(HISTORY_TAG, "[]")) if registered else []
-    return history
+def _line(version: Version, versions: Sequence[Version]) -> list[Version]:
+    """List a version, the one that it was trained from, and so on, as far as they are among ``versions``."""
+    there = {each.number: each for each in versions}
+    line = [version]
+    while (parent := line[-1].tags.get("base")) is not None and int(parent) in there:
+        line.append(there[int(parent)])
+    return line
 
 
 def _run_of(version: Version) -> str:

@@ -85,16 +85,18 @@ def label_studio(scenes) -> Iterator[Server]:
 def make_client(label_studio, predictor) -> Iterator[Callable[..., FlaskClient]]:
     """Build a client of the service; ``load`` gives another model than the untrained one.
 
-    No champion is followed, no hints are taken and Label Studio is not watched but where ``champion``,
+    No champion is followed, no hints are taken and Label Studio is not watched but where ``champions``,
     ``connect`` and ``watch`` are given.
     """
 
     made = []
 
-    def make(load=None, wait=True, champion=None, connect=None, watch=None, **settings) -> FlaskClient:
+    def make(load=None, wait=True, champions=None, connect=None, watch=None, **settings) -> FlaskClient:
         chosen = Settings(**{"label_studio_url": label_studio.url, "min_area": 0.0, **settings})
         load = load or (lambda: predictor)
-        client = create_app(chosen, load=load, champion=champion, connect=connect, watch=watch).test_client()
+        client = create_app(
+            chosen, load=load, champions=champions, connect=connect, watch=watch
+        ).test_client()
         made.append(client)
         if wait:
             until(lambda: client.application.extensions["ebseg"].model.ready, "the model loads")

@@ -251,7 +251,7 @@ def a_token(kind: str, seconds: float) -> str:
     [
         (None, "LABEL_STUDIO_API_KEY is not set"),
         (a_token("refresh", -100), "it is a personal access token that has expired"),
-        (a_token("access", 100), "it is a short-lived access token, good for minutes"),
+        (a_token("access", 1000), "it is a short-lived access token, good for minutes"),
     ],
 )
 def test_a_token_that_cannot_serve_is_a_finding(world, key, detail):

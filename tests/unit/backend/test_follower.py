@@ -12,7 +12,7 @@ import pytest
 import training.registry.registry
 from backend import follower as follower_module
 from backend.app import create_app
-from backend.follower import ChampionFollower, registry_champion
+from backend.follower import ChampionFollower, registry_champions
 from backend.metrics import Metrics, Swap
 from backend.model_holder import ModelHolder
 from ebseg.checkpoint import save_checkpoint
@@ -37,11 +37,11 @@ class Registry:
         self.champion, self.error = champion, None
         self.asked = 0
 
-    def __call__(self) -> Ref | None:
+    def __call__(self) -> dict[int | None, Ref]:
         self.asked += 1
         if self.error:
             raise self.error
-        return Ref(self.champion) if self.champion else None
+        return {None: Ref(self.champion)} if self.champion else {}
 
 
 class Loader:
@@ -58,7 +58,7 @@ class Loader:
 
 
 def follower(registry, load) -> ChampionFollower:
-    return ChampionFollower(registry, load, Metrics(), seconds=60)
+    return ChampionFollower(registry, load, Metrics(), seconds=60, most=2)
 
 
 def served(version: str = "base") -> ModelHolder:
@@ -134,7 +134,7 @@ def test_a_registry_that_lost_its_champion_is_told_once_and_the_champion_served(
 def test_a_registry_that_does_not_answer_is_not_waited_for(monkeypatch, caplog):
     monkeypatch.setattr(follower_module, "FIRST_ANSWER_SECONDS", 0.05)
     silent = threading.Event()
-    followed = follower(lambda: silent.wait(20) and None, Loader())
+    followed = follower(lambda: silent.wait(20) and {}, Loader())
     assert followed.first_model(lambda: Versioned("base")).version == "base"
     silent.set()
     assert "did not answer" in caplog.text
@@ -241,7 +241,7 @@ def test_nothing_is_asked_while_the_first_model_is_being_loaded_nor_after_the_en
 
     monkeypatch.setattr(follower_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     holder = ModelHolder(lambda: loading.wait(20) and Versioned("base"), "name")
-    followed = ChampionFollower(registry, Loader(), Metrics(), seconds=0.005)
+    followed = ChampionFollower(registry, Loader(), Metrics(), seconds=0.005, most=2)
     holder.start()
     thread = followed.follow(holder)
     until(lambda: len(looks) >= 10, "it looks")
@@ -269,7 +269,7 @@ def test_the_application_serves_the_champion_and_shows_what_became_of_it(make_cl
         def checkpoint(self) -> Path:
             return paths[self.name]
 
-    client = make_client(champion=lambda: File(names[-1]), follow_seconds=0.01)
+    client = make_client(champions=lambda: {None: File(names[-1])}, follow_seconds=0.01)
     assert client.get("/versions").json == {"versions": ["one"]}
     names.append("two")
     until(lambda: client.get("/ready").json == {"status": "ready", "model_version": "two"}, "the swap")
@@ -291,9 +291,9 @@ def test_the_application_serves_the_champion_and_shows_what_became_of_it(make_cl
 
 
 def test_no_champion_is_followed_where_the_settings_say_so(make_client):
-    client = make_client(champion=lambda: 1 / 0, follow=False)
+    client = make_client(champions=lambda: 1 / 0, follow=False)
     assert service_of(client).follower is None
-    assert "Champion" not in client.get("/").get_data(as_text=True)
+    assert "Base of" not in client.get("/").get_data(as_text=True)
 
 
 # With MLflow's own registry
@@ -301,7 +301,7 @@ def test_no_champion_is_followed_where_the_settings_say_so(make_client):
 
 def test_looking_for_a_champion_makes_no_store(tmp_path):
     home = tmp_path / "home"
-    assert registry_champion(Settings(home=home)) is None
+    assert registry_champions(Settings(home=home)) == {}
     assert not home.exists()
 
 

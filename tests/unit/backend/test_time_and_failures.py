@@ -166,7 +166,7 @@ def test_a_service_that_stops_finishes_what_is_begun(make_client):
 
 
 def test_a_second_signal_may_interrupt_the_stop_that_the_first_one_asked_for(make_client):
-    service = make_client(ScriptedModel, champion=lambda: None).application.extensions["ebseg"]
+    service = make_client(ScriptedModel, champions=dict).application.extensions["ebseg"]
 
     def interrupt(frame, event, argument):  # before every line, as a signal's handler might
         service.stop()

@@ -156,7 +156,7 @@ class World:
         save_file({"weight": torch.zeros(1)}, path, metadata=header)
         return path
 
-    def load(self, path: Path, device: str | None = None) -> Model:
+    def load(self, path: Path, device: str | None = None, beside: Model | None = None) -> Model:
         version = version_name(Path(path))
         return Model(version, self.rows[version])
 
@@ -207,11 +207,13 @@ class World:
             self.fake.annotate(task, [LEFT, RIGHT])
         return tasks
 
-    def register(self, version: str, rows: int, **tags: str) -> Version:
-        """Register a model as a training would have."""
+    def register(self, version: str, rows: int, project: int = 1, **tags: str) -> Version:
+        """Register a model as a training for a project would have."""
         self.rows[version] = rows
         self.registry.ensure_base()
-        return self.registry.register(self.model_file(version), key=version, run_id=None, tags=tags)
+        return self.registry.register(
+            self.model_file(version), key=version, run_id=None, tags=tags, project=project
+        )
 
     def read(self) -> Manifest:
         """Read the annotations, and start nothing."""

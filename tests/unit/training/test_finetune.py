@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import training.finetuning.finetune
-from ebseg.checkpoint import load_checkpoint
+from ebseg.checkpoint import backbone_name, load_checkpoint
 from ebseg.config import RECIPES
 from ebseg.data.drawn.scenes import SceneSource
 from ebseg.data.samples import Sample
@@ -120,6 +120,21 @@ def test_the_file_is_what_was_measured(random_checkpoint, tmp_path, monkeypatch)
     base, _ = load_checkpoint(random_checkpoint)
     if outcome.chosen == outcome.base:
         assert net.training_vocabulary == base.training_vocabulary
+
+
+def test_with_a_backbones_name_the_head_alone_is_written(random_checkpoint, tmp_path):
+    config = SHORT.model_copy(update={"steps": 2})
+    paths = [
+        _finetune(
+            random_checkpoint, tmp_path / f"{backbone is None}", config, general=None, backbone=backbone
+        ).path
+        for backbone in (None, str(random_checkpoint))
+    ]
+    (whole, _), (head, _) = map(load_checkpoint, paths)
+    for name, weight in whole.named_parameters():
+        assert torch.equal(weight, head.get_parameter(name)), name
+    assert [backbone_name(path) for path in paths] == [None, str(random_checkpoint)]
+    assert 4 * paths[1].stat().st_size < paths[0].stat().st_size
 
 
 def test_general_photos_without_other_labels_keep_nothing(random_tiny, caplog):

@@ -29,7 +29,8 @@ def test_what_came_of_a_training_is_registered_and_judged_next(world, order):
     assert (spec["project"], spec["fingerprint"], spec.get("fold")) == (1, fingerprint, None)
     assert spec["out"] == str(world.home / "runs" / "train-1-0a1b")
     assert spec["base"] == str(world.registry.checkpoint(world.registry.version("1")))
-    candidate = world.registry.version("candidate")
+    assert spec["backbone"] == "models:/ebseg/1"
+    candidate = world.registry.version("candidate-1")
     expected = {
         "project": "1", "fingerprint": fingerprint, "base": "1", "job": "train-1-0a1b", "key": "train-1-0a1b",
     }  # fmt: skip
@@ -39,6 +40,21 @@ def test_what_came_of_a_training_is_registered_and_judged_next(world, order):
     assert job.description == "compare version 2 with the champion, for project 1"
     assert world.jobs.meta["log"] == ["a line of its log"]
     assert world.jobs.meta["progress"] == {"stage": "starting", "total": None, "step": 1}
+
+
+def test_the_backbone_is_that_of_the_model_that_the_line_began_with(world, order):
+    fingerprint = order().arguments[1]
+    first = world.register("street-2", 5, base="1")
+    world.ask(orders.finetune(world.settings, "1-0a1b", 1, fingerprint, first.number, ""))
+    assert world.trained[0]["base"] == str(world.registry.checkpoint(first))
+    assert world.trained[0]["backbone"] == "models:/ebseg/1"
+
+
+def test_a_released_models_backbone_is_known_by_its_name_everywhere(world, order):
+    world.change(model="ebseg-tiny")
+    world.registry.start_over()
+    world.ask(order())
+    assert world.trained[0]["backbone"] == "ebseg-tiny"
 
 
 def test_a_job_that_is_run_again_trains_and_registers_once(world, order):

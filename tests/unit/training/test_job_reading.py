@@ -198,8 +198,8 @@ def test_cross_validation_wants_photos_that_the_champion_has_not_seen(world):
     world.change(few_held_out="cross-validate", min_held_out=8)
     world.annotate(6, 1)
     manifest = world.read()
-    champion = world.register("street-7", 5, base="1", project="1", fingerprint=manifest.fingerprint)
-    world.registry.promote(champion, "by hand")
+    champion = world.register("street-7", 5, base="1", fingerprint=manifest.fingerprint)
+    world.registry.promote(champion, "by hand", project=1)
     assert read(world)["outcome"] == (
         "no training: cross-validation has 1 held-out tasks and 0 that the champion was not trained on: "
         "6 are needed, or 8 held-out ones"

@@ -27,7 +27,7 @@ class Case:
         world.annotate(train, held_out)
         self.manifest = world.read()
         base = world.registry.ensure_base()
-        given = {"project": "1", "fingerprint": self.manifest.fingerprint, "base": str(base.number)} | tags
+        given = {"fingerprint": self.manifest.fingerprint, "base": str(base.number)} | tags
         self.candidate = world.register("better-1", rows, **given)
 
     def judge(self):
@@ -41,7 +41,7 @@ class Case:
         return self.world.ask(order)
 
     def promoted(self):
-        return self.world.registry.champion().number == self.candidate.number
+        return self.world.registry.champion(1).number == self.candidate.number
 
 
 def general_of(monkeypatch, general):
@@ -51,7 +51,7 @@ def general_of(monkeypatch, general):
 # What follows
 
 
-def test_a_better_candidate_is_promoted_and_everybody_gets_its_predictions(world):
+def test_a_better_candidate_is_promoted_and_its_project_alone_gets_its_predictions(world):
     case = Case(world)
     world.connection.sadd(PROJECTS_KEY, 5)
     world.project().train_with("train-1-0a1b", "judge-1-0a1b")
@@ -62,11 +62,12 @@ def test_a_better_candidate_is_promoted_and_everybody_gets_its_predictions(world
         "version": 2,
     }
     assert case.promoted()
-    assert world.registry.history()[-1]["reason"] == result["outcome"].removeprefix("promote: ")
+    assert world.registry.champion(5).number == world.registry.champion().number == 1
+    assert world.registry.history(1)[-1]["reason"] == result["outcome"].removeprefix("promote: ")
     decision = world.registry.decision(case.candidate)
     assert decision["verdict"] == "promote" and decision["compared_with"] == 1
     assert world.project().trained == case.manifest.fingerprint
-    assert world.waiting() == ["plan-1-better-1", "plan-5-better-1", "snapshot-1-0"]
+    assert world.waiting() == ["plan-1-better-1", "snapshot-1-0"]
     find(world.connection, "judge-1-0a1b").set_status("queued")
     assert world.project().training is None  # the jobs are not this project's training any more
 
@@ -96,17 +97,17 @@ def test_with_too_few_held_out_tasks_nothing_is_promoted(world):
     assert not case.promoted()
 
 
-def test_who_lost_to_another_projects_champion_is_trained_anew_from_that_one(world):
+def test_who_lost_to_a_champion_that_came_between_is_trained_anew_from_that_one(world):
     case = Case(world)
-    other = world.register("other-1", 9, project="5")
-    world.registry.promote(other, "better there")
+    other = world.register("other-1", 9)
+    world.registry.promote(other, "by hand", project=1)
     assert case.run()["outcome"].startswith("reject")
     assert world.project().trained is None
 
 
 def test_a_job_that_was_killed_after_the_promotion_goes_on(world):
     case = Case(world)
-    world.registry.promote(case.candidate, "better")
+    world.registry.promote(case.candidate, "better", project=1)
     assert case.run()["outcome"] == "promote: it is the champion already"
     assert world.project().trained == case.manifest.fingerprint
     assert world.registry.decision(case.candidate) is None
@@ -120,16 +121,16 @@ def test_the_champion_of_the_moment_is_who_it_is_compared_with(world, monkeypatc
     other = world.register("other-1", 5)
     promote = Registry.promote
 
-    def meanwhile(registry, version, reason, *, expected_champion=None):
-        if world.registry.champion().number == 1:
-            promote(registry, other, "by hand")
-        promote(registry, version, reason, expected_champion=expected_champion)
+    def meanwhile(registry, version, reason, *, project, expected_champion):
+        if world.registry.champion(1).number == 1:
+            promote(registry, other, "by hand", project=1)
+        promote(registry, version, reason, project=project, expected_champion=expected_champion)
 
     monkeypatch.setattr(Registry, "promote", meanwhile)
     decision = case.judge()
     assert decision.reasons[0].startswith("held-out mIoU 50.0 -> 80.0")
     assert world.registry.decision(case.candidate)["compared_with"] == other.number
-    assert [entry["version"] for entry in world.registry.history()] == [1, other.number, 2]
+    assert [entry["version"] for entry in world.registry.history(1)] == [other.number, 2]
 
 
 def test_a_champion_that_changes_all_the_time_ends_it(world, monkeypatch):
@@ -137,10 +138,10 @@ def test_a_champion_that_changes_all_the_time_ends_it(world, monkeypatch):
     rivals = [world.register(f"rival-{number}", 4) for number in range(2)]
     promote, tries = Registry.promote, []
 
-    def meanwhile(registry, version, reason, *, expected_champion=None):
+    def meanwhile(registry, version, reason, *, project, expected_champion):
         tries.append(expected_champion)
-        promote(registry, rivals[len(tries) % 2], "by hand")
-        promote(registry, version, reason, expected_champion=expected_champion)
+        promote(registry, rivals[len(tries) % 2], "by hand", project=1)
+        promote(registry, version, reason, project=project, expected_champion=expected_champion)
 
     monkeypatch.setattr(Registry, "promote", meanwhile)
     with pytest.raises(TrainingError, match=f"the champion changed {TRIES} times while version 2"):
@@ -155,11 +156,14 @@ def test_without_a_champion_there_is_nobody_to_compare_with(world, monkeypatch):
         case.judge()
 
 
-def test_each_project_is_served_the_common_champion(world):
+def test_where_all_share_a_champion_everybody_gets_its_predictions(world):
+    world.change(share="all")
     case = Case(world)
-    world.registry.promote(case.candidate, "better")
-    assert world.registry.champion(1) == world.registry.champion(5) == world.registry.champion()
-    assert world.registry.ensure_base(1) == world.registry.champion()
+    world.connection.sadd(PROJECTS_KEY, 5)
+    assert case.run()["outcome"].startswith("promote")
+    assert world.registry.champion(5).number == world.registry.champion().number == case.candidate.number
+    assert world.registry.history(1) == world.registry.history()
+    assert world.waiting() == ["plan-1-better-1", "plan-5-better-1", "snapshot-1-0"]
 
 
 # On which photos
@@ -182,14 +186,14 @@ def cross_validated(world, *, seen=0, rows=8):
     world.annotate(seen, 0)
     if seen:
         fingerprint = world.read().fingerprint
-        champion = world.register("street-7", 3, base="1", project="1", fingerprint=fingerprint)
-        world.registry.promote(champion, "by hand")
+        champion = world.register("street-7", 3, base="1", fingerprint=fingerprint)
+        world.registry.promote(champion, "by hand", project=1)
     world.annotate(6, 2)
     fingerprint = world.read().fingerprint
-    base = world.registry.ensure_base()
+    base = world.registry.ensure_base(1)
     world.rows["better-1"] = rows
     world.ask(orders.finetune(world.settings, "1-0a1b", 1, fingerprint, base.number, ""))
-    return world.registry.version("candidate")
+    return world.registry.version("candidate-1")
 
 
 def test_cross_validated_photos_judge_beside_the_held_out_ones(world):
@@ -207,7 +211,7 @@ def test_cross_validated_photos_judge_beside_the_held_out_ones(world):
 def test_photos_that_the_champion_was_trained_on_judge_nothing(world):
     candidate = cross_validated(world, seen=5)
     manifest = world.read()
-    champion = world.registry.champion()
+    champion = world.registry.champion(1)
     seen = seen_photos(world.loop().storage, world.registry, champion)
     decision = judge(world.loop(), candidate, 1, manifest.fingerprint)
     judged = {entry.task for entry in manifest.entries if entry.photo not in seen}
@@ -219,12 +223,12 @@ def test_photos_that_the_champion_was_trained_on_judge_nothing(world):
 def test_what_a_version_has_seen_is_what_it_and_its_forebears_were_trained_on(world):
     world.annotate(2, 1)
     first = world.read()
-    one = world.register("one", 4, base="1", project="1", fingerprint=first.fingerprint)
+    one = world.register("one", 4, base="1", fingerprint=first.fingerprint)
     world.annotate(1, 1)
     second = world.read()
     gone = world.fake.annotations.pop(1)["task"]
     third = world.read()
-    two = world.register("two", 4, base=str(one.number), project="1", fingerprint=third.fingerprint)
+    two = world.register("two", 4, base=str(one.number), fingerprint=third.fingerprint)
     storage = world.loop().storage
     train = {entry.photo for entry in second.part("train")}
     assert len(train) == 3 and gone not in {entry.task for entry in third.entries}
@@ -240,7 +244,7 @@ def test_who_forgets_general_photos_is_not_promoted(world, monkeypatch):
     general = Halves(4)
     general_of(monkeypatch, general)
     case = Case(world)
-    monkeypatch.setattr(judging, "load_model", lambda path, device=None: Forgetful(world.load(path)))
+    monkeypatch.setattr(judging, "load_model", lambda path, **_options: Forgetful(world.load(path)))
     decision = case.judge()
     assert decision.reasons == ("general photos falls from mIoU 60.0 to 50.0, 16.7% of it: allowed are 5.0%",)
     assert not case.promoted()
@@ -306,8 +310,13 @@ def other_project(world, held_out):
     world.connection.sadd(PROJECTS_KEY, 5)
 
 
-@pytest.mark.parametrize(("held_out", "told"), [(4, True), (3, False)])
-def test_other_projects_with_enough_held_out_tasks_are_not_forgotten(world, held_out, told):
+@pytest.mark.parametrize(
+    ("share", "held_out", "told"), [("all", 4, True), ("all", 3, False), ("project", 4, False)]
+)
+def test_other_projects_with_enough_held_out_tasks_are_not_forgotten_where_all_share(
+    world, share, held_out, told
+):
+    world.change(share=share)
     case = Case(world)
     other_project(world, held_out)
     decision = case.judge()

@@ -165,10 +165,35 @@ def test_promotion_and_rollback_by_hand(registry, run):
         f"the champion is version 1 ({base}); it was version 2 (street-2)\n"
     )
     assert [entry["reason"] for entry in registry.history()][1:] == ["by hand", "shadows"]
-    assert json.loads(run("promote", "candidate", "--json")) == {"from": 1, "to": 2, "name": "street-2"}
-    assert json.loads(run("rollback", "--json")) == {"from": 2, "to": 1, "name": base}
+    change = {"project": None, "from": 1, "to": 2, "name": "street-2"}
+    assert json.loads(run("promote", "candidate", "--json")) == change
+    assert json.loads(run("rollback", "--json")) == {"project": None, "from": 2, "to": 1, "name": base}
     (line,) = run("promote", "9", status=1).splitlines()
     assert line == "ebseg: 'ebseg' has no version '9'; known: 1 champion, 2 candidate"
+
+
+def test_a_project_has_a_champion_of_its_own(registry, run, tmp_path):
+    base = registry.champion().name
+    assert run("promote", "2", "--project", "7", "--reason", "night") == (
+        f"the champion of project 7 is version 2 (street-2); it was version 1 ({base})\n"
+    )
+    told = [(each["number"], each["aliases"]) for each in json.loads(run("list", "--json"))]
+    assert told == [(1, ["champion"]), (2, ["candidate", "champion-7"])]
+    numbers = [
+        [each["number"] for each in json.loads(run("list", "--project", project, "--json"))]
+        for project in ("7", "8")
+    ]
+    assert numbers == [[2], [1]]
+    for arguments in (("champion", "--project", "7"), ("champion-7",), ("2", "--project", "7")):
+        shown = run("show", *arguments)
+        assert shown.startswith("version 2 (candidate, champion-7): street-2\n")
+        assert "\nchampion of project 7 since " in shown and ": night\n" in shown
+    assert run("show", "champion", "--project", "8").startswith("version 1 (champion)")
+    assert "champion of project" not in run("show", "2", "--project", "8")
+    told = json.loads(run("show", "2", "--json"))["champion"]
+    assert [(reign["project"], reign["reason"]) for reign in told] == [(7, "night")]
+    assert run("rollback", "--project", "7").startswith("the champion of project 7 is version 1 (")
+    assert "was champion of project 8 before this one" in run("rollback", "--project", "8", status=1)
 
 
 DAMAGES = {

@@ -38,10 +38,18 @@ def test_a_job_with_a_delay_waits_for_its_time(connection):
     assert scheduled.get_job_ids() == [order.job_id] and scheduled.get_jobs_to_schedule() == []
 
 
-def test_a_new_champion_is_asked_for_all_projects(connection):
+@pytest.mark.parametrize(
+    ("share", "project", "asked"),
+    [
+        ("project", None, ["plan-3-street-1", "plan-7-street-1"]),
+        ("all", 7, ["plan-3-street-1", "plan-7-street-1"]),
+        ("project", 7, ["plan-7-street-1"]),
+    ],
+)
+def test_a_new_champion_is_asked_for_the_projects_that_it_serves(connection, share, project, asked):
     connection.sadd(PROJECTS_KEY, 7, 3)
-    refresh(connection, SETTINGS, "street-1")
-    assert queue(connection, QueueName.CONTROL).get_job_ids() == ["plan-3-street-1", "plan-7-street-1"]
+    refresh(connection, SETTINGS.model_copy(update={"share": share}), "street-1", project)
+    assert queue(connection, QueueName.CONTROL).get_job_ids() == asked
 
 
 def test_tasks_are_dealt_out_in_order(connection):

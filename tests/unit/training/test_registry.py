@@ -273,6 +273,104 @@ def test_rollback_after_changes_in_mlflow_itself(three):
     assert three.rollback("worse").number == 1
 
 
+# A champion for each project
+
+
+def test_what_one_project_promotes_and_rolls_back_is_no_other_projects(three):
+    three.promote(three.version("2"), "better on night photos", project=7)
+    three.promote(three.version("3"), "better on plants", project=12, expected_champion=1)
+    assert [three.champion(project).number for project in (7, 12, 8, None)] == [2, 3, 1, 1]
+    assert {owner: each.number for owner, each in three.champions().items()} == {None: 1, 7: 2, 12: 3}
+    assert three.rollback("worse", project=7).number == 1
+    assert [three.champion(project).number for project in (7, 12, 8, None)] == [1, 3, 1, 1]
+    assert [entry["version"] for entry in three.history(7)] == [2, 1]
+    assert [entry["version"] for entry in three.history(12)] == [3]
+    assert [entry["version"] for entry in three.history()] == [1] and three.history(8) == []
+    for project in (7, 8):
+        with pytest.raises(ConfigError, match=f"was champion of project {project} before this one"):
+            three.rollback("worse", project=project)
+    with pytest.raises(ChampionChanged, match="version 3 became the champion"):
+        three.promote(three.version("2"), "better", project=12, expected_champion=1)
+
+
+def test_another_base_is_that_of_projects_without_a_champion_of_their_own(three):
+    three.promote(three.version("2"), "better", project=7)
+    three.promote(three.version("3"), "by hand")
+    assert [three.champion(project).number for project in (7, 8)] == [2, 3]
+    assert three.version("champion-7").number == 2 and three.version("champion-8").number == 3
+
+
+def test_each_project_has_a_candidate(registry, model_file):
+    registry.ensure_base()
+    for project in (7, 12):
+        file = model_file(version=f"street-{project}")
+        version = registry.register(file, key=f"train-{project}", run_id=None, tags={}, project=project)
+        assert version.aliases == (f"candidate-{project}",) and version.tags["project"] == str(project)
+    assert registry.version("candidate-7").name == "street-7"
+    with pytest.raises(ConfigError, match="known: 1 champion, 2 candidate-7, 3 candidate-12$"):
+        registry.version("candidate")
+
+
+def test_a_projects_champion_waits_while_the_settings_name_another_model(three, model_file):
+    three.promote(three.version("2"), "better", project=7)
+    other = Registry(Settings(model=str(model_file("other.safetensors", version="other-1"))))
+    base = other.start_over()
+    assert other.ensure_base(7) == base and other.champions() == {None: base}
+    three.start_over()
+    assert three.champion(7).number == 2
+
+
+@pytest.fixture
+def learnt(registry, model_file):
+    """Register what two projects have learnt, one on the other, by one champion for both, as it once was."""
+    shared = Registry(Settings(share="all"))
+    shared.ensure_base()
+    for number, project in ((2, 7), (3, 12), (4, 8)):
+        tags = {"base": str(min(number - 1, 2))}
+        file = model_file(version=f"street-{number}")
+        version = shared.register(file, key=f"train-{number}", run_id=None, tags=tags, project=project)
+        if project != 8:
+            shared.promote(version, f"better {number}")
+    assert shared.champion(8) == shared.champion() == shared.version("3")
+    return shared
+
+
+def test_the_champion_of_all_stays_with_whom_it_learnt_from(learnt, registry, monkeypatch):
+    write, written = Registry._set_champion, []
+
+    def die(self, client, project, *rest):
+        if project is None:
+            raise KeyboardInterrupt
+        written.append(project)
+        write(self, client, project, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Registry, "_set_champion", die)
+        registry.ensure_base(8)
+    assert registry.ensure_base(8).number == 1
+    assert {owner: each.number for owner, each in registry.champions().items()} == {None: 1, 7: 3, 12: 3}
+    assert written == [7, 12]
+    assert [entry["before"] for entry in registry.history(12)] == [[1, 2]]
+    assert registry.rollback("worse", project=12).number == 2
+    assert registry.champion(7).number == 3
+
+
+def test_who_shares_again_and_parts_again_learns_of_what_came_between(learnt, registry):
+    registry.ensure_base()
+    assert learnt.champion(7).number == 1, "the base"
+    learnt.promote(learnt.version("4"), "better")
+    registry.start_over()
+    assert {owner: each.number for owner, each in registry.champions().items()} == {
+        None: 1, 7: 3, 8: 4, 12: 3
+    }  # fmt: skip
+
+
+def test_where_the_base_is_gone_all_keep_the_champion_that_they_have(learnt, registry):
+    with client_of(registry) as client:
+        client.delete_model_version("ebseg", "1")
+    assert registry.ensure_base(7) == registry.ensure_base(8) == registry.version("3")
+
+
 def test_the_history_fits_into_a_tag():
     history = []
     for number in range(1, 200):
@@ -340,7 +438,11 @@ def test_names_of_the_registry_can_be_loaded(registry, random_checkpoint):
     registry.register(random_checkpoint, key="train-1", run_id=None, tags={})
     for name in ("models:/ebseg@candidate", "models:/ebseg/2"):
         assert ebseg.load(name, device="cpu").version == version_name(random_checkpoint)
-    assert ebseg.load("models:/ebseg@champion").version == registry.champion().name
+    base = registry.champion().name
+    assert ebseg.load("models:/ebseg@champion").version == base
+    registry.promote(registry.version("2"), "better", project=7)
+    for project, version in ((7, version_name(random_checkpoint)), (8, base)):
+        assert ebseg.load(f"models:/ebseg@champion-{project}", device="cpu").version == version
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,11 @@ def test_the_process_reads_what_the_job_wrote(tmp_path, monkeypatch, given, rehe
     Path("street.safetensors").touch()
     settings = Settings(home=tmp_path, **given)
     path = tmp_path / "spec.json"
-    path.write_text(json.dumps(parent.spec(settings, Path("v3.safetensors"), 7, "0f", "train-7-0f")))
+    told = parent.spec(settings, Path("v3.safetensors"), "models:/ebseg/1", 7, "0f", "train-7-0f")
+    path.write_text(json.dumps(told))
     spec = read_spec(path)
     assert (spec.base, spec.project, spec.fingerprint) == ("v3.safetensors", 7, "0f")
+    assert spec.backbone == "models:/ebseg/1"
     assert spec.out == tmp_path / "runs" / "train-7-0f"
     assert spec.mlflow.run_name == "train-7-0f"
     assert spec.config["keep"] == 1 - settings.largest_forgetting
