@@ -30,8 +30,8 @@ def test_few_held_out_tasks_and_the_folds_promote_a_better_candidate(validated):
         "promote: held-out mIoU 30.0 -> 72.2 on 9 held-out or cross-validated tasks: +42.2 points, by the "
         "bootstrap at least +40.0; "
     )
-    assert validated.registry.champion().name == "better-1"
-    decision = validated.registry.decision(validated.registry.champion())
+    assert validated.registry.champion(1).name == "better-1"
+    decision = validated.registry.decision(validated.registry.champion(1))
     assert decision["cross_validated"] is True and len(decision["held_out_tasks"]) == 9
     assert decision["rules"]["few_held_out"] == "cross-validate"
     assert [spec.get("fold") for spec in validated.trained] == [0, 1, 2, None]
@@ -47,7 +47,7 @@ def test_folds_that_are_no_better_keep_a_candidate_back_that_knows_the_photos_by
     validated.annotate(8, 0)
     outcome = learn(validated)["judge"]
     assert outcome.startswith("reject: held-out mIoU 30.0 -> 30.0: +0.0 points, wanted are +1.0; ")
-    assert validated.registry.champion().name == "base-0"
+    assert validated.registry.champion(1).name == "base-0"
 
 
 def test_one_bad_fold_counts_for_its_photos_alone(validated):
