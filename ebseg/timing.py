@@ -7,16 +7,21 @@ step takes 15.6 times the encoder's time (29.1 s) and 12.5 GiB.
 """
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 
+import psutil
 import torch
 from torch import nn
 
+from ebseg.checkpoint import save_checkpoint, save_head
 from ebseg.config import RECIPES, ModelConfig
+from ebseg.loading import load
 from ebseg.model import EBSeg
 from ebseg.runs.memory import peak_bytes
 from ebseg.vocabulary import Vocabulary
@@ -113,6 +118,63 @@ def _training_cost(
         encoder=statistics.median(encoder[1:]),
         peak_gib=peak_bytes(torch.device("cpu")) / 2**30,
     )
+
+
+@dataclass(frozen=True)
+class ProjectsCost:
+    """What models of projects take beside one that is loaded.
+
+    ``file``, ``head``: bytes of the files of a whole model and of a head. ``base``: resident bytes that the
+    loaded model took, ``others``: that the heads took together. ``first``: seconds that loading the first
+    head took, which also names the backbone; ``seconds``: the median of the others.
+    """
+
+    projects: int
+    file: int
+    head: int
+    base: int
+    others: int
+    first: float
+    seconds: float
+
+
+def measure_projects(config: ModelConfig, vocabulary: Vocabulary, projects: int) -> ProjectsCost:
+    """Load a model of random weights in a new process, and so many heads beside it, each from a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+            fresh.submit(_write_models, path, config, vocabulary).result()
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:  # without what wrote them
+            return fresh.submit(_projects_cost, path, projects).result()
+
+
+def _write_models(folder: Path, config: ModelConfig, vocabulary: Vocabulary) -> None:
+    whole = folder / "whole.safetensors"
+    net = EBSeg(config, training_vocabulary=vocabulary)
+    save_checkpoint(net, whole)
+    save_head(net, folder / "head.safetensors", backbone=str(whole))
+
+
+def _projects_cost(folder: Path, projects: int) -> ProjectsCost:
+    whole, head = folder / "whole.safetensors", folder / "head.safetensors"
+    before, seconds = _resident(), list[float]()
+    base = load(whole, device="cpu")
+    one, others = _resident(), []
+    for _ in range(projects):
+        seconds.append(_seconds(lambda: others.append(load(head, device="cpu", beside=base))))
+    return ProjectsCost(
+        projects=projects,
+        file=whole.stat().st_size,
+        head=head.stat().st_size,
+        base=one - before,
+        others=_resident() - one,
+        first=seconds[0],
+        seconds=statistics.median(seconds[1:] or seconds),
+    )
+
+
+def _resident() -> int:
+    return int(psutil.Process().memory_info().rss)
 
 
 @torch.inference_mode()

@@ -168,6 +168,30 @@ def train(
     )
 
 
+@app.command()
+def projects(
+    variant: Annotated[str, typer.Option(help="Size of the model; its weights are random.")] = "base",
+    count: Annotated[int, typer.Option("--projects", min=1, help="Projects with their own champion.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Measure the memory of projects' champions beside the base, whose backbone they share.
+
+    Example: ebseg bench projects --variant base --projects 20
+    """
+    config = find_variant(variant)
+    from ebseg.timing import measure_projects  # as above
+
+    cost = measure_projects(config, Vocabulary(PHRASES[:LABELS]), count)
+    if as_json:
+        typer.echo(json.dumps(asdict(cost)))
+        return
+    typer.echo(
+        f"EBSeg {variant}: a file of {cost.file / 1e6:.0f} MB, a head of {cost.head / 1e6:.0f} MB; in memory "
+        f"{cost.base / 1e6:.0f} MB, and {cost.others / 1e6:.0f} MB more for {count} projects; loading the "
+        f"first took {cost.first:.2f} s, another one {cost.seconds:.2f} s"
+    )
+
+
 def measure_prompts(address: str, photo: str) -> tuple[float, list[Latency]]:
     """Give the seconds of the first click on a photo, and those of clicks and boxes after it.
 

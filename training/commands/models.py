@@ -17,7 +17,8 @@ from training.queue.plans import refresh
 from training.queue.queues import connect
 from training.registry.aliases import CANDIDATE, CHAMPION, own
 from training.registry.decision import Verdict
-from training.registry.registry import Registry, Version
+from training.registry.registry import Registry
+from training.registry.version import Version
 from training.settings import Settings, load_settings
 
 LIVE = {

@@ -11,7 +11,7 @@ from training.jobs.job import job
 from training.judging.cross_validation import train_folds
 from training.loop import Loop, Result
 from training.queue import orders
-from training.registry.registry import Version
+from training.registry.version import Version
 
 
 def finetune(loop: Loop, project: int, fingerprint: str, base: int) -> Result:

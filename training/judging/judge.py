@@ -20,7 +20,8 @@ from training.judging.seen import seen_photos
 from training.loop import Loop
 from training.queue.projects import known_projects
 from training.registry.decision import Decision, Verdict
-from training.registry.registry import ChampionChanged, Version
+from training.registry.registry import ChampionChanged
+from training.registry.version import Version
 
 TRIES = 5
 """Champions that a candidate is compared with, where others are promoted meanwhile."""

@@ -1,7 +1,8 @@
 """Which photos a version was trained on: those cannot judge it."""
 
 from training.annotations.manifest import load
-from training.registry.registry import Registry, Version
+from training.registry.registry import Registry
+from training.registry.version import Version
 from training.storage import Storage
 
 

@@ -15,7 +15,6 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from training.registry.aliases import CANDIDATE, CHAMPION, HISTORY, own, project
 from training.registry.decision import Decision
 from training.registry.history import History, predecessors, succeed
 from training.registry.model_files import MODEL_FOLDER, fetch, upload
+from training.registry.version import Version, line_of, run_of, version_of
 from training.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -48,27 +48,6 @@ PAGE = 1000
 
 class ChampionChanged(EBSegError):
     """Another version has become the champion meanwhile: compare with that one."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version of the model.
-
-    ``name``: with which the version of its predictions begins. ``created``: ISO 8601, UTC. ``run_id``:
-    MLflow's run with its file and its numbers. ``source``: where MLflow looks for its file.
-    """
-
-    number: int
-    name: str
-    aliases: tuple[str, ...]
-    created: str
-    run_id: str | None
-    tags: Mapping[str, str]
-    source: str
-
-    def is_called(self, name: str) -> bool:
-        """Tell whether that is its name, or its predictions carry that version."""
-        return self.name in (name, model_of(name))
 
 
 class Registry:
@@ -192,7 +171,7 @@ class Registry:
 
     def origin(self, version: Version) -> Version:
         """Give the version that a version's line of trainings began with, as far as it is still there."""
-        return _line(version, self.versions())[-1]
+        return line_of(version, self.versions())[-1]
 
     def register(
         self,
@@ -229,7 +208,7 @@ class Registry:
             from ebseg.loading import checkpoint_path
 
             return checkpoint_path(version.tags["checkpoint"])
-        file, run_id = version.tags.get("file"), _run_of(version)
+        file, run_id = version.tags.get("file"), run_of(version)
         if file is None:
             raise ConfigError(
                 f"version {version.number} of {self._model!r} has no tag 'file': register it anew"
@@ -339,7 +318,7 @@ class Registry:
             told["compared_with"] = champion
             tags["compared_with"] = str(champion)
         with self._store() as client:
-            client.log_text(_run_of(version), json.dumps(told, indent=2) + "\n", DECISION_FILE)
+            client.log_text(run_of(version), json.dumps(told, indent=2) + "\n", DECISION_FILE)
             self._note(client, version, headlines, tags)
 
     def decision(self, version: Version) -> dict[str, Any] | None:
@@ -388,7 +367,7 @@ class Registry:
         """
         versions = self._versions(client)
         champion = self._aliased(client, CHAMPION)
-        line = [] if champion is None else _line(champion, versions)
+        line = [] if champion is None else line_of(champion, versions)
         if len(line) > 1 and "base" not in line[-1].tags:
             there = {project_of(CHAMPION, alias) for each in versions for alias in each.aliases}
             before = self._before(client, None, line[0].number)
@@ -458,7 +437,7 @@ class Registry:
 
     def _get(self, client: "MlflowClient", number: int) -> Version:
         found = client.get_model_version(self._model, str(number))
-        return _version(found, list(found.aliases))
+        return version_of(found, list(found.aliases))
 
     def _versions(self, client: "MlflowClient") -> list[Version]:
         registered = self._registered(client)
@@ -472,7 +451,7 @@ class Registry:
         aliases: dict[int, list[str]] = {}
         for alias, number in registered.aliases.items():
             aliases.setdefault(int(number), []).append(alias)
-        versions = [_version(each, aliases.get(int(each.version), [])) for each in found]
+        versions = [version_of(each, aliases.get(int(each.version), [])) for each in found]
         return sorted(versions, key=lambda version: version.number)
 
     def _add(
@@ -504,7 +483,7 @@ class Registry:
                 run_id,
                 tags={**tags, **where, "key": key, "model": self._settings.base_model, "model_version": name},
             )
-            return _version(created, [])
+            return version_of(created, [])
 
     def _new_run(self, client: "MlflowClient", name: str) -> str:
         run_id: str = client.create_run(experiment_id(client, self._model), run_name=name).info.run_id
@@ -544,7 +523,7 @@ class Registry:
 
         now = int(datetime.now(UTC).timestamp() * 1000)
         points = [Metric(_permitted(name), value, now, 0) for name, value in numbers.items()]
-        client.log_batch(_run_of(version), metrics=points, synchronous=True)
+        client.log_batch(run_of(version), metrics=points, synchronous=True)
         for name, value in tags.items():
             client.set_model_version_tag(self._model, str(version.number), _permitted(name), value)
 
@@ -561,34 +540,6 @@ def resolve(name: str) -> Path:
         )
     registry = Registry(load_settings(registered_model=parts[1]))
     return registry.checkpoint(registry.version(parts[2] or parts[3]))
-
-
-def _version(found: "ModelVersion", aliases: Sequence[str]) -> Version:
-    number, tags = int(found.version), dict(found.tags)
-    return Version(
-        number=number,
-        name=tags.get("model_version", f"{found.name}-{number}"),
-        aliases=tuple(sorted(aliases)),
-        created=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
-        run_id=found.run_id or None,
-        tags=tags,
-        source=found.source or "",
-    )
-
-
-def _line(version: Version, versions: Sequence[Version]) -> list[Version]:
-    """List a version, the one that it was trained from, and so on, as far as they are among ``versions``."""
-    there = {each.number: each for each in versions}
-    line = [version]
-    while (parent := line[-1].tags.get("base")) is not None and int(parent) in there:
-        line.append(there[int(parent)])
-    return line
-
-
-def _run_of(version: Version) -> str:
-    if version.run_id is None:
-        raise ConfigError(f"version {version.number} has no run in MLflow: register it anew")
-    return version.run_id
 
 
 def _permitted(name: str) -> str:

@@ -42,7 +42,7 @@ from training.loop import JobProgress, Loop
 from training.queue.orders import Order
 from training.queue.projects import PROJECTS_KEY, Project
 from training.queue.queues import QueueName, find, queue, queues
-from training.registry.registry import Version
+from training.registry.version import Version
 from training.settings import Settings
 
 ROWS = 10

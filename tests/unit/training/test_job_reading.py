@@ -211,6 +211,20 @@ def test_cross_validation_wants_photos_that_the_champion_has_not_seen(world):
 # A change of what is predicted
 
 
+def test_tasks_of_a_project_that_has_no_part_in_the_champion_of_all_get_the_bases_predictions(world):
+    """Once each project has its own; the project that it was trained for keeps it."""
+    world.change(share="all")
+    learnt = world.register("other-1", 9, project=5, base="1")
+    world.registry.promote(learnt, "better there")
+    world.add_task()
+    read(world)
+    assert world.project().version == world.version("other-1") and world.waiting() == []
+    world.change(share="project")
+    read(world, 1)
+    assert world.waiting() == ["plan-1-base-0"]
+    assert world.registry.champion(5).name == "other-1"
+
+
 def test_a_label_that_was_added_has_the_unlabelled_tasks_predicted_anew(world):
     """Label Studio asks for none of them again by itself."""
     task = world.add_task()
