@@ -451,8 +451,9 @@ def drawn(world: ExchangeWorld, seed: int) -> list[dict[str, Any]]:
     return [region.result for region in found]
 
 
-@pytest.mark.parametrize("annotations", [True, False], ids=["annotations", "predictions"])
-@pytest.mark.parametrize("form", ["coco", "coco-polygons", "png"])
+@pytest.mark.parametrize(
+    ("form", "annotations"), [("coco", True), ("coco-polygons", False), ("png", True), ("png", False)]
+)
 def test_a_round_trip_of_images_and_pages_is_equal_to_the_pixel(world, tmp_path, form, annotations):
     for number in (1, 2):
         world.fake.annotate(several(world, number), drawn(world, number))
