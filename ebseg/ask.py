@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from ebseg.vocabulary import Vocabulary
+
+if TYPE_CHECKING:  # it needs PyTorch
+    from ebseg.memory import Memory
 
 Photo = npt.NDArray[np.uint8] | Image.Image | str | Path
 """(H, W, 3) uint8 RGB, a PIL image, or a file's path."""
@@ -53,7 +56,8 @@ class Ask:
     """A question: the labels of a photo's pixels, or the pixels of one label at which a person points.
 
     ``threshold``: the share under which a pixel stays unlabelled; where there is one for each label, that of
-    the pixel's best one counts. ``measures``: what else to tell of each pixel of the whole photo.
+    the pixel's best one counts. ``measures``: what else to tell of each pixel of the whole photo. ``memory``:
+    what was learnt of some of the labels; one of another model's features is not used.
     """
 
     photo: Photo
@@ -61,3 +65,4 @@ class Ask:
     threshold: Threshold = None
     pointed: Pointed | None = None
     measures: tuple[Measure, ...] = ()
+    memory: "Memory | None" = None
