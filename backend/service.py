@@ -17,6 +17,7 @@ import numpy.typing as npt
 from backend.follower import AskChampion, ChampionFollower, registry_champion
 from backend.hints import Hints
 from backend.label_studio_watch import LabelStudioWatch
+from backend.memories import Memories
 from backend.metrics import Metrics, TaskOutcome
 from backend.model_holder import ModelHolder, ModelUnavailable, PinnedModel
 from backend.outbox import Outbox, Sink
@@ -102,7 +103,8 @@ class Setup:
 class Service:
     """Predicts for tasks with the one model of the process; may be called from many threads.
 
-    ``follower`` has the model exchanged, ``outbox`` takes what the learning loop is to know; None: not here.
+    ``follower`` has the model exchanged, ``outbox`` takes what the learning loop is to know, ``memories`` has
+    what projects' corrections taught; None: not here.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Service:
         follower: ChampionFollower | None = None,
         outbox: Outbox | None = None,
         watch: LabelStudioWatch | None = None,
+        memories: Memories | None = None,
     ) -> None:
         self.settings = settings
         self.model = model
@@ -121,6 +124,7 @@ class Service:
         self.follower = follower
         self.outbox = outbox
         self.watch = watch
+        self.memories = memories
         self.hints = Hints()
         self._photos = photos
         self._stopping = False
@@ -138,6 +142,8 @@ class Service:
             self.follower.stop()
         if self.watch:
             self.watch.stop()
+        if self.memories:
+            self.memories.stop()
 
     @property
     def hostname(self) -> str:
@@ -154,7 +160,14 @@ class Service:
         Raises LabelConfigError or VocabularyError for one that cannot be served.
         """
         labelling = self._labelling(label_config, project)
-        return labelling.version(self.model.version) if labelling else self.model.version
+        return self._version(labelling, project, self.model.version)
+
+    def _version(self, labelling: Labelling | None, project: int | None, model: str) -> str:
+        return self._pipeline(labelling, project).version(model) if labelling else model
+
+    def _pipeline(self, labelling: Labelling, project: int | None) -> Pipeline:
+        memory = self.memories.find(project) if self.memories else None
+        return Pipeline(labelling, self._photos, max_pixels=self.settings.max_pixels, memory=memory)
 
     def setup(self, label_config: str | None, project: int | None) -> Setup:
         """Tell a project's version, at once, and take the hint that it uses this service.
@@ -168,7 +181,7 @@ class Service:
         if model.failure:
             raise ModelUnavailable(model.failure)
         labelling = self._labelling(label_config, project)
-        version = labelling.version(model.version) if labelling else model.version
+        version = self._version(labelling, project, model.version)
         self._note_project(project, version if label_config and model.ready else "")
         if self.watch and self.watch.trouble:
             raise Refused(self.watch.trouble)
@@ -216,7 +229,7 @@ class Service:
         with; whatever leaves a smart tool without an answer, Curable where asking again may help;
         ModelUnavailable if the model could not be loaded, and Busy.
         """
-        request = self._request(label_config, context)
+        request = self._request(label_config, context, project)
         if request.model.failure:
             raise ModelUnavailable(request.model.failure)
         if not self._places.acquire(blocking=False):
@@ -226,7 +239,7 @@ class Service:
         finally:
             self._places.release()
         # Asked once, and last: a model that was still being loaded may have come with a later task.
-        version = request.pipeline.labelling.version(request.model.version)
+        version = request.pipeline.version(request.model.version)
         self._note_project(project, version if request.model.ready else "")
         if self.outbox and project is not None and request.asked is None and request.model.ready:
             self.outbox.unfinished(project, _unfinished(tasks, answers), version)
@@ -257,11 +270,11 @@ class Service:
                 answer = answer.joined(self._answer(part, photo, request))
         return answer
 
-    def _request(self, label_config: str, context: Mapping[str, Any] | None) -> _Request:
+    def _request(self, label_config: str, context: Mapping[str, Any] | None, project: int | None) -> _Request:
         labelling = read_labelling(label_config, self.settings)
         return _Request(
             model=self.model.current(),
-            pipeline=Pipeline(labelling, self._photos, max_pixels=self.settings.max_pixels),
+            pipeline=self._pipeline(labelling, project),
             asked=parse_context(context),
             deadline=time.monotonic() + self.settings.predict_budget,
         )
@@ -329,12 +342,14 @@ def build_service(
     champion: AskChampion | None = None,
     connect: Callable[[], Sink] | None = None,
     watch: LabelStudioWatch | None = None,
+    memories: Memories | None = None,
 ) -> Service:
     """Build the service that ``settings`` describe and begin to load its model in the background.
 
     ``load`` gives another model than the one that the settings name; with it no champion is followed, no
-    hints are taken and Label Studio is not watched, except by ``champion``, ``connect`` and ``watch``, which
-    stand for the registry, the queues and the token of the settings. Raises FetchError for an address in the
+    hints are taken, Label Studio is not watched and no memory is used, except by ``champion``, ``connect``,
+    ``watch`` and ``memories``, which stand for the registry, the queues, the token and the storage of the
+    settings. Raises FetchError for an address in the
     settings that cannot be one.
     """
     photos = photo_fetcher(settings)
@@ -343,6 +358,7 @@ def build_service(
         champion = champion or partial(registry_champion, settings)
         connect = connect or partial(_triggers, settings)
         watch = watch or (LabelStudioWatch.of(settings) if settings.label_studio_api_key else None)
+        memories = memories or (Memories.of(settings) if settings.memory else None)
     metrics = Metrics()
     follower = None
     if champion and settings.follow:
@@ -357,7 +373,9 @@ def build_service(
         outbox.start()
     if watch:
         watch.start()
-    return Service(settings, model, photos, metrics, follower, outbox, watch)
+    if memories:
+        memories.start()
+    return Service(settings, model, photos, metrics, follower, outbox, watch, memories)
 
 
 def load_model(settings: Settings, checkpoint: Path | None = None) -> Model:

@@ -5,12 +5,12 @@ H x W: the photo's own size.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ebseg.ask import Memory
 from ebseg.model import Encoded
 
 STRIDE = 4
@@ -20,55 +20,42 @@ SURROUNDINGS = 9
 """Places of the grid along the side of the square whose mean feature tells what is around a pixel."""
 
 
-@dataclass(frozen=True, eq=False)
-class Memory:
-    """What is known of some labels' pixels.
+def join(
+    memory: Memory, strips: Iterator[Tensor], encoded: Encoded, names: Sequence[str], size: tuple[int, int]
+) -> Iterator[Tensor]:
+    """Join strips of scores (K, rows, W), as ``score_strips`` gives them for a photo of ``size`` (H, W).
 
-    ``name``: tells memories of one model apart, see ``ebseg.label_studio.version``. ``model``: the version of
-    the model whose features it reads. ``labels``: S names, as a vocabulary has them. ``weight``: (2 D, S),
-    of a pixel's own feature and then of what is around it; ``bias``: (S,). ``share``: (S,), 0..1, how much it
-    counts in a label's score beside the text; 0: the label's score is the text's.
+    What the text leaves to the remembered labels is dealt out anew among these; the scores of others stay
+    as they are, to the bit.
     """
+    known = {label: place for place, label in enumerate(memory.labels)}
+    asked = [index for index, name in enumerate(names) if name in known]
+    if not asked:
+        yield from strips
+        return
+    chosen = [known[names[index]] for index in asked]
+    logits = _logits(memory, encoded, chosen)
+    others = [index for index in range(len(names)) if index not in set(asked)]
+    share = torch.from_numpy(memory.share[chosen]).to(logits.device)[:, None, None]
+    top = 0
+    for scores in strips:
+        bottom = top + scores.shape[1]
+        answers = _resized_rows(logits, encoded.sizes[0], top, bottom, size).softmax(dim=0)
+        scores[asked] = joined(scores[asked], scores[others].sum(dim=0), answers, share)
+        yield scores
+        top = bottom
 
-    name: str
-    model: str
-    labels: tuple[str, ...]
-    weight: Tensor
-    bias: Tensor
-    share: Tensor
 
-    def join(
-        self, strips: Iterator[Tensor], encoded: Encoded, names: Sequence[str], size: tuple[int, int]
-    ) -> Iterator[Tensor]:
-        """Join strips of scores (K, rows, W), as ``score_strips`` gives them for a photo of ``size`` (H, W).
-
-        What the text leaves to the remembered labels is dealt out anew among these; the scores of others stay
-        as they are, to the bit.
-        """
-        known = {label: place for place, label in enumerate(self.labels)}
-        asked = [index for index, name in enumerate(names) if name in known]
-        chosen = [known[names[index]] for index in asked]
-        if not asked:
-            yield from strips
-            return
-        logits = self._logits(encoded, chosen)
-        others = [index for index in range(len(names)) if index not in set(asked)]
-        share = self.share[chosen].to(logits.device)[:, None, None]
-        top = 0
-        for scores in strips:
-            bottom = top + scores.shape[1]
-            answers = _resized_rows(logits, encoded.sizes[0], top, bottom, size).softmax(dim=0)
-            scores[asked] = joined(scores[asked], scores[others].sum(dim=0), answers, share)
-            yield scores
-            top = bottom
-
-    def _logits(self, encoded: Encoded, chosen: Sequence[int]) -> Tensor:
-        """Give the logits (S, h, w) of some labels; what is around is averaged where it is smallest."""
-        features = encoded.features[0].float()  # (D, h, w)
-        own, around = self.weight[:, chosen].to(features.device).chunk(2)  # (D, S) each
-        logits = torch.einsum("ds,dhw->shw", own, features)
-        logits += surroundings(torch.einsum("ds,dhw->shw", around, features))
-        return logits + self.bias[chosen].to(features.device)[:, None, None]
+def _logits(memory: Memory, encoded: Encoded, chosen: Sequence[int]) -> Tensor:
+    """Give the logits (S, h, w) of some labels; what is around is averaged where it is smallest."""
+    features = encoded.features[0].float()  # (D, h, w)
+    weight, bias = (
+        torch.from_numpy(each[..., chosen]).to(features.device) for each in (memory.weight, memory.bias)
+    )
+    own, around = weight.chunk(2)  # (D, S) each
+    logits = torch.einsum("ds,dhw->shw", own, features)
+    logits += surroundings(torch.einsum("ds,dhw->shw", around, features))
+    return logits + bias[:, None, None]
 
 
 def joined(text: Tensor, others: Tensor, answers: Tensor, share: Tensor) -> Tensor:

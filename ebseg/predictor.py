@@ -14,12 +14,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ebseg.ask import Ask, Measure, Photo, Pointed, Threshold
+from ebseg.ask import Ask, Measure, Memory, Photo, Pointed, Threshold
 from ebseg.certainty import certainty
 from ebseg.config import ModelConfig
 from ebseg.errors import ConfigError, ImageError
 from ebseg.images import read_image
-from ebseg.memory import Memory
+from ebseg.memory import join
 from ebseg.model import EBSeg, Encoded
 from ebseg.pointing import point
 from ebseg.resize import shortest_edge_size
@@ -146,7 +146,7 @@ class Predictor:
         masks = encoded.encoded.masks_at_test_size()
         scored = score_strips(masks, classes, encoded.size)
         if memory is not None and memory.model == self.version:
-            scored = memory.join(scored, encoded.encoded, vocabulary.names, encoded.size)
+            scored = join(memory, scored, encoded.encoded, vocabulary.names, encoded.size)
         strips = [
             (*best_labels(scores, thresholds), *(certainty(scores, measure) for measure in measures))
             for scores in scored

@@ -20,13 +20,14 @@ from PIL import Image
 from rich.progress import track
 
 import ebseg
+from ebseg.ask import Memory
 from ebseg.data.drawn.synthetic import PHRASES, draw_scene
 from ebseg.evaluation.metrics import ConfusionMatrix
-from ebseg.memory import Memory
 from ebseg.predictor import EncodedPhoto, Predictor
 from ebseg.vocabulary import Vocabulary
 from training.memory.fitting import fit
-from training.memory.samples import Samples, sample
+from training.memory.samples import Samples
+from training.memory.sampling import sample
 
 SPARSE = 100
 """Pixels of a photo, where the corrections are few strokes."""

@@ -106,6 +106,9 @@ class Settings(BaseSettings):
         default=5.0, gt=0, description="seconds between looks at which version is the champion"
     )
     learn: bool = Field(default=True, description="take corrections and webhooks as a reason to train")
+    memory: bool = Field(
+        default=True, description="use what corrections say of pixels within seconds, without a training"
+    )
     debounce: float = Field(
         default=60.0, ge=0, description="seconds without an event before a project's annotations are read"
     )

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ebseg.ask import Ask
-from ebseg.memory import Memory, joined, surroundings
+from ebseg.ask import Ask, Memory
+from ebseg.memory import join, joined, surroundings
 from ebseg.predictor import Predictor
 from ebseg.scores import score_strips
 from ebseg.vocabulary import Vocabulary
@@ -24,7 +24,10 @@ def predictor(random_tiny):
 def memory(labels=("road", "car"), share=(1.0, 1.0), model="random"):
     width = 2 * SHALLOW.decoder.width
     weight = torch.randn(width, len(labels), generator=torch.Generator().manual_seed(0))
-    return Memory("abcdef", model, labels, weight, torch.zeros(len(labels)), torch.tensor(share))
+    return Memory(
+        "abcdef", model, labels, weight.numpy(),
+        np.zeros(len(labels), np.float32), np.array(share, np.float32),
+    )  # fmt: skip
 
 
 @torch.inference_mode()
@@ -33,7 +36,7 @@ def scores(predictor, with_memory=None):
     classes = predictor.net.classify(photo.encoded, LABELS)[0]
     strips = score_strips(photo.encoded.masks_at_test_size(), classes, photo.size)
     if with_memory is not None:
-        strips = with_memory.join(strips, photo.encoded, LABELS.names, photo.size)
+        strips = join(with_memory, strips, photo.encoded, LABELS.names, photo.size)
     return torch.cat([strip.clone() for strip in strips], dim=1)
 
 
@@ -65,7 +68,8 @@ def test_a_memory_decides_pixels_as_its_features_say(predictor):
     """The strips' rows and columns are those of the whole map, resized at once."""
     found = predictor.predict_many([Ask(PHOTO, LABELS, memory=memory(labels=LABELS.names, share=(1.0,) * 4))])
     encoded = predictor.encode(PHOTO).encoded
-    own, around = memory(labels=LABELS.names, share=(1.0,) * 4).weight.chunk(2)
+    weight = memory(labels=LABELS.names, share=(1.0,) * 4).weight
+    own, around = torch.from_numpy(weight).chunk(2)
     features = encoded.features[0].float()
     logits = torch.einsum("ds,dhw->shw", own, features)
     logits += torch.einsum("ds,dhw->shw", around, surroundings(features))

@@ -12,6 +12,11 @@ MOST_BYTES = 64 * 2**20
 """Of a project's samples."""
 
 
+def bytes_of_one(width: int, labels: int) -> int:
+    """Tell the bytes of a pixel's sample: ``width`` of the features, ``labels`` of the vocabulary."""
+    return 2 * (2 * width + labels) + 6
+
+
 def samples_key(manifest: Manifest, entry: Entry, model: str) -> str:
     """Name the samples of a photo: by all that decides them."""
     decides = [entry.photo, entry.label_map, model, manifest.vocabulary.to_json(), PIXELS]

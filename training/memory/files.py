@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import torch
 from pydantic import TypeAdapter, ValidationError
 
+from ebseg.ask import Memory
 from ebseg.errors import DataError
-from ebseg.memory import Memory
 from training.memory.samples import Samples
 from training.storage import Storage
 
@@ -58,6 +57,14 @@ class Header:
     held_out: Worth | None
     used: bool
 
+    def in_words(self) -> str:
+        """Say it in a line."""
+        said = f"{len(self.labels)} labels of {self.left_out.photos} photos"
+        for where, worth in (("left out in turn", self.left_out), ("held out", self.held_out)):
+            if worth is not None:
+                said += f"; mIoU {worth.text:.1f} -> {worth.remembered:.1f} on {worth.photos} {where}"
+        return said if self.used else f"{said}; not used, as it is no better than the text"
+
 
 @dataclass(frozen=True, eq=False)
 class StoredMemory:
@@ -79,10 +86,21 @@ def store(storage: Storage, project: int, stored: StoredMemory) -> None:
     np.savez(
         content,
         header=np.frombuffer(_headers().dump_json(stored.header), np.uint8),
-        weight=memory.weight.numpy(),
-        bias=memory.bias.numpy(),
+        weight=memory.weight,
+        bias=memory.bias,
     )
     storage.write(_key(project), content.getvalue())
+
+
+def used(storage: Storage, project: int) -> Memory | None:
+    """Read a project's memory where it is good enough to be used."""
+    found = find(storage, project)
+    return found.memory if found is not None and found.header.used else None
+
+
+def stamp(storage: Storage, project: int) -> str:
+    """Give what changes with a project's memory; cheaper than reading it."""
+    return storage.stamp(_key(project))
 
 
 def find(storage: Storage, project: int) -> StoredMemory | None:
@@ -106,12 +124,17 @@ def _read(content: bytes) -> StoredMemory:
         raise ValueError("its parts do not fit together")
     if not np.isfinite(weight).all() or not np.isfinite(bias).all():
         raise ValueError("its weights are not finite")
-    tensors = (torch.from_numpy(each.astype(np.float32)) for each in (weight, bias, np.array(header.share)))
-    return StoredMemory(header, Memory(header.name, header.model, header.labels, *tensors))
+    parts = (each.astype(np.float32) for each in (weight, bias, np.array(header.share)))
+    return StoredMemory(header, Memory(header.name, header.model, header.labels, *parts))
+
+
+def forget_memory(storage: Storage, project: int) -> None:
+    """Remove a project's memory: the text alone decides from then on. Its samples stay."""
+    storage.remove(_key(project))
 
 
 def forget(storage: Storage, project: int) -> None:
-    """Remove a project's memory: the text alone decides from then on."""
+    """Remove all that is kept of a project's corrected pixels."""
     storage.remove(_folder(project))
 
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebseg.memory import Memory, joined
+from ebseg.ask import Memory
+from ebseg.memory import joined
 from training.memory.samples import Samples
 
 SHARES = (0.0, 0.5, 1.0)
@@ -74,16 +75,16 @@ def fit(photos: Sequence[Samples], names: Sequence[str], model: str) -> Fitted |
         return None
     share, text, remembered = _choose(photos, shown)
     weight, bias = _classifier(photos, shown, MOST_FITTED)
-    tensors = weight, bias, torch.tensor(share)
+    parts = weight.numpy(), bias.numpy(), np.array(share, np.float32)
     known = tuple(names[index] for index in shown)
-    memory = Memory(_name(model, known, tensors), model, known, *tensors)
+    memory = Memory(_name(model, known, parts), model, known, *parts)
     return Fitted(memory, len(photos), text, remembered)
 
 
-def _name(model: str, labels: Sequence[str], tensors: Sequence[Tensor]) -> str:
+def _name(model: str, labels: Sequence[str], parts: Sequence[npt.NDArray[np.float32]]) -> str:
     digest = hashlib.sha256(repr((model, labels)).encode())
-    for tensor in tensors:
-        digest.update(tensor.numpy().tobytes())
+    for part in parts:
+        digest.update(part.tobytes())
     return digest.hexdigest()[:6]
 
 
@@ -94,7 +95,7 @@ def score(memory: Memory, photos: Sequence[Samples], names: Sequence[str]) -> tu
     """
     place = {name: index for index, name in enumerate(names)}
     labels = np.array([place[label] for label in memory.labels])
-    answers = _answers(memory.weight, memory.bias, photos)
+    answers = _answers(torch.from_numpy(memory.weight), torch.from_numpy(memory.bias), photos)
     trial = _Trial(photos, labels, answers)
     return trial.miou([0.0] * len(labels)), trial.miou(memory.share.tolist())
 

@@ -13,6 +13,7 @@ from training.queue import orders
 from training.queue.orders import Which
 from training.queue.projects import known_projects
 from training.queue.queues import is_active, text
+from training.queue.remembering import request_memory
 from training.settings import Settings
 
 CLAIM_SECONDS = 900
@@ -23,8 +24,12 @@ OPEN_SECONDS = 30 * 24 * 3600
 
 
 def refresh(connection: Redis, settings: Settings, model: str) -> None:
-    """Have all unlabelled tasks of all known projects predicted with the model of that version."""
+    """Have all unlabelled tasks of all known projects predicted with the model of that version.
+
+    Their memories are another model's now, and are made anew.
+    """
     for number in known_projects(connection, settings):
+        request_memory(connection, settings, number)
         submit_plan(connection, number, model)
 
 
