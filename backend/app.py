@@ -8,6 +8,7 @@ from flask import Flask, Response, g, request
 from backend import auth, errors, label_studio_routes, operations
 from backend.follower import AskChampions
 from backend.label_studio_watch import LabelStudioWatch
+from backend.memories import Memories
 from backend.metrics import Metrics
 from backend.outbox import Sink
 from backend.service import build_service
@@ -22,14 +23,15 @@ def create_app(
     champions: AskChampions | None = None,
     connect: Callable[[], Sink] | None = None,
     watch: LabelStudioWatch | None = None,
+    memories: Memories | None = None,
 ) -> Flask:
     """Build the application and begin to load its model in the background.
 
-    ``load``, ``champions``, ``connect`` and ``watch`` stand for what the settings name, as in build_service.
+    ``load`` and the others stand for what the settings name, as in build_service.
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
-    service = build_service(settings, load, champions, connect, watch)
+    service = build_service(settings, load, champions, connect, watch, memories)
     app.extensions["ebseg"] = service
     errors.install(app)
     _measure_requests(app, service.metrics)

@@ -45,6 +45,7 @@ def blueprint(service: Service) -> Blueprint:
             follower=service.follower,
             outbox=service.outbox,
             watch=service.watch,
+            memories=service.memories.names() if service.memories else {},
             hints=service.hints.all(),
             counts={outcome.value: service.metrics.count(outcome) for outcome in TaskOutcome},
             label_studio_url=service.settings.label_studio_url,

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from backend.follower import AskChampions, ChampionFollower, registry_champions
 from backend.hints import Hints
 from backend.label_studio_watch import LabelStudioWatch
+from backend.memories import Memories
 from backend.metrics import Metrics, TaskOutcome
 from backend.model_holder import ModelHolder, ModelUnavailable, PinnedModel
 from backend.outbox import Outbox, Sink
@@ -108,7 +109,8 @@ class Service:
     """Predicts for tasks, each project's with its own champion or the base; may be called from many threads.
 
     ``model`` is the base. ``follower`` has models exchanged, and those of projects that have their own;
-    ``outbox`` takes what the learning loop is to know; None: not here.
+    ``outbox`` takes what the learning loop is to know; ``memories`` has what projects' corrections taught;
+    None: not here.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Service:
         follower: ChampionFollower | None = None,
         outbox: Outbox | None = None,
         watch: LabelStudioWatch | None = None,
+        memories: Memories | None = None,
     ) -> None:
         self.settings = settings
         self.model = model
@@ -127,6 +130,7 @@ class Service:
         self.follower = follower
         self.outbox = outbox
         self.watch = watch
+        self.memories = memories
         self.hints = Hints()
         self._photos = photos
         self._stopping = False
@@ -144,6 +148,8 @@ class Service:
             self.follower.stop()
         if self.watch:
             self.watch.stop()
+        if self.memories:
+            self.memories.stop()
 
     @property
     def hostname(self) -> str:
@@ -159,8 +165,8 @@ class Service:
 
         Raises LabelConfigError or VocabularyError for one that cannot be served.
         """
-        labelling, model = self._labelling(label_config, project), self._current(project)
-        return labelling.version(model.version) if labelling else model.version
+        labelling = self._labelling(label_config, project)
+        return self._version(labelling, project, self._current(project).version)
 
     def versions(self) -> list[str]:
         """List the versions that are served: the base's, and those of projects' own champions."""
@@ -170,6 +176,13 @@ class Service:
     def _current(self, project: int | None) -> PinnedModel:
         """Give the model that serves a project now."""
         return self.follower.own.current(project, self.model) if self.follower else self.model.current()
+
+    def _version(self, labelling: Labelling | None, project: int | None, model: str) -> str:
+        return self._pipeline(labelling, project).version(model) if labelling else model
+
+    def _pipeline(self, labelling: Labelling, project: int | None) -> Pipeline:
+        memory = self.memories.find(project) if self.memories else None
+        return Pipeline(labelling, self._photos, max_pixels=self.settings.max_pixels, memory=memory)
 
     def setup(self, label_config: str | None, project: int | None) -> Setup:
         """Tell a project's version, at once, and take the hint that it uses this service.
@@ -183,7 +196,7 @@ class Service:
         if model.failure:
             raise ModelUnavailable(model.failure)
         labelling = self._labelling(label_config, project)
-        version = labelling.version(model.version) if labelling else model.version
+        version = self._version(labelling, project, model.version)
         self._note_project(project, version if label_config and model.ready else "")
         if self.watch and self.watch.trouble:
             raise Refused(self.watch.trouble)
@@ -251,7 +264,7 @@ class Service:
                 raise ModelUnavailable(request.model.failure)
             answers = self._predict(tasks, request)
         # Asked once, and last: a model that was still being loaded may have come with a later task.
-        version = request.pipeline.labelling.version(request.model.version)
+        version = request.pipeline.version(request.model.version)
         self._note_project(project, version if request.model.ready else "")
         if self.outbox and project is not None and request.asked is None and request.model.ready:
             self.outbox.unfinished(project, _unfinished(tasks, answers), version)
@@ -299,7 +312,7 @@ class Service:
             self.follower.heard.wait(self.settings.predict_budget)
         return _Request(
             model=self._current(project),
-            pipeline=Pipeline(labelling, self._photos, max_pixels=self.settings.max_pixels),
+            pipeline=self._pipeline(labelling, project),
             asked=asked,
             deadline=deadline,
         )
@@ -367,12 +380,14 @@ def build_service(
     champions: AskChampions | None = None,
     connect: Callable[[], Sink] | None = None,
     watch: LabelStudioWatch | None = None,
+    memories: Memories | None = None,
 ) -> Service:
     """Build the service that ``settings`` describe and begin to load its model in the background.
 
     ``load`` gives another model than the one that the settings name; with it no champion is followed, no
-    hints are taken and Label Studio is not watched, except by ``champions``, ``connect`` and ``watch``, which
-    stand for the registry, the queues and the token of the settings. Raises FetchError for an address in the
+    hints are taken, Label Studio is not watched and no memory is used, except by ``champions``, ``connect``,
+    ``watch`` and ``memories``, which stand for the registry, the queues, the token and the storage of the
+    settings. Raises FetchError for an address in the
     settings that cannot be one.
     """
     photos, loader = photo_fetcher(settings), ModelLoader(settings)
@@ -381,6 +396,7 @@ def build_service(
         champions = champions or partial(registry_champions, settings)
         connect = connect or partial(_triggers, settings)
         watch = watch or (LabelStudioWatch.of(settings) if settings.label_studio_api_key else None)
+        memories = memories or (Memories.of(settings) if settings.memory else None)
     metrics = Metrics()
     follower = None
     if champions and settings.follow:
@@ -396,7 +412,9 @@ def build_service(
         outbox.start()
     if watch:
         watch.start()
-    return Service(settings, model, photos, metrics, follower, outbox, watch)
+    if memories:
+        memories.start()
+    return Service(settings, model, photos, metrics, follower, outbox, watch, memories)
 
 
 class ModelLoader:

@@ -49,11 +49,31 @@ class Pointed:
 
 
 @dataclass(frozen=True, eq=False)
+class Memory:
+    """What a project's corrections say of some labels' pixels: a linear classifier, see ``ebseg.memory``.
+
+    D is the width of the pixel decoder's features, S the number of labels. ``name``: tells memories of one
+    model apart, see ``ebseg.label_studio.version``. ``model``: the version of the model whose features it
+    reads. ``labels``: S names, as a vocabulary has them. ``weight``: (2 D, S), of a pixel's own feature and
+    then of what is around it; ``bias``: (S,). ``share``: (S,), 0..1, how much it counts in a label's score
+    beside the text; 0: the label's score is the text's.
+    """
+
+    name: str
+    model: str
+    labels: tuple[str, ...]
+    weight: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+    share: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class Ask:
     """A question: the labels of a photo's pixels, or the pixels of one label at which a person points.
 
     ``threshold``: the share under which a pixel stays unlabelled; where there is one for each label, that of
-    the pixel's best one counts. ``measures``: what else to tell of each pixel of the whole photo.
+    the pixel's best one counts. ``measures``: what else to tell of each pixel of the whole photo. ``memory``:
+    what was learnt of some of the labels; one of another model's features is not used.
     """
 
     photo: Photo
@@ -61,3 +81,4 @@ class Ask:
     threshold: Threshold = None
     pointed: Pointed | None = None
     measures: tuple[Measure, ...] = ()
+    memory: Memory | None = None

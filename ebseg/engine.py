@@ -13,7 +13,7 @@ from ebseg.predictor import EncodedPhoto, Predictor, as_array
 from ebseg.segmentation import Segmentation
 
 CACHE_BYTES = 256 * 2**20
-"""Of encoded photos: some 15 of EBSeg-B's, hundreds of the small model's."""
+"""Of encoded photos: some 8 of EBSeg-B's, a hundred of the small model's."""
 
 
 class EncodedPhotos:

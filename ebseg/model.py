@@ -43,8 +43,9 @@ class Encoded:
 
     ``masks``: (B, Q, h, w) logits at stride 4 of the padded photos. ``a``, ``b``, ``c``: (B, Q, E), each
     mask's embedding by the mask decoder, by CLIP's recognition, and pooled from CLIP's dense features.
-    ``dense``: (B, E, g, G), these features, of the surgery stream, L2-normalised over E. ``sizes``: each
-    photo's (height, width) at test size; ``padded``: the (rows, columns) that all are padded to.
+    ``dense``: (B, E, g, G), these features, of the surgery stream, L2-normalised over E. ``features``:
+    (B, D, h, w) float16, the pixel decoder's, L2-normalised over D. ``sizes``: each photo's (height, width)
+    at test size; ``padded``: the (rows, columns) that all are padded to.
     """
 
     masks: Tensor
@@ -52,6 +53,7 @@ class Encoded:
     b: Tensor
     c: Tensor
     dense: Tensor
+    features: Tensor
     sizes: tuple[tuple[int, int], ...]
     padded: tuple[int, int]
 
@@ -64,6 +66,7 @@ class Encoded:
             b=self.b[one],
             c=self.c[one],
             dense=self.dense[one],
+            features=self.features[one],
             sizes=self.sizes[one],
             padded=self.padded,
         )
@@ -169,6 +172,7 @@ class EBSeg(nn.Module):
             b=recognised,
             c=pooled,
             dense=dense,
+            features=F.normalize(mask_features, dim=1).half(),
             sizes=tuple((image.shape[-2], image.shape[-1]) for image in images),
             padded=(rows, columns),
         )

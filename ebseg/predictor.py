@@ -14,11 +14,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ebseg.ask import Ask, Measure, Photo, Pointed, Threshold
+from ebseg.ask import Ask, Measure, Memory, Photo, Pointed, Threshold
 from ebseg.certainty import certainty
 from ebseg.config import ModelConfig
 from ebseg.errors import ConfigError, ImageError
 from ebseg.images import read_image
+from ebseg.memory import join
 from ebseg.model import EBSeg, Encoded
 from ebseg.pointing import point
 from ebseg.resize import shortest_edge_size
@@ -117,7 +118,7 @@ class Predictor:
     def answer(self, ask: Ask, encoded: EncodedPhoto, pixels: npt.NDArray[np.uint8]) -> Segmentation:
         """Answer a question about a photo, (H, W, 3) uint8 RGB, that this model has encoded."""
         if ask.pointed is None:
-            return self.decide(encoded, ask.vocabulary, ask.threshold, ask.measures)
+            return self.decide(encoded, ask.vocabulary, ask.threshold, ask.measures, ask.memory)
         return self.point(encoded, pixels, ask.vocabulary, ask.pointed)
 
     def encode(self, photo: Photo) -> EncodedPhoto:
@@ -137,14 +138,18 @@ class Predictor:
         vocabulary: Vocabulary,
         threshold: Threshold = None,
         measures: Sequence[Measure] = (),
+        memory: Memory | None = None,
     ) -> Segmentation:
         """Label every pixel of a photo that this model has encoded; the rest as in ``Ask``."""
         thresholds = self._thresholds(threshold, vocabulary)
         classes = self.net.classify(encoded.encoded, vocabulary, text=self.texts(vocabulary))[0]
         masks = encoded.encoded.masks_at_test_size()
+        scored = score_strips(masks, classes, encoded.size)
+        if memory is not None and memory.model == self.version:
+            scored = join(memory, scored, encoded.encoded, vocabulary.names, encoded.size)
         strips = [
             (*best_labels(scores, thresholds), *(certainty(scores, measure) for measure in measures))
-            for scores in score_strips(masks, classes, encoded.size)
+            for scores in scored
         ]
         label_map, shares, *others = (torch.cat(parts).cpu().numpy() for parts in zip(*strips, strict=True))
         return Segmentation(label_map, shares, vocabulary.names, dict(zip(measures, others, strict=True)))

@@ -115,6 +115,9 @@ class Settings(BaseSettings):
         description="models of projects kept in memory beside the base, of which they are heads",
     )
     learn: bool = Field(default=True, description="take corrections and webhooks as a reason to train")
+    memory: bool = Field(
+        default=True, description="use what corrections say of pixels within seconds, without a training"
+    )
     debounce: float = Field(
         default=60.0, ge=0, description="seconds without an event before a project's annotations are read"
     )

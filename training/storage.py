@@ -67,6 +67,14 @@ class Storage:
         files, _ = self._place
         return bool(files.isfile(self._path(key)))
 
+    def stamp(self, key: str) -> str:
+        """Give what is another whenever a file is written anew; empty where there is none."""
+        files, _ = self._place
+        try:
+            return str(files.ukey(self._path(key)))
+        except FileNotFoundError:
+            return ""
+
     def keys(self, prefix: str = "") -> list[str]:
         """List the files below a folder, sorted; none where it does not exist."""
         files, root = self._place

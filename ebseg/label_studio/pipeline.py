@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ebseg.ask import Ask, Measure
+from ebseg.ask import Ask, Measure, Memory
 from ebseg.errors import ImageError, NoPhoto
 from ebseg.images import read_image
 from ebseg.label_studio.questions import Question, Served
@@ -16,6 +16,7 @@ from ebseg.label_studio.regions import Region, masks_to_regions, on_page, predic
 from ebseg.label_studio.smart_tools import InteractiveRequest, less
 from ebseg.label_studio.style import style
 from ebseg.label_studio.tasks import Labelling, TaskError, TaskPhoto, describe, task_id
+from ebseg.label_studio.version import with_memory
 
 _log = logging.getLogger(__name__)
 
@@ -65,12 +66,20 @@ class Model(Protocol):
 class Pipeline:
     """How the tasks of one label config become predictions; its steps may be taken in different threads.
 
-    ``max_pixels``: that a photo may have.
+    ``max_pixels``: that a photo may have. ``memory``: of the project's corrections, if there is one; it
+    counts where the model is the one that it belongs to.
     """
 
     labelling: Labelling
     fetcher: Fetcher
     max_pixels: int
+    memory: Memory | None = None
+
+    def version(self, model: str) -> str:
+        """Name the version of the predictions that a model of that version makes."""
+        if self.memory is not None and self.memory.model == model:
+            model = with_memory(model, self.memory.name)
+        return self.labelling.version(model)
 
     def predict(self, task: Any, model: Model) -> dict[str, Any]:
         """Make a task's prediction as Label Studio stores it. Raises EBSegError for a bad task or photo.
@@ -90,7 +99,7 @@ class Pipeline:
             raise faults[0]
         for fault in faults:
             _log.warning("%s: a photo is left out: %s", describe(task), fault)
-        return prediction(regions, self.labelling.version(model.version))
+        return prediction(regions, self.version(model.version))
 
     def photos(self, task: Any, asked: InteractiveRequest | None = None) -> list[TaskPhoto]:
         """List a task's photos, or the one that a smart tool points at.
@@ -124,9 +133,8 @@ class Pipeline:
             for prompt in asked.prompts:
                 prompt.draw(photo.shape[0], photo.shape[1])
             pointed = asked.pointed(asked.place(question))
-        return Ask(
-            photo, question.vocabulary, question.threshold, pointed, () if asked else question.measures
-        )
+        measures = () if asked else question.measures
+        return Ask(photo, question.vocabulary, question.threshold, pointed, measures, self.memory)
 
     def regions(
         self, found: Segmentation, of: TaskPhoto, asked: InteractiveRequest | None = None

@@ -45,6 +45,7 @@ LOOP = {
     "EBSEG_HELD_OUT_SHARE": "0.35",
     "EBSEG_MIN_NEW_ANNOTATIONS": "16",
     "EBSEG_DEBOUNCE": "3",
+    "EBSEG_MEMORY": "false",  # what fine-tuning does is looked at
     "EBSEG_FOLLOW_SECONDS": "1",
     "EBSEG_FINETUNE_STEPS": "300" if street() else "60",  # real photos take longer to learn
     "EBSEG_GENERAL_PHOTOS": "20",

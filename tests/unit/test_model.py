@@ -63,6 +63,7 @@ def test_a_batch_says_of_each_photo_what_it_says_of_it_alone():
         alone, one = net.encode([image]), together.photo(index)
         for name in ("masks", "a", "b", "c", "dense"):
             assert same(getattr(one, name), getattr(alone, name)), name
+        assert torch.allclose(one.features, alone.features, rtol=0, atol=1e-3)  # of half precision, up to 1
         assert same(one.masks_at_test_size(), alone.masks_at_test_size())
         assert same(together.masks_at_test_size(index), alone.masks_at_test_size())
         assert same(classes[index], net.classify(alone, vocabulary)[0])
@@ -80,7 +81,8 @@ def test_photos_of_different_padded_sizes_are_not_encoded_together(net):
 def test_labels_are_asked_for_of_what_was_encoded_before_they_were_known(net):
     image = torch.rand(3, 50, 77) * 255
     encoded = net.encode([image])
-    before = {name: getattr(encoded, name).clone() for name in ("masks", "a", "b", "c", "dense")}
+    parts = ("masks", "a", "b", "c", "dense", "features")
+    before = {name: getattr(encoded, name).clone() for name in parts}
     for vocabulary in (Vocabulary(LABELS), Vocabulary(["tree"])):
         scores = net.combine(encoded.masks_at_test_size(), net.classify(encoded, vocabulary)[0], (40, 60))
         assert torch.equal(scores, net.segment(image, vocabulary, (40, 60)))

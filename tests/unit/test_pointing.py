@@ -26,7 +26,7 @@ def encoded() -> Encoded:
     nothing = torch.zeros(1, 4, 2)
     return Encoded(
         masks=masks, a=nothing, b=nothing, c=nothing, dense=torch.zeros(1, 2, 2, 2),
-        sizes=((48, 64),), padded=(64, 64),
+        features=torch.zeros(1, 2, 16, 16), sizes=((48, 64),), padded=(64, 64),
     )  # fmt: skip
 
 

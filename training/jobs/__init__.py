@@ -1,8 +1,9 @@
 """The jobs of the learning loop, one module each, by the names under which Redis keeps them.
 
 In the order in which they follow each other: ``snapshot_project``, ``finetune_project``,
-``judge_candidate``, ``label_project``, ``label_tasks``; and ``sweep``, which the schedule starts. Each is a
-function of JSON values that may be run again at any time: it finds what an earlier run has done, and goes on.
+``judge_candidate``, ``label_project``, ``label_tasks``; beside them ``remember_project``; and ``sweep``,
+which the schedule starts. Each is a function of JSON values that may be run again at any time: it finds what
+an earlier run has done, and goes on.
 """
 
 import importlib
@@ -10,6 +11,7 @@ from typing import Any
 
 _MODULES = {
     "snapshot_project": "reading",
+    "remember_project": "remembering",
     "finetune_project": "finetuning",
     "judge_candidate": "judging",
     "label_project": "planning",

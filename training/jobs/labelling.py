@@ -11,21 +11,16 @@ from typing import Any
 
 from ebseg.engine import EncodedPhotos, Engine
 from ebseg.errors import FetchError, TokenRefused
-from ebseg.label_studio.fetch import ImageFetcher
 from ebseg.label_studio.pipeline import Model, Pipeline
-from ebseg.label_studio.tasks import Labelling
-from ebseg.label_studio.version import model_of
+from ebseg.label_studio.version import model_of, without_memory
 from ebseg.loading import load
 from training.annotations.label_studio import LabelStudioClient, LabelStudioPrediction, NotInLabelStudio
-from training.annotations.labelling import read_labelling
 from training.annotations.one_task import BadTask, one_task
-from training.annotations.photos import PatientFetcher
 from training.jobs.job import job
-from training.jobs.planning import end_part
+from training.jobs.planning import end_part, pipeline_of
 from training.loop import Loop, Result
 from training.queue.orders import Which
 from training.queue.plans import claimer, leave_open
-from training.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -97,17 +92,19 @@ def predict_tasks(
     settings, studio = loop.settings, loop.studio()
     loop.progress.stage("loading the model")
     try:
-        labelling = read_labelling(studio.project(project).label_config, settings)
+        path = pipeline_of(loop, studio, project)
     except NotInLabelStudio:
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
-    if plan and labelling.version(loop.registry.ensure_base(project).name) != version:
+    # A memory that is newer than the plan is no reason to give up: it comes with every Submit.
+    now = path.labelling.version(loop.registry.ensure_base(project).name)
+    if plan and now != without_memory(version):
         return {"outcome": f"{version} is not served any more"}
     predictor = load(loop.registry.named(version), device=settings.device)
     model = Engine(predictor, encoded=EncodedPhotos(0))  # a task is predicted once
     done = loop.progress.stage("predicting", len(tasks))
-    claim = claimer(loop.connection, loop.job_id, labelling.version(model.version))
+    claim = claimer(loop.connection, loop.job_id, path.version(model.version))
     anew = Anew(Which(which), {model_of(version), *loop.registry.names()})
-    pushed = label(studio, loop.photos(), model, labelling, settings, project, tasks, claim, done, anew)
+    pushed = label(studio, path, model, project, tasks, claim, done, anew)
     if plan:
         if pushed.deferred:
             leave_open(loop.connection, plan)
@@ -121,10 +118,8 @@ def predict_tasks(
 
 def label(
     studio: LabelStudioClient,
-    photos: ImageFetcher,
+    pipeline: Pipeline,
     model: Model,
-    labelling: Labelling,
-    settings: Settings,
     project: int,
     tasks: Sequence[int],
     claim: Callable[[int], bool],
@@ -138,11 +133,6 @@ def label(
     away, and FetchError where it refuses the token: what was pushed stays.
     """
     done = Pushed()
-    pipeline = Pipeline(
-        labelling,
-        PatientFetcher(photos, lambda: studio.project(project), settings.patience),
-        max_pixels=settings.max_pixels,
-    )
     for number, task_id in enumerate(tasks, start=1):
         if claim(task_id):
             _label_one(studio, pipeline, model, project, task_id, anew, done)
@@ -162,7 +152,7 @@ def _label_one(
     done: Pushed,
 ) -> None:
     try:
-        wanted = pipeline.labelling.version(model.version)
+        wanted = pipeline.version(model.version)
         found = studio.predictions_of(task_id)
         stale = anew.stale(found, wanted)
         if anew.is_needed(found, wanted):

@@ -1,10 +1,14 @@
 """The job that fans the unlabelled tasks of a project out, and what ends such a plan."""
 
+from ebseg.label_studio.pipeline import Pipeline
+from ebseg.label_studio.version import without_memory
 from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
 from training.annotations.labelling import read_labelling
+from training.annotations.photos import PatientFetcher
 from training.annotations.score_column import show_scores
 from training.jobs.job import job
 from training.loop import Loop, Result
+from training.memory import files
 from training.queue.orders import Which
 from training.queue.plans import close_plan, open_plan, submit_chunks
 from training.queue.projects import Project, forget_project
@@ -40,21 +44,35 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
 
 
 def served(loop: Loop, studio: LabelStudioClient, project: int) -> str:
-    """Give the version of a project's predictions as of now: the champion's, with the project's label config.
+    """Give the version of a project's predictions as of now: of the champion, memory and label config.
 
     Raises LabelConfigError or VocabularyError for one that cannot be served, and NotInLabelStudio.
     """
-    labelling = read_labelling(studio.project(project).label_config, loop.settings)
-    return labelling.version(loop.registry.ensure_base(project).name)
+    return pipeline_of(loop, studio, project).version(loop.registry.ensure_base(project).name)
+
+
+def pipeline_of(loop: Loop, studio: LabelStudioClient, project: int) -> Pipeline:
+    """Give the way from a project's tasks to their predictions; raises as ``served``."""
+    settings = loop.settings
+    return Pipeline(
+        read_labelling(studio.project(project).label_config, settings),
+        PatientFetcher(loop.photos(), lambda: studio.project(project), settings.patience),
+        settings.max_pixels,
+        files.used(loop.storage, project) if settings.memory else None,
+    )
 
 
 def end_part(loop: Loop, studio: LabelStudioClient, project: int, version: str, *, plan: str) -> None:
     """Note that this job's part of a plan is done; the last one has the project show the version's scores.
 
-    Not where another version is served by now, or somebody chose another model's.
+    Not where another version is served by now, or somebody chose another model's. That of a newer
+    memory is no other: the parts of a plan predict with the newest.
     """
-    if close_plan(loop.connection, plan, loop.job_id) and served(loop, studio, project) == version:
-        show_scores(studio, project, version, loop.registry.names)
+    if not close_plan(loop.connection, plan, loop.job_id):
+        return
+    now = served(loop, studio, project)
+    if without_memory(now) == without_memory(version):
+        show_scores(studio, project, now, loop.registry.names)
 
 
 label_project = job(plan)

@@ -6,6 +6,7 @@ from training.queue import orders
 from training.queue.orders import Which
 from training.queue.plans import is_open, submit_plan
 from training.queue.projects import Project, known_projects
+from training.queue.remembering import request_memory
 from training.queue.schedule import plan_next
 
 RESUMED = (Which.MISSING, Which.NEW, Which.EMPTY)
@@ -17,6 +18,7 @@ def look_at_all(loop: Loop, at: str) -> Result:
     projects = known_projects(loop.connection, loop.settings)
     for number in projects:
         Project(loop.connection, number, loop.clock).request_round(0.0)
+        request_memory(loop.connection, loop.settings, number)
         champion = loop.registry.champion(number)
         # A plan of which a job failed for good: what is done already is not done again.
         for which in RESUMED:

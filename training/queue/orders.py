@@ -49,9 +49,9 @@ class Order:
         """Put it into its queue once, after ``delay`` seconds; see ``queues.submit``."""
         return submit(connection, self.line, self.function, self.arguments, delay=delay, **self._options)
 
-    def resubmit(self, connection: Redis) -> bool:
+    def resubmit(self, connection: Redis, *, delay: float = 0.0) -> bool:
         """Put it into its queue, also where it was done before; see ``queues.resubmit``."""
-        return resubmit(connection, self.line, self.function, self.arguments, **self._options)
+        return resubmit(connection, self.line, self.function, self.arguments, delay=delay, **self._options)
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -71,6 +71,17 @@ def snapshot(project: int, number: int) -> Order:
         (project, number),
         f"snapshot-{project}-{number}",
         f"read the annotations of project {project}",
+    )
+
+
+def remember(project: int) -> Order:
+    """Bring a project's memory of corrections up to date."""
+    return Order(
+        "training.jobs.remember_project",
+        QueueName.CONTROL,
+        (project,),
+        f"remember-{project}",
+        f"remember the corrections of project {project}",
     )
 
 

@@ -13,6 +13,7 @@ from training.queue import orders
 from training.queue.orders import Which
 from training.queue.projects import known_projects
 from training.queue.queues import is_active, text
+from training.queue.remembering import request_memory
 from training.settings import Settings
 
 CLAIM_SECONDS = 900
@@ -26,10 +27,11 @@ def refresh(connection: Redis, settings: Settings, model: str, project: int | No
     """Have a project's unlabelled tasks predicted with the model of that version, its new champion.
 
     Without a project, or where all share one champion, those of all known ones; who is served another version
-    takes no part in it.
+    takes no part in it. Their memories are another model's now, and are made anew.
     """
     alone = None if settings.share == "all" else project
     for number in known_projects(connection, settings) if alone is None else [alone]:
+        request_memory(connection, settings, number)
         submit_plan(connection, number, model)
 
 

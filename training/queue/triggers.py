@@ -14,6 +14,7 @@ from training.queue.projects import (
     tell_the_model,
 )
 from training.queue.queues import connect, find
+from training.queue.remembering import request_memory
 from training.settings import Settings
 
 MOST_PROJECTS = 10_000
@@ -58,6 +59,7 @@ class Triggers:
             return
         project = Project(self._connection, project_id)
         project.note(events, forced=forced, uploaded=uploaded)
+        request_memory(self._connection, self._settings, project_id)
         project.request_round(0.0 if forced else self._settings.debounce)
 
     def finish(self, project_id: int, task_ids: list[int], version: str) -> None:

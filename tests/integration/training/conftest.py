@@ -48,7 +48,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def settings(redis_server: Server) -> Settings:
-    return Settings(home=redis_server.home, redis_url=redis_server.url, debounce=60.0)
+    return Settings(home=redis_server.home, redis_url=redis_server.url, debounce=60.0, memory=False)
 
 
 @pytest.fixture

@@ -50,12 +50,13 @@ def test_jobs_are_json(settings):
     assert b'"operator.add"' in __import__("zlib").decompress(stored[b"data"])
 
 
-def test_a_thousand_events_are_one_reading(settings):
-    triggers = Triggers(settings)
+def test_a_thousand_events_are_one_reading_and_one_look_at_the_memory(settings):
+    triggers = Triggers(settings.model_copy(update={"memory": True}))
     for _ in range(1000):
         triggers.note_event(7, 1, False)
     connection = connect(settings)
-    assert queue(connection, QueueName.CONTROL).scheduled_job_registry.get_job_ids() == ["snapshot-7-0"]
+    waiting = queue(connection, QueueName.CONTROL).scheduled_job_registry.get_job_ids()
+    assert waiting == ["remember-7", "snapshot-7-0"]
     assert Project(connection, 7).begin_reading() == (1000, False)
     assert known_projects(connection, settings) == [7]
 
@@ -63,7 +64,7 @@ def test_a_thousand_events_are_one_reading(settings):
 def test_events_from_many_processes_are_one_reading(settings, redis_server):
     code = (
         "import sys\nfrom training.settings import Settings\nfrom training.queue.triggers import Triggers\n"
-        "t = Triggers(Settings(redis_url=sys.argv[1]))\n"
+        "t = Triggers(Settings(redis_url=sys.argv[1], memory=False))\n"
         "for _ in range(100): t.note_event(7, 1, False)\n"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, redis_server.url]) for _ in range(3)]

@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from backend.app import create_app
+from ebseg.ask import Memory
 from ebseg.checkpoint import save_checkpoint
 from ebseg.data.drawn.synthetic import draw_scene
 from ebseg.label_studio.tasks import read_label_config
@@ -24,6 +25,30 @@ from tests.unit.shallow import SHALLOW
 from training.settings import Settings
 
 READY_SECONDS = 20
+
+MEMORY = Memory(
+    "abcdef", "tiny-untrained", ("sky", "road"), np.zeros((2 * SHALLOW.decoder.width, 2), np.float32),
+    np.array([-9, 9], np.float32), np.ones(2, np.float32),
+)  # fmt: skip
+"""That all is road."""
+
+
+class Shelf:
+    """Memories by project; ``read`` lists what was read."""
+
+    def __init__(self, **memories: Memory | None) -> None:
+        self.memories = {int(project[1:]): memory for project, memory in memories.items() if memory}
+        self.read: list[int] = []
+        self.broken = False
+
+    def stamp(self, project):
+        if self.broken:
+            raise OSError("the storage is away")
+        return self.memories[project].name if project in self.memories else ""
+
+    def used(self, project):
+        self.read.append(project)
+        return self.memories.get(project)
 
 
 def png(image: np.ndarray) -> bytes:
@@ -86,16 +111,18 @@ def make_client(label_studio, predictor) -> Iterator[Callable[..., FlaskClient]]
     """Build a client of the service; ``load`` gives another model than the untrained one.
 
     No champion is followed, no hints are taken and Label Studio is not watched but where ``champions``,
-    ``connect`` and ``watch`` are given.
+    ``connect`` and ``watch`` are given; no memory is used but those of ``memories``.
     """
 
     made = []
 
-    def make(load=None, wait=True, champions=None, connect=None, watch=None, **settings) -> FlaskClient:
+    def make(
+        load=None, wait=True, champions=None, connect=None, watch=None, memories=None, **settings
+    ) -> FlaskClient:
         chosen = Settings(**{"label_studio_url": label_studio.url, "min_area": 0.0, **settings})
         load = load or (lambda: predictor)
         client = create_app(
-            chosen, load=load, champions=champions, connect=connect, watch=watch
+            chosen, load=load, champions=champions, connect=connect, watch=watch, memories=memories
         ).test_client()
         made.append(client)
         if wait:
@@ -195,10 +222,12 @@ def upload(number: int) -> str:
     return f"/data/upload/1/{number}.png"
 
 
-def predict(client: FlaskClient, tasks: list, config: str | None = None, context=None, **options):
+def predict(
+    client: FlaskClient, tasks: list, config: str | None = None, context=None, project: int = 1, **options
+):
     body = {
         "tasks": tasks,
-        "project": "1.1700000000",
+        "project": f"{project}.1700000000",
         "label_config": label_config() if config is None else config,
         "params": {"login": None, "password": None, "context": context},
     }

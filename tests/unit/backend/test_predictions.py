@@ -11,12 +11,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backend.memories import Memories
 from backend.metrics import TaskOutcome
 from ebseg.ask import Ask, Pointed
 from ebseg.label_studio import brush
+from ebseg.label_studio.pipeline import Pipeline
 from ebseg.label_studio.prompts import Point
 from ebseg.vocabulary import Vocabulary
-from tests.unit.backend.conftest import label_config, named, png, predict, results, task, upload
+from tests.unit.backend.conftest import (
+    MEMORY,
+    Shelf,
+    label_config,
+    named,
+    png,
+    predict,
+    results,
+    task,
+    upload,
+)
 from tests.unit.backend.test_time_and_failures import ScriptedModel
 from tests.unit.label_studio.http_server import redirect, reply
 from tests.unit.training.fake_label_studio import FakeLabelStudio
@@ -115,9 +127,9 @@ def test_the_least_area_is_the_settings_unless_the_control_has_its_own(
         ('model_min_area="0"', {"min_area": 0.5}),
     ],
 )
-@pytest.mark.parametrize("threshold", [None, 0.0, 0.5])
+@pytest.mark.parametrize(("threshold", "memory"), [(None, None), (0.0, None), (0.5, None), (0.0, MEMORY)])
 def test_a_workers_prediction_of_a_task_is_the_same_byte_for_byte(
-    make_client, label_studio, predictor, control, settings, threshold
+    make_client, label_studio, predictor, control, settings, threshold, memory
 ):
     own = "" if threshold is None else f'model_score_threshold="{threshold}"'
     config = label_config(control=control).replace('model_score_threshold="0"', own)
@@ -126,14 +138,16 @@ def test_a_workers_prediction_of_a_task_is_the_same_byte_for_byte(
     tasks = [studio.add_task(image=upload(number)) for number in range(3)]
     worker = Settings(**{"min_area": 0.0, **settings})
     label(
-        LabelStudioClient(worker, http=studio.http), photo_fetcher(worker), predictor,
-        read_labelling(config, worker), worker, 1, tasks, lambda task: True, lambda done: None,
+        LabelStudioClient(worker, http=studio.http),
+        Pipeline(read_labelling(config, worker), photo_fetcher(worker), worker.max_pixels, memory), predictor,
+        1, tasks, lambda task: True, lambda done: None,
     )  # fmt: skip
     pushed = [
         {key: stored[key] for key in ("result", "score", "model_version")}
         for stored in studio.predictions.values()
     ]
-    answers = results(predict(make_client(**settings), [studio.tasks[number] for number in tasks], config))
+    client = make_client(memories=Memories(Shelf(p1=memory)), **settings)
+    answers = results(predict(client, [studio.tasks[number] for number in tasks], config))
     assert [json.dumps(each) for each in pushed] == [
         json.dumps({key: each[key] for key in ("result", "score", "model_version")}) for each in answers
     ]

@@ -140,7 +140,7 @@ class World:
             **{
                 "home": home, "model": str(self.model_file("base-0")), "redis_url": "redis://nobody",
                 "label_studio_url": "http://studio", "label_studio_api_key": "key", "patience": 0.0,
-                "debounce": 0.0, "min_new_annotations": 4, "min_held_out": 4,
+                "debounce": 0.0, "min_new_annotations": 4, "min_held_out": 4, "memory": False,
             } | settings
         )  # fmt: skip
         self.registry = self.loop().registry

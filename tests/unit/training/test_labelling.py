@@ -4,12 +4,14 @@ import pytest
 from PIL import Image
 
 from ebseg.errors import HostUnavailable, Refused, TokenRefused, Unreachable
+from ebseg.label_studio.pipeline import Pipeline
 from ebseg.label_studio.tasks import read_label_config
 from ebseg.predictor import Segmentation
 from tests.unit.one_by_one import OneByOne
 from tests.unit.training.fake_label_studio import CONFIG, FakeLabelStudio
 from tests.unit.training.test_snapshot import Photos
 from training.annotations.label_studio import LabelStudioClient, LabelStudioUnavailable
+from training.annotations.photos import PatientFetcher
 from training.jobs.labelling import Anew, label
 from training.queue.orders import Which
 from training.settings import Settings
@@ -38,12 +40,12 @@ class World:
 
     def label(self, tasks, claim=lambda task: True, which=Which.MISSING):
         studio = LabelStudioClient(self.settings, http=self.fake.http)
+        photos = PatientFetcher(self.photos, lambda: studio.project(1), self.settings.patience)
+        pipeline = Pipeline(read_label_config(CONFIG), photos, self.settings.max_pixels)
         return label(
             studio,
-            self.photos,
+            pipeline,
             Model(),
-            read_label_config(CONFIG),
-            self.settings,
             1,
             tasks,
             claim,

@@ -20,6 +20,7 @@ ALL = {
     order.function.rpartition(".")[2]: order
     for order in (
         orders.snapshot(7, 3),
+        orders.remember(7),
         orders.finetune(SETTINGS, "7-0a1b", 7, "fingerprint", 1, "20 new annotations"),
         orders.judge(SETTINGS, "7-0a1b", 7, "fingerprint", 2),
         orders.plan(7, "street-1.2"),
@@ -52,6 +53,9 @@ def test_ids_queues_and_limits_are_those_that_waiting_jobs_have():
     usual = JOB_SECONDS, len(RETRY_PAUSES)
     assert told == {
         "snapshot_project": ("snapshot-7-3", QueueName.CONTROL, *usual, "read the annotations of project 7"),
+        "remember_project": (
+            "remember-7", QueueName.CONTROL, *usual, "remember the corrections of project 7",
+        ),
         "finetune_project": (
             "train-7-0a1b", QueueName.TRAIN, 7200.0, 2,
             "fine-tune version 1 for project 7: 20 new annotations",

@@ -1,0 +1,90 @@
+"""One Submit changes a project's next prediction: Label Studio, the service and a worker, and no training."""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import ebseg
+from backend.demo.label_studio_server import LabelStudioServer
+from backend.demo.project import EBSEG, serve_backend
+from backend.processes import ServerProcess
+from ebseg.label_studio.version import model_of, without_memory
+from tests.e2e.team import Team, pictures
+from tests.e2e.waiting import wait_until
+from training.annotations.snapshot import is_held_out
+from training.queue.embedded_redis import stop_embedded_redis
+
+MODEL = "ebseg-tiny"
+PICTURES, ASKED = 12, 3
+SECONDS = 30
+"""From a Submit to a prediction that uses it, at most: for people who go on to the next photo."""
+
+
+@dataclass
+class Running:
+    """All that runs. ``version``: of the project's predictions by the model alone."""
+
+    team: Team
+    backend: ServerProcess
+    worker: ServerProcess
+    version: str
+
+    def versions(self, task: int) -> list[str]:
+        return [prediction.model_version for prediction in self.team.project.predictions(task)]
+
+    def newest(self, task: int) -> str:
+        """Have Label Studio ask for a prediction, as people do, and give the newest one's version."""
+        self.team.project.retrieve_predictions([task])
+        return max(self.team.project.predictions(task), key=lambda prediction: prediction.id).model_version
+
+
+@pytest.fixture(scope="module")
+def running(server: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("memory")
+    variables = {"EBSEG_HOME": str(folder / "home")}
+    team = Team(server, pictures(folder, PICTURES))
+    with serve_backend(server, MODEL, folder, variables) as backend, ExitStack() as stack:
+        stack.callback(stop_embedded_redis, folder / "home" / "redis")
+        team.project.connect(backend.url)
+        environment = {**os.environ, **variables, "EBSEG_MODEL": MODEL}
+        environment |= {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.access_token}
+        worker = ServerProcess("The worker", "", folder / "worker.log")
+        stack.enter_context(worker.running([*EBSEG, "worker"], environment))
+        yield Running(team, backend, worker, team.version(ebseg.load(MODEL).version))
+
+
+def test_one_submit_changes_the_next_prediction(running: Running, capsys) -> None:
+    team = running.team
+    learnt = [task for task in team.tasks if not is_held_out(content_hash(team, task), 0.3)]
+    corrected, asked = learnt[0], [task for task in team.tasks if task != learnt[0]][:ASKED]
+    team.project.retrieve_predictions([corrected, *asked])
+    assert {*running.versions(corrected), *running.versions(asked[0])} == {running.version}
+    begin = time.monotonic()
+    team.correct(corrected, team.truth(corrected))
+
+    def check() -> None:
+        assert time.monotonic() - begin < SECONDS, running.worker.log.read_text()[-8000:]
+        running.worker.check_alive()
+        running.backend.check_alive()
+
+    wait_until(lambda: running.newest(asked[0]) != running.version, check)
+    seconds = time.monotonic() - begin
+    team.project.retrieve_predictions(asked)
+    version = running.newest(asked[0])
+    assert without_memory(version) == running.version != version
+    assert model_of(version) == model_of(running.version)
+    before, after = team.miou(asked, running.version), team.miou(asked, version)
+    with capsys.disabled():
+        print(f" {seconds:.1f} s from Submit; mIoU {before:.1f} -> {after:.1f} on {ASKED} photos")
+    assert after > before
+
+
+def content_hash(team: Team, task: int) -> str:
+    path: Path = team.pictures.files[team.tasks.index(task)]
+    return hashlib.sha256(path.read_bytes()).hexdigest()
