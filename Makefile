@@ -63,7 +63,7 @@ mutants: $(READY)
 screenshot: $(READY) $(LABEL_STUDIO_READY) browser
 	EBSEG_SCREENSHOT=docs/images/label-studio.png EBSEG_POLYGONS_SCREENSHOT=docs/images/polygons.png \
 		$(BIN)/pytest tests/e2e/test_browser.py
-	EBSEG_CAMVID=none EBSEG_LOOP_PICTURE=docs/images/loop.png $(BIN)/pytest tests/e2e/test_loop.py -k corrections
+	EBSEG_FINETUNE_STEPS=150 EBSEG_LOOP_PICTURE=docs/images/loop.png $(BIN)/pytest tests/e2e/test_loop.py -k corrections
 
 # Trains the model in the package from nothing, in some hours on two cores; goes on where it was stopped.
 tiny: $(READY)

@@ -47,7 +47,8 @@ LOOP = {
     "EBSEG_DEBOUNCE": "3",
     "EBSEG_MEMORY": "false",  # what fine-tuning does is looked at
     "EBSEG_FOLLOW_SECONDS": "1",
-    "EBSEG_FINETUNE_STEPS": "300" if street() else "60",  # real photos take longer to learn
+    # Real photos take longer to learn.
+    "EBSEG_FINETUNE_STEPS": os.environ.get("EBSEG_FINETUNE_STEPS", "300" if street() else "60"),
     "EBSEG_GENERAL_PHOTOS": "20",
     "EBSEG_LARGEST_FORGETTING": "0.1",  # the mIoU of so few is some points off by chance
 }
