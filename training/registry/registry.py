@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +150,10 @@ class Registry:
         ``champion-7`` is the base where project 7 has no champion of its own. Raises ConfigError for an
         unknown one.
         """
-        project = project_of(CHAMPION, ref)
-        if project is not None and (champion := self.champion(project)) is not None:
-            return champion
-        versions = self.versions()
-        for version in reversed(versions):
-            if ref in (str(version.number), *version.aliases) or version.is_called(ref):
+        versions, project = self.versions(), project_of(CHAMPION, ref)
+        refs = [ref] if project is None else [own(CHAMPION, self._owner(project)), CHAMPION]
+        for name, version in product(refs, reversed(versions)):
+            if name in (str(version.number), *version.aliases) or version.is_called(name):
                 return version
         if not versions:
             raise ConfigError(f"nothing is registered as {self._model!r} yet: the first training does that")
