@@ -132,7 +132,14 @@ class ChampionFollower:
         if self.outage is not None:
             logger.info("the registry answers again")
             self.outage = None
-        self.own.take_up({project: each for project, each in champions.items() if project is not None})
+        # Who went back to the base is served by that: it is not loaded once more.
+        self.own.take_up(
+            {
+                project: each
+                for project, each in champions.items()
+                if project is not None and each.name != name
+            }
+        )
         if name != self.champion:
             self.champion, self._retry_at = name, 0.0
         return champion

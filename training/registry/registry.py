@@ -16,8 +16,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ebseg.errors import ConfigError, EBSegError, MlflowUnavailable
 from ebseg.files import locked
@@ -25,25 +26,17 @@ from ebseg.label_studio.version import model_of
 from ebseg.runs.mlflow_store import connect, disconnect, experiment_id, is_made, unusable
 from training.registry.aliases import CANDIDATE, CHAMPION, HISTORY, own, project_of
 from training.registry.decision import Decision
-from training.registry.history import History, predecessors, succeed
+from training.registry.history import History
 from training.registry.model_files import MODEL_FOLDER, fetch, upload
+from training.registry.opened import Opened
+from training.registry.parting import SHARE_TAG, is_parted, part
 from training.registry.version import Version, line_of, run_of, version_of
 from training.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-    from mlflow.tracking import MlflowClient
 
 _log = logging.getLogger(__name__)
 
 DECISION_FILE = "decision.json"
 """Where a version's run keeps what the gate decided."""
-
-SHARE_TAG = "share"
-"""Among whom a champion was shared when one was last chosen, as the setting says it; of long ago: all."""
-
-PAGE = 1000
-"""Versions that MLflow lists at a time."""
 
 
 class ChampionChanged(EBSegError):
@@ -90,11 +83,11 @@ class Registry:
             tags={},
             released=released,
         )
-        with self._lock(CHAMPION), self._store() as client:
-            champion = self._aliased(client, CHAMPION)  # another process may have been faster
+        with self._lock(CHAMPION), self._store() as opened:
+            champion = opened.aliased(CHAMPION)  # another process may have been faster
             if champion is None or not self.descends(champion):
-                self._set_champion(client, None, base.number, "the model to start from", [])
-                champion = self._get(client, base.number)
+                self._set_champion(opened, None, base.number, "the model to start from", [])
+                champion = opened.get(base.number)
         return champion
 
     def descends(self, version: Version) -> bool:
@@ -119,8 +112,8 @@ class Registry:
         """
         if not self._is_made:
             return None
-        with self._store() as client:
-            return self._champion(client, project)
+        with self._store() as opened:
+            return self._champion(opened, project)
 
     def champions(self) -> dict[int | None, Version]:
         """List the champions of projects that have their own, and, as None's, the base: in two requests.
@@ -144,8 +137,8 @@ class Registry:
         """List all versions, the oldest first."""
         if not self._is_made:
             return []
-        with self._store() as client:
-            return self._versions(client)
+        with self._store() as opened:
+            return opened.versions()
 
     def names(self) -> set[str]:
         """List the versions' names."""
@@ -157,12 +150,10 @@ class Registry:
         ``champion-7`` is the base where project 7 has no champion of its own. Raises ConfigError for an
         unknown one.
         """
-        project = project_of(CHAMPION, ref)
-        if project is not None and (champion := self.champion(project)) is not None:
-            return champion
-        versions = self.versions()
-        for version in reversed(versions):
-            if ref in (str(version.number), *version.aliases) or version.is_called(ref):
+        versions, project = self.versions(), project_of(CHAMPION, ref)
+        refs = [ref] if project is None else [own(CHAMPION, self._owner(project)), CHAMPION]
+        for name, version in product(refs, reversed(versions)):
+            if name in (str(version.number), *version.aliases) or version.is_called(name):
                 return version
         if not versions:
             raise ConfigError(f"nothing is registered as {self._model!r} yet: the first training does that")
@@ -190,13 +181,13 @@ class Registry:
         trained_for = {} if project is None else {"project": str(project)}
         version = self._add(model_file, key=key, run_id=run_id, tags={**tags, **trained_for})
         alias = own(CANDIDATE, self._owner(project))
-        with self._lock(CANDIDATE), self._store() as client:
-            if run_id is not None and client.get_run(run_id).info.status == "RUNNING":
-                client.set_terminated(run_id)  # MLflow was away when the training wanted to say so
-            newest = self._aliased(client, alias)
+        with self._lock(CANDIDATE), self._store() as opened:
+            if run_id is not None and opened.client.get_run(run_id).info.status == "RUNNING":
+                opened.client.set_terminated(run_id)  # MLflow was away when the training wanted to say so
+            newest = opened.aliased(alias)
             if newest is None or newest.number < version.number:
-                client.set_registered_model_alias(self._model, alias, str(version.number))
-            return self._get(client, version.number)
+                opened.client.set_registered_model_alias(self._model, alias, str(version.number))
+            return opened.get(version.number)
 
     def checkpoint(self, version: Version) -> Path:
         """Give a version's file on this machine, downloaded once where it has to be.
@@ -217,8 +208,8 @@ class Registry:
         kept = self._settings.home / "models" / f"{safe}-{version.number}{Path(file).suffix}"
         if kept.exists():
             return kept
-        with self._store() as client:
-            return fetch(client, run_id, file, version.name, kept)
+        with self._store() as opened:
+            return fetch(opened.client, run_id, file, version.name, kept)
 
     def named(self, name: str) -> Path:
         """Find the file of the model by its version, or by that of its predictions.
@@ -249,8 +240,8 @@ class Registry:
         """
         self._require_descent(version)
         self._part_projects()
-        with self._lock(CHAMPION), self._store() as client:
-            current = self._champion(client, project)
+        with self._lock(CHAMPION), self._store() as opened:
+            current = self._champion(opened, project)
             number = None if current is None else current.number
             if expected_champion is not None and number != expected_champion:
                 raise ChampionChanged(
@@ -258,8 +249,8 @@ class Registry:
                     f"with {expected_champion}: compare it with {number}"
                 )
             if number != version.number:
-                before = [] if number is None else [*self._before(client, project, number), number]
-                self._set_champion(client, project, version.number, reason, before)
+                before = [] if number is None else [*opened.before(self._owner(project), number), number]
+                self._set_champion(opened, project, version.number, reason, before)
 
     def rollback(
         self,
@@ -273,20 +264,20 @@ class Registry:
         ``require`` raises for a version that must not become it. Raises ConfigError where none is known.
         """
         self._part_projects()
-        with self._lock(CHAMPION), self._store() as client:
-            current = self._champion(client, project)
-            before = [] if current is None else self._before(client, project, current.number)
+        with self._lock(CHAMPION), self._store() as opened:
+            current = self._champion(opened, project)
+            before = [] if current is None else opened.before(self._owner(project), current.number)
             if not before:
                 whose = "" if project is None else f" of project {project}"
                 raise ConfigError(
                     f"no version of {self._model!r} was champion{whose} before this one: "
                     "see `ebseg models list`, and promote one by hand"
                 )
-            returned = self._get(client, before[-1])
+            returned = opened.get(before[-1])
             self._require_descent(returned)
             require(returned)
-            self._set_champion(client, project, before[-1], reason, before[:-1])
-            return self._get(client, before[-1])
+            self._set_champion(opened, project, before[-1], reason, before[:-1])
+            return opened.get(before[-1])
 
     def history(self, project: int | None = None) -> History:
         """List who was a project's own champion, or the base; since when and why; the newest last."""
@@ -296,8 +287,8 @@ class Registry:
         """List the histories of all projects that had a champion of their own, None's the base's."""
         if not self._is_made:
             return {}
-        with self._store() as client:
-            registered = self._registered(client)
+        with self._store() as opened:
+            registered = opened.registered()
         return {
             project_of(HISTORY, tag): json.loads(text)
             for tag, text in (registered.tags if registered else {}).items()
@@ -317,18 +308,18 @@ class Registry:
         if champion is not None:
             told["compared_with"] = champion
             tags["compared_with"] = str(champion)
-        with self._store() as client:
-            client.log_text(run_of(version), json.dumps(told, indent=2) + "\n", DECISION_FILE)
-            self._note(client, version, headlines, tags)
+        with self._store() as opened:
+            opened.client.log_text(run_of(version), json.dumps(told, indent=2) + "\n", DECISION_FILE)
+            self._note(opened, version, headlines, tags)
 
     def decision(self, version: Version) -> dict[str, Any] | None:
         """Read what the gate decided about a version; None where it has not."""
         if version.run_id is None:
             return None
-        with self._store() as client, tempfile.TemporaryDirectory() as folder:
-            if DECISION_FILE not in {file.path for file in client.list_artifacts(version.run_id)}:
+        with self._store() as opened, tempfile.TemporaryDirectory() as folder:
+            if DECISION_FILE not in {file.path for file in opened.client.list_artifacts(version.run_id)}:
                 return None
-            path = client.download_artifacts(version.run_id, DECISION_FILE, folder)
+            path = opened.client.download_artifacts(version.run_id, DECISION_FILE, folder)
             decision: dict[str, Any] = json.loads(Path(path).read_text())
             return decision
 
@@ -341,57 +332,37 @@ class Registry:
         numbers = {f"live.{name}": float(value) for name, value in live.items() if math.isfinite(value)}
         tags = {name: f"{value:.6g}" for name, value in numbers.items()}
         if not tags.items() <= version.tags.items():
-            with self._store() as client:
-                self._note(client, version, numbers, tags)
+            with self._store() as opened:
+                self._note(opened, version, numbers, tags)
 
     def _part_projects(self) -> None:
-        """Give projects their own champions where one was all projects': see ``_part``. Done once."""
+        """Give projects their own champions where one was all projects': see ``part``. Done once."""
         if self._settings.share == "all" or not self._is_made:
             return
-        with self._store() as client:
-            if self._is_parted(client):
+        with self._store() as opened:
+            if is_parted(opened):
                 return
-        with self._lock(CHAMPION), self._store() as client:
-            if not self._is_parted(client):  # another process may have been faster
-                self._part(client)
-
-    def _is_parted(self, client: "MlflowClient") -> bool:
-        registered = self._registered(client)
-        return registered is None or registered.tags.get(SHARE_TAG) == "project"
-
-    def _part(self, client: "MlflowClient") -> None:
-        """Leave the champion to the projects that it, or one that it comes from, was trained for.
-
-        What it began with becomes the base again, which serves all other projects. Where that is not there
-        any more, all keep what they have. May be ended at any point, and begins anew then.
-        """
-        versions = self._versions(client)
-        champion = self._aliased(client, CHAMPION)
-        line = [] if champion is None else line_of(champion, versions)
-        if len(line) > 1 and "base" not in line[-1].tags:
-            there = {project_of(CHAMPION, alias) for each in versions for alias in each.aliases}
-            before = self._before(client, None, line[0].number)
-            for project in sorted({int(each.tags["project"]) for each in line[:-1]}.difference(there)):
-                self._set_champion(client, project, line[0].number, "it was all projects' champion", before)
-            why = "each project has a champion of its own from now on"
-            self._set_champion(client, None, line[-1].number, why, [])
-        newest = self._aliased(client, CANDIDATE)
-        if newest is not None and "project" in newest.tags:
-            alias = own(CANDIDATE, int(newest.tags["project"]))
-            client.set_registered_model_alias(self._model, alias, str(newest.number))
-            client.delete_registered_model_alias(self._model, CANDIDATE)
-        client.set_registered_model_tag(self._model, SHARE_TAG, "project")
+        with self._lock(CHAMPION), self._store() as opened:
+            if not is_parted(opened):  # another process may have been faster
+                part(opened)
 
     def _owner(self, project: int | None) -> int | None:
-        """Give whose the champion of a project is: its own, or, None, all projects'."""
+        """Tell whose a project's champion is: its own, or, None, all projects'."""
         return None if self._settings.share == "all" else project
 
-    def _champion(self, client: "MlflowClient", project: int | None) -> Version | None:
+    def _set_champion(
+        self, opened: Opened, project: int | None, number: int, reason: str, before: Sequence[int]
+    ) -> None:
+        opened.set_champion(self._owner(project), number, reason, before)
+        if self._settings.share == "all":
+            opened.set_tag(SHARE_TAG, "all")
+
+    def _champion(self, opened: Opened, project: int | None) -> Version | None:
         if self._owner(project) is not None:
-            found = self._aliased(client, own(CHAMPION, project))
+            found = opened.aliased(own(CHAMPION, project))
             if found is not None and self.descends(found):
                 return found
-        return self._aliased(client, CHAMPION)
+        return opened.aliased(CHAMPION)
 
     @property
     def _is_made(self) -> bool:
@@ -399,13 +370,13 @@ class Registry:
         return is_made(self._settings.tracking_uri)
 
     @contextmanager
-    def _store(self) -> Iterator["MlflowClient"]:
+    def _store(self) -> Iterator[Opened]:
         """Open MLflow, and keep no connection: not over a fork, not to a file that may be replaced."""
         uri, client = self._settings.tracking_uri, None
         try:
             is_made(uri)  # raises for one that was deleted, in whose place an empty one would be made
             client = connect(uri)
-            yield client
+            yield Opened(client, self._model)
         except EBSegError:
             raise
         except Exception as error:  # requests', SQLAlchemy's, boto3's: of whatever the store stands on
@@ -420,40 +391,6 @@ class Registry:
     def _lock(self, name: str) -> AbstractContextManager[None]:
         return locked(self._settings.home / f"{name}.lock")
 
-    def _registered(self, client: "MlflowClient") -> "RegisteredModel | None":
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return client.get_registered_model(self._model)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
-
-    def _aliased(self, client: "MlflowClient", alias: str) -> Version | None:
-        registered = self._registered(client)
-        number = None if registered is None else registered.aliases.get(alias)
-        return None if number is None else self._get(client, int(number))
-
-    def _get(self, client: "MlflowClient", number: int) -> Version:
-        found = client.get_model_version(self._model, str(number))
-        return version_of(found, list(found.aliases))
-
-    def _versions(self, client: "MlflowClient") -> list[Version]:
-        registered = self._registered(client)
-        if registered is None:
-            return []
-        page = client.search_model_versions(f"name='{self._model}'", PAGE)
-        found: list[ModelVersion] = list(page)
-        while page.token:
-            page = client.search_model_versions(f"name='{self._model}'", PAGE, page_token=page.token)
-            found += page
-        aliases: dict[int, list[str]] = {}
-        for alias, number in registered.aliases.items():
-            aliases.setdefault(int(number), []).append(alias)
-        versions = [version_of(each, aliases.get(int(each.version), [])) for each in found]
-        return sorted(versions, key=lambda version: version.number)
-
     def _add(
         self,
         path: Path,
@@ -467,17 +404,17 @@ class Registry:
         from ebseg.loading import version_name
 
         name = version_name(path)
-        with self._lock("register"), self._store() as client:
-            for version in self._versions(client):
+        with self._lock("register"), self._store() as opened:
+            for version in opened.versions():
                 if version.tags.get("key") == key:
                     return version
-            if self._registered(client) is None:
-                client.create_registered_model(self._model)
-            run_id = run_id or self._new_run(client, name)
+            if opened.registered() is None:
+                opened.client.create_registered_model(self._model)
+            run_id = run_id or self._new_run(opened, name)
             where = {"file": path.name} if released is None else {"checkpoint": released}
             if released is None:
-                upload(client, run_id, path)
-            created = client.create_model_version(
+                upload(opened.client, run_id, path)
+            created = opened.client.create_model_version(
                 self._model,
                 f"runs:/{run_id}/{MODEL_FOLDER}",
                 run_id,
@@ -485,35 +422,16 @@ class Registry:
             )
             return version_of(created, [])
 
-    def _new_run(self, client: "MlflowClient", name: str) -> str:
-        run_id: str = client.create_run(experiment_id(client, self._model), run_name=name).info.run_id
-        client.set_terminated(run_id)
+    def _new_run(self, opened: Opened, name: str) -> str:
+        run_id: str = opened.client.create_run(
+            experiment_id(opened.client, self._model), run_name=name
+        ).info.run_id
+        opened.client.set_terminated(run_id)
         return run_id
-
-    def _before(self, client: "MlflowClient", project: int | None, champion: int) -> list[int]:
-        """List the versions to roll back to, the nearest last."""
-        there = {version.number for version in self._versions(client)}
-        return predecessors(self._history(client, project), champion, there)
-
-    def _set_champion(
-        self, client: "MlflowClient", project: int | None, number: int, reason: str, before: Sequence[int]
-    ) -> None:
-        owner = self._owner(project)
-        text = succeed(self._history(client, project), number, reason, before)
-        client.set_registered_model_alias(self._model, own(CHAMPION, owner), str(number))
-        client.set_registered_model_tag(self._model, own(HISTORY, owner), text)
-        if self._settings.share == "all":
-            client.set_registered_model_tag(self._model, SHARE_TAG, "all")
-
-    def _history(self, client: "MlflowClient", project: int | None) -> History:
-        registered = self._registered(client)
-        tags = registered.tags if registered else {}
-        history: History = json.loads(tags.get(own(HISTORY, self._owner(project)), "[]"))
-        return history
 
     def _note(
         self,
-        client: "MlflowClient",
+        opened: Opened,
         version: Version,
         numbers: Mapping[str, float],
         tags: Mapping[str, str],
@@ -523,9 +441,9 @@ class Registry:
 
         now = int(datetime.now(UTC).timestamp() * 1000)
         points = [Metric(_permitted(name), value, now, 0) for name, value in numbers.items()]
-        client.log_batch(run_of(version), metrics=points, synchronous=True)
+        opened.client.log_batch(run_of(version), metrics=points, synchronous=True)
         for name, value in tags.items():
-            client.set_model_version_tag(self._model, str(version.number), _permitted(name), value)
+            opened.client.set_model_version_tag(self._model, str(version.number), _permitted(name), value)
 
 
 def resolve(name: str) -> Path:

@@ -206,6 +206,19 @@ def test_a_broken_champion_is_tried_again_when_it_becomes_the_champion_again():
     assert holder.version == "v1"
 
 
+def test_a_project_that_went_back_to_the_base_is_served_by_that():
+    champions, load, holder = {None: Ref("base"), 7: Ref("v7")}, Loader(), served("base")
+    followed = follower(lambda: champions, load)
+    followed.look(holder)
+    before = followed.own.current(7, holder)
+    followed.own.load_next(holder)
+    assert (before.version, followed.own.champions().keys()) == ("v7", {7})
+    champions[7] = Ref("base")
+    followed.look(holder)
+    assert followed.own.current(7, holder) is holder.current()
+    assert load.loaded == ["v7"]
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ebseg
+from ebseg.checkpoint import load_checkpoint, save_head
 from ebseg.config import TINY
 from ebseg.errors import CheckpointError, ConfigError, MlflowUnavailable
 from ebseg.loading import version_name
@@ -19,6 +20,7 @@ from ebseg.runs.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, 
 from ebseg.vocabulary import Vocabulary
 from training.registry.decision import Decision, Verdict
 from training.registry.history import LONGEST_TAG, predecessors, succeed
+from training.registry.opened import Opened
 from training.registry.registry import ChampionChanged, Registry, resolve
 from training.settings import Settings
 
@@ -170,21 +172,21 @@ def test_reading_makes_no_database(tmp_path):
 def meeting(monkeypatch):
     """Have two threads meet inside of a method of the registry, if they are let in at the same time."""
 
-    def hold(method):
-        barrier, original = threading.Barrier(2), getattr(Registry, method)
+    def hold(owner, method):
+        barrier, original = threading.Barrier(2), getattr(owner, method)
 
         def held(*arguments):
             with suppress(threading.BrokenBarrierError):
                 barrier.wait(0.5)
             return original(*arguments)
 
-        monkeypatch.setattr(Registry, method, held)
+        monkeypatch.setattr(owner, method, held)
 
     return hold
 
 
 def test_two_that_register_the_same_at_once_make_one_version(registry, model_file, meeting):
-    meeting("_new_run")
+    meeting(Registry, "_new_run")
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: registry.ensure_base(), range(2))
     assert first == second == registry.champion()
@@ -196,7 +198,7 @@ def test_two_that_register_the_same_at_once_make_one_version(registry, model_fil
 
 
 def test_of_two_that_promote_at_once_one_is_refused(three, meeting):
-    meeting("_before")
+    meeting(Opened, "before")
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(three.promote, three.version(ref), "", expected_champion=1) for ref in "23"]
     (refused,) = [call.exception() for call in calls if call.exception() is not None]
@@ -336,16 +338,16 @@ def learnt(registry, model_file):
 
 
 def test_the_champion_of_all_stays_with_whom_it_learnt_from(learnt, registry, monkeypatch):
-    write, written = Registry._set_champion, []
+    write, written = Opened.set_champion, []
 
-    def die(self, client, project, *rest):
-        if project is None:
+    def die(self, owner, *rest):
+        if owner is None:
             raise KeyboardInterrupt
-        written.append(project)
-        write(self, client, project, *rest)
+        written.append(owner)
+        write(self, owner, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Registry, "_set_champion", die)
+        patch.setattr(Opened, "set_champion", die)
         registry.ensure_base(8)
     assert registry.ensure_base(8).number == 1
     assert {owner: each.number for owner, each in registry.champions().items()} == {None: 1, 7: 3, 12: 3}
@@ -443,6 +445,20 @@ def test_names_of_the_registry_can_be_loaded(registry, random_checkpoint):
     registry.promote(registry.version("2"), "better", project=7)
     for project, version in ((7, version_name(random_checkpoint)), (8, base)):
         assert ebseg.load(f"models:/ebseg@champion-{project}", device="cpu").version == version
+
+
+def test_a_head_finds_its_backbone_in_the_registry(home, random_checkpoint, tmp_path):
+    base = shutil.copy(random_checkpoint, tmp_path / "base.safetensors")
+    registry = Registry(Settings(model=str(base)))
+    registry.ensure_base()
+    net, _ = load_checkpoint(base)
+    save_head(net, tmp_path / "head.safetensors", backbone="models:/ebseg/1")
+    base.unlink()  # as on another machine
+    file = tmp_path / "head.safetensors"
+    head = registry.register(file, key="train-1", run_id=None, tags={"base": "1"}, project=7)
+    registry.promote(head, "better", project=7)
+    assert ebseg.load("models:/ebseg@champion-7", device="cpu").version == head.name
+    assert registry.origin(head).number == 1
 
 
 @pytest.mark.parametrize(
