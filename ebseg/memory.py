@@ -33,38 +33,43 @@ def join(
     if not asked:
         yield from strips
         return
-    chosen = [known[names[index]] for index in asked]
-    logits = _logits(memory, encoded, chosen)
+    answers, share = _answers(memory, encoded, [known[names[index]] for index in asked])
     others = [index for index in range(len(names)) if index not in set(asked)]
-    share = torch.from_numpy(memory.share[chosen]).to(logits.device)[:, None, None]
     top = 0
     for scores in strips:
         bottom = top + scores.shape[1]
-        answers = _resized_rows(logits, encoded.sizes[0], top, bottom, size).softmax(dim=0)
-        scores[asked] = joined(scores[asked], scores[others].sum(dim=0), answers, share)
-        yield scores
+        found = _resized_rows(answers, encoded.sizes[0], top, bottom, size)
+        if others:
+            scores[asked] = joined(scores[asked], scores[others].sum(dim=0), found, share)
+            yield scores
+        else:
+            yield joined(scores, None, found, share)
         top = bottom
 
 
-def _logits(memory: Memory, encoded: Encoded, chosen: Sequence[int]) -> Tensor:
-    """Give the logits (S, h, w) of some labels; what is around is averaged where it is smallest."""
+def _answers(memory: Memory, encoded: Encoded, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Give some labels' answers (S, h, w) and their shares (S, 1, 1)."""
     features = encoded.features[0].float()  # (D, h, w)
-    weight, bias = (
-        torch.from_numpy(each[..., chosen]).to(features.device) for each in (memory.weight, memory.bias)
+    weight, bias, share = (
+        torch.from_numpy(each[..., chosen]).to(features.device)
+        for each in (memory.weight, memory.bias, memory.share)
     )
     own, around = weight.chunk(2)  # (D, S) each
+    # Both are sums over D: averaging S maps does what averaging D of them would.
     logits = torch.einsum("ds,dhw->shw", own, features)
     logits += surroundings(torch.einsum("ds,dhw->shw", around, features))
-    return logits + bias[:, None, None]
+    return (logits + bias[:, None, None]).softmax(dim=0), share[:, None, None]
 
 
-def joined(text: Tensor, others: Tensor, answers: Tensor, share: Tensor) -> Tensor:
+def joined(text: Tensor, others: Tensor | None, answers: Tensor, share: Tensor) -> Tensor:
     """Mix the text's scores of remembered labels (S, ...) with the memory's answers (S, ...), 0..1.
 
-    ``others``: (...), the text's scores of all other labels together. ``share``: as of ``Memory``.
+    ``others``: (...), the text's scores of all other labels together; None: there are none. ``share``: as of
+    ``Memory``, to be multiplied with the others.
     """
-    left = (1 - others).clamp(0, 1)
-    return torch.where(share > 0, (1 - share) * text + share * left * answers, text)
+    if others is not None:
+        answers = answers * (1 - others).clamp(0, 1)
+    return answers if bool((share == 1).all()) else torch.lerp(text, answers, share)
 
 
 def surroundings(values: Tensor) -> Tensor:
@@ -84,11 +89,11 @@ def _resized_rows(
     Pixel centres are at half coordinates. ``test_size``: the photo's, without the padding.
     """
     covered = [side / STRIDE for side in test_size]  # places of the grid that the photo takes
-    centres = (torch.arange(top, bottom, device=maps.device) + 0.5) * (covered[0] / size[0]) - 0.5
+    target = torch.arange(bottom - top, device=maps.device)
+    centres = (target + top + 0.5) * (covered[0] / size[0]) - 0.5
     centres = centres.clamp(0, maps.shape[1] - 1)
     above = centres.long()
     below = (above + 1).clamp(max=maps.shape[1] - 1)
-    part = (centres - above)[:, None].to(maps.dtype)
     # Columns first: neighbouring rows of a large photo come of the same few of the grid.
     first, last = int(above[0]), int(below[-1]) + 1
     # One column more than there is, for rounding not to make too few.
@@ -96,4 +101,8 @@ def _resized_rows(
     wide = F.interpolate(
         wide, scale_factor=(1.0, size[1] / covered[1]), mode="bilinear", align_corners=False
     )[0, :, :, : size[1]]
-    return torch.lerp(wide[:, above - first], wide[:, below - first], part)
+    part = (centres - above).to(maps.dtype)
+    weights = maps.new_zeros(bottom - top, last - first)
+    weights[target, above - first] = 1 - part
+    weights[target, below - first] += part
+    return weights @ wide

@@ -15,6 +15,7 @@ import typer
 
 from ebseg.config import VARIANTS
 from ebseg.errors import ConfigError
+from ebseg.runs.mlflow_store import ENVIRONMENT
 from training.annotations.reach import why_away
 from training.queue.mending import mend
 from training.queue.queues import QueueName, connect
@@ -54,12 +55,14 @@ def worker(
     _require_known_model(settings.base_model)
     served = [line for line in QueueName if not queue or line.value in queue]
     with _schedule(settings):
-        # Every job is a fork of this process, and those that judge and label need PyTorch: imported here,
-        # once, it takes 3 s of CPU and half a gigabyte, which the forks share; else each would take both. (A
-        # training has a process of its own.) It is safe before a fork as long as nothing here runs PyTorch:
-        # only that starts its threads. After options and settings, whose faults are told at once.
+        # Every job is a fork of this process, and most need PyTorch, MLflow and Label Studio's SDK: imported
+        # here, once, they take 10 s of CPU and half a gigabyte, which the forks share; else each would take
+        # both. (A training has a process of its own.) It is safe before a fork as long as nothing here runs
+        # PyTorch: only that starts its threads. After options and settings, whose faults are told at once.
         if served != [QueueName.TRAIN]:
-            import ebseg.loading  # noqa: F401
+            for variable, value in ENVIRONMENT.items():
+                os.environ.setdefault(variable, value)
+            import training.commands.preloaded  # noqa: F401
 
         while _work(settings, served, burst=burst):
             time.sleep(RECONNECT_SECONDS)

@@ -88,7 +88,7 @@ class _Remembering:
         before = files.find(self._storage, project)
         missing = {key: entry for key, entry in wanted.items() if key not in kept | self._bad}
         if before is not None and before.header.made_of == made_of and not missing:
-            return "nothing is new", True
+            return f"nothing is new: {before.header.in_words()}", True
         whole = self._encode(found, missing)
         files.drop_samples(self._storage, project, kept - wanted.keys())
         samples = self._read(project, train)

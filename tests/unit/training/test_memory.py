@@ -12,7 +12,7 @@ from ebseg.predictor import Predictor
 from ebseg.vocabulary import Vocabulary
 from training.annotations.entry import Entry, LabelEntry
 from training.annotations.manifest import Manifest
-from training.memory import files
+from training.memory import files, fitting
 from training.memory.choosing import chosen, samples_key
 from training.memory.files import Header, StoredMemory, Worth
 from training.memory.fitting import fit, score
@@ -63,6 +63,18 @@ def test_one_label_may_count_alone():
     fitted = fit(photos, NAMES, "model-1")
     assert fitted.memory.share[2] > 0
     assert fitted.remembered > fitted.text + 20
+
+
+@pytest.mark.parametrize(("shown_by", "counts"), [(2, False), (3, True)])
+def test_a_label_of_few_photos_does_not_count_alone(monkeypatch, shown_by, counts):
+    """Of many labels one looks good by chance."""
+    monkeypatch.setattr(fitting, "LEAST_GAIN", 1000.0)  # all together never do
+    photos = [photo(seed, text="right") for seed in range(6 - shown_by)]
+    for seed in range(shown_by):
+        photos.append(photo(seed, labels=(0, 1, 2), text="right"))
+        photos[-1].text[photos[-1].labels == 2] = (0, 0.5, 0)
+    share = fit(photos, NAMES, "model-1").memory.share
+    assert bool(share[2] > 0) is counts
 
 
 def test_memories_of_the_same_photos_have_the_same_name_and_others_another():
