@@ -28,10 +28,10 @@ drawn scene -7 to -37 to a text of 78.
 """
 
 LEAST_LABELS_GAIN = 25.0
-"""Points of IoU for one label to count where the others do not, and ..."""
+"""Points of IoU for one label to count where the others do not, or less than they do, and ..."""
 
 LEAST_LABELS_PHOTOS = 3
-"""... photos that must show it: the best of many labels looks better than it is."""
+"""... photos that must show it to count alone: the best of many labels looks better than it is."""
 
 STRIPS = 4
 """Into which a lone photo is cut: every other one is left out in turn."""
@@ -124,8 +124,9 @@ def _choose(photos: Sequence[Samples], shown: npt.NDArray[np.int16]) -> tuple[li
             if share > shares[place] and shown_by[place] < LEAST_LABELS_PHOTOS:
                 continue
             other = [*shares[:place], share, *shares[place + 1 :]]
-            # Back to the text is no risk.
-            least = LEAST_LABELS_GAIN / labels if share > shares[place] else 0.0
+            # With few photos it is chance whether the text looks better for one label.
+            certainty = 1 if share > shares[place] else np.sqrt(len(photos))
+            least = LEAST_LABELS_GAIN / certainty / labels
             if (miou := trial.miou(other)) > found + least:
                 found, shares = miou, other
     return shares, text, found
