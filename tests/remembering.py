@@ -29,6 +29,10 @@ from training.memory.fitting import fit
 from training.memory.samples import Samples
 from training.memory.sampling import sample
 
+COLUMNS = (
+    "corrections", "photos", "mIoU", "text alone", "least and most", "labels not corrected", "fit, s"
+)  # fmt: skip
+
 SPARSE = 100
 """Pixels of a photo, where the corrections are few strokes."""
 
@@ -78,13 +82,17 @@ def main() -> None:
         for kind, change in _kinds(some).items():
             taken = list(_samples(predictor, vocabulary, corrected, change, seed))
             for count in counts:
-                rows[kind, count].append(_worth(judged, text, taken[:count], some))
+                rows[kind, count].append(_worth(judged, text, taken[:count]))
                 print(kind, count, "seed", seed, np.round(rows[kind, count][-1], 1), flush=True)
-    print("\n| corrections | photos | mIoU | text alone | seen in corrections | not seen | said | fit, s |")
-    print("| --- " * 8 + "|")
+    print(f"\n| {' | '.join(COLUMNS)} |\n" + "| --- " * len(COLUMNS) + "|")
     for (kind, count), found in rows.items():
-        cells = " | ".join(f"{mean:.1f}" for mean in np.mean(found, axis=0))
-        print(f"| {kind} | {count} | {cells} |")
+        miou, before, missing, seconds = np.array(found).T
+        missing = missing[~np.isnan(missing)]
+        change = f"{missing.mean():+.1f}" if len(missing) else "–"
+        print(
+            f"| {kind} | {count} | {miou.mean():.1f} | {before.mean():.1f} "
+            f"| {miou.min():.1f} to {miou.max():.1f} | {change} | {seconds.mean():.1f} |"
+        )
 
 
 def _kinds(some: list[int]) -> dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]]:
@@ -113,19 +121,17 @@ def _samples(
         yield sample(predictor, predictor.encode(photo), change(truth, rng), vocabulary)
 
 
-def _worth(judged: Judged, text: np.ndarray, taken: list[Samples], some: list[int]) -> list[float]:
-    """Give a row: mIoU with the memory and without, of labels that it has and has not, and its own guess."""
+def _worth(judged: Judged, text: np.ndarray, taken: list[Samples]) -> list[float]:
+    """Give mIoU with the memory and without, the change of labels that were not corrected, and seconds."""
     begin = time.monotonic()
     fitted = fit(taken, judged.vocabulary.names, judged.predictor.version)
     seconds = time.monotonic() - begin
     if fitted is None:
-        return [np.nanmean(text), np.nanmean(text), np.nan, np.nan, np.nan, seconds]
+        return [np.nanmean(text), np.nanmean(text), np.nan, seconds]
     iou = judged.iou(fitted.memory)
     has = np.isin(judged.vocabulary.names, fitted.memory.labels)
-    before = np.nanmean(text)
     missing = np.nanmean((iou - text)[~has]) if (~has & ~np.isnan(text)).any() else np.nan
-    said = fitted.remembered - fitted.text
-    return [np.nanmean(iou), before, np.nanmean((iou - text)[has]), missing, said, seconds]
+    return [np.nanmean(iou), np.nanmean(text), missing, seconds]
 
 
 def _photos(folder: str, split: str, count: int, seed: int | None, labels: int) -> Iterator[Photo]:
