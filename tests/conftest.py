@@ -35,11 +35,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     What is named more closely runs in this one.
     """
     folders = [Path(argument).resolve() for argument in config.args]
-    cores = os.cpu_count() or 1
-    if config.getoption("dist") == "loadfile":
-        return min(cores + 1, MOST_PROCESSES)  # servers and workers keep them waiting half of the time
     unit = all(folder.is_dir() and folder.is_relative_to(UNIT) for folder in folders)
-    return min(cores, MOST_PROCESSES) if unit else 0
+    if unit or config.getoption("dist") == "loadfile":
+        return min(os.cpu_count() or 1, MOST_PROCESSES)
+    return 0
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,22 +2,30 @@
 
 from collections.abc import Callable, Collection
 
-from ebseg.label_studio.version import model_of
+from ebseg.label_studio.version import model_of, without_memory
 from training.annotations.label_studio import LabelStudioClient, LabelStudioProject
 
 
 def show_scores(
-    studio: LabelStudioClient, project_id: int, version: str, ours: Callable[[], Collection[str]]
+    studio: LabelStudioClient,
+    project_id: int,
+    version: str,
+    ours: Callable[[], Collection[str]],
+    *,
+    whole: bool = False,
 ) -> bool:
-    """Have a project show a version's scores, unless somebody chose those of another model.
+    """Have a project show a version's scores and masks, unless somebody chose those of another model.
 
-    Tells whether nothing is left to do: Label Studio takes no version of which it has no prediction yet.
+    Tells whether nothing is left to do: Label Studio takes no version of which it has no prediction yet, and
+    shows nothing of tasks that have none. So a version that differs from the one that is shown by its memory
+    alone, as each Submit makes one, is left to whoever has predicted the ``whole`` project with it.
     ``ours``: lists the versions of the model that learns. Raises what LabelStudioClient and ``ours`` raise.
     """
     project = studio.project(project_id)
-    if project.model_version == version or not _is_ours(studio, project, version, ours):
+    now = project.model_version
+    if now == version or (now and not whole and without_memory(now) == without_memory(version)):
         return True
-    return studio.set_model_version(project_id, version)
+    return not _is_ours(studio, project, version, ours) or studio.set_model_version(project_id, version)
 
 
 def _is_ours(

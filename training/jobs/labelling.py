@@ -12,7 +12,7 @@ from typing import Any
 from ebseg.engine import EncodedPhotos, Engine
 from ebseg.errors import FetchError, TokenRefused
 from ebseg.label_studio.pipeline import Model, Pipeline
-from ebseg.label_studio.version import model_of, without_memory
+from ebseg.label_studio.version import model_of
 from ebseg.loading import load
 from training.annotations.label_studio import LabelStudioClient, LabelStudioPrediction, NotInLabelStudio
 from training.annotations.one_task import BadTask, one_task
@@ -95,9 +95,7 @@ def predict_tasks(
         path = pipeline_of(loop, studio, project)
     except NotInLabelStudio:
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
-    # A memory that is newer than the plan is no reason to give up: it comes with every Submit.
-    now = path.labelling.version(loop.registry.ensure_base(project).name)
-    if plan and now != without_memory(version):
+    if plan and path.version(loop.registry.ensure_base(project).name) != version:
         return {"outcome": f"{version} is not served any more"}
     predictor = load(loop.registry.named(version), device=settings.device)
     model = Engine(predictor, encoded=EncodedPhotos(0))  # a task is predicted once

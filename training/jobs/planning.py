@@ -1,7 +1,6 @@
 """The job that fans the unlabelled tasks of a project out, and what ends such a plan."""
 
 from ebseg.label_studio.pipeline import Pipeline
-from ebseg.label_studio.version import without_memory
 from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
 from training.annotations.labelling import read_labelling
 from training.annotations.photos import PatientFetcher
@@ -25,8 +24,11 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
     done = loop.progress.stage("listing tasks")
     open_plan(loop.connection, loop.job_id)
     state = Project(loop.connection, project)
+    whole = kind in (Which.MISSING, Which.ALL)
     if kind is not Which.EMPTY:
         state.uploaded = False  # before the listing, which may miss what comes later
+    if whole:
+        files.plan_with_newest(loop.storage, project)
     try:
         version = served(loop, studio, project)
         tasks = [task.id for task in studio.unlabelled(project, predicted=PREDICTED.get(kind))]
@@ -34,7 +36,7 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
         forget_project(loop.connection, project)
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
     done(len(tasks))
-    if kind in (Which.MISSING, Which.ALL):
+    if whole:
         state.version = version
     chunks = submit_chunks(
         loop.connection, loop.settings, project, tasks, version, plan=loop.job_id, which=kind
@@ -44,7 +46,7 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
 
 
 def served(loop: Loop, studio: LabelStudioClient, project: int) -> str:
-    """Give the version of a project's predictions as of now: of the champion, memory and label config.
+    """Give the version of workers' predictions as of now: of the champion, planned memory and label config.
 
     Raises LabelConfigError or VocabularyError for one that cannot be served, and NotInLabelStudio.
     """
@@ -58,21 +60,17 @@ def pipeline_of(loop: Loop, studio: LabelStudioClient, project: int) -> Pipeline
         read_labelling(studio.project(project).label_config, settings),
         PatientFetcher(loop.photos(), lambda: studio.project(project), settings.patience),
         settings.max_pixels,
-        files.used(loop.storage, project) if settings.memory else None,
+        files.planned(loop.storage, project) if settings.memory else None,
     )
 
 
 def end_part(loop: Loop, studio: LabelStudioClient, project: int, version: str, *, plan: str) -> None:
     """Note that this job's part of a plan is done; the last one has the project show the version's scores.
 
-    Not where another version is served by now, or somebody chose another model's. That of a newer
-    memory is no other: the parts of a plan predict with the newest.
+    Not where another version is served by now, or somebody chose another model's.
     """
-    if not close_plan(loop.connection, plan, loop.job_id):
-        return
-    now = served(loop, studio, project)
-    if without_memory(now) == without_memory(version):
-        show_scores(studio, project, now, loop.registry.names)
+    if close_plan(loop.connection, plan, loop.job_id) and served(loop, studio, project) == version:
+        show_scores(studio, project, version, loop.registry.names, whole=True)
 
 
 label_project = job(plan)

@@ -24,6 +24,7 @@ from training.memory.files import Header, StoredMemory, Worth
 from training.memory.fitting import Fitted, fit, score
 from training.memory.samples import Samples
 from training.memory.sampling import sample
+from training.queue.plans import submit_plan
 from training.queue.projects import forget_project, require_the_services_model
 from training.queue.remembering import begin, is_requested
 from training.registry.version import Version
@@ -63,6 +64,8 @@ def remember(loop: Loop, project: int) -> Result:
             remembering = _Remembering(loop, champion)
         outcome, is_whole = remembering.turn(found)
         if is_whole and not is_requested(loop.connection, project):
+            if files.is_outgrown(loop.storage, project, champion.name):
+                submit_plan(loop.connection, project, champion.name)
             return {"outcome": outcome}
 
 

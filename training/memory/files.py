@@ -1,6 +1,7 @@
 """A project's memory in the storage, below ``memory/project-<id>/``: nothing is lost with it but time.
 
-memory.npz           what is served: the classifier, and a header (JSON) that says what it is worth
+memory.npz           the newest: the classifier, and a header (JSON) that says what it is worth
+planned.npz          the one with which workers predict, a whole project at a time
 samples/<key>.npz    samples of a photo, see ``choosing.samples_key``
 """
 
@@ -80,7 +81,11 @@ def _headers() -> TypeAdapter[Header]:
 
 
 def store(storage: Storage, project: int, stored: StoredMemory) -> None:
-    """Write a project's memory; whoever reads sees the old one or the new one."""
+    """Write a project's newest memory; whoever reads sees the old one or the new one."""
+    _write(storage, _key(project), stored)
+
+
+def _write(storage: Storage, key: str, stored: StoredMemory) -> None:
     memory = stored.memory
     content = io.BytesIO()
     np.savez(
@@ -89,23 +94,57 @@ def store(storage: Storage, project: int, stored: StoredMemory) -> None:
         weight=memory.weight,
         bias=memory.bias,
     )
-    storage.write(_key(project), content.getvalue())
+    storage.write(key, content.getvalue())
 
 
 def used(storage: Storage, project: int) -> Memory | None:
-    """Read a project's memory where it is good enough to be used."""
+    """Read a project's newest memory where it is good enough to be used."""
     found = find(storage, project)
     return found.memory if found is not None and found.header.used else None
 
 
+def planned(storage: Storage, project: int) -> Memory | None:
+    """Read the memory with which workers predict a project's tasks; None for none."""
+    found = _find(storage, _planned_key(project))
+    return found.memory if found is not None else None
+
+
+def plan_with_newest(storage: Storage, project: int) -> None:
+    """Have workers predict a project's tasks with its newest memory from now on, or with none."""
+    newest = find(storage, project)
+    if newest is not None and newest.header.used:
+        _write(storage, _planned_key(project), newest)
+    else:
+        storage.remove(_planned_key(project))
+
+
+def is_outgrown(storage: Storage, project: int, model: str) -> bool:
+    """Tell whether all tasks should be predicted anew, with the newest memory; ``model``: that serves.
+
+    Not at each Submit, of which a project has thousands: where it knows twice the photos, or fewer than
+    before, or other labels.
+    """
+    newest, before = find(storage, project), _find(storage, _planned_key(project))
+    new = newest.header if newest is not None and newest.header.used else None
+    old = before.header if before is not None and before.header.model == model else None
+    if new is None or new.model != model:
+        return new is None and old is not None
+    if old is None or new.labels != old.labels:
+        return True
+    return not old.left_out.photos <= new.left_out.photos < 2 * old.left_out.photos
+
+
 def stamp(storage: Storage, project: int) -> str:
-    """Give what changes with a project's memory; cheaper than reading it."""
+    """Give what changes with a project's newest memory; cheaper than reading it."""
     return storage.stamp(_key(project))
 
 
 def find(storage: Storage, project: int) -> StoredMemory | None:
-    """Read a project's memory; None where there is none, or a damaged one, of which the log tells."""
-    key = _key(project)
+    """Read a project's newest memory; None where there is none, or a damaged one, of which the log tells."""
+    return _find(storage, _key(project))
+
+
+def _find(storage: Storage, key: str) -> StoredMemory | None:
     try:
         return _read(storage.read(key))
     except FileNotFoundError:
@@ -129,7 +168,7 @@ def _read(content: bytes) -> StoredMemory:
 
 
 def forget_memory(storage: Storage, project: int) -> None:
-    """Remove a project's memory: the text alone decides from then on. Its samples stay."""
+    """Remove a project's newest memory: the text alone decides from then on. Its samples stay."""
     storage.remove(_key(project))
 
 
@@ -176,6 +215,10 @@ def _folder(project: int) -> str:
 
 def _key(project: int) -> str:
     return f"{_folder(project)}/memory.npz"
+
+
+def _planned_key(project: int) -> str:
+    return f"{_folder(project)}/planned.npz"
 
 
 def _samples_key(project: int, key: str) -> str:

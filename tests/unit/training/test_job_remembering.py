@@ -11,6 +11,7 @@ from ebseg.predictor import Predictor
 from tests.unit.training.loop_world import LEFT, RIGHT
 from training.jobs import remembering
 from training.memory import files
+from training.memory.files import Header, StoredMemory, Worth
 from training.memory.fitting import Fitted
 from training.queue import orders
 from training.queue.plans import refresh
@@ -182,28 +183,41 @@ def test_a_project_that_is_gone_is_forgotten(world):
 
 
 @pytest.mark.usefixtures("model")
-def test_workers_predict_with_the_memory_as_it_is_now(world, monkeypatch):
-    """Plans and their parts, and the version that the project shows."""
-    monkeypatch.setattr(files, "used", lambda *_: _memory())
-    version = f"base-0+mabcdef{world.version('base-0').removeprefix('base-0')}"
-    assert (model_of(version), without_memory(version)) == ("base-0", world.version("base-0"))
+def test_a_plan_predicts_with_the_memory_of_its_time_and_shows_it(world):
+    keep(world, photos=1)
     task = world.add_task()
     world.ask(orders.plan(1, "base-0"))
+    keep(world, photos=1, name="fedcba")  # somebody submits meanwhile
     world.work()
-    assert [each["model_version"] for each in world.fake.predictions.values()] == [version]
-    assert world.fake.predictions[1]["task"] == task
+    version = f"base-0+mabcdef{world.version('base-0').removeprefix('base-0')}"
+    assert (model_of(version), without_memory(version)) == ("base-0", world.version("base-0"))
+    [prediction] = world.fake.predictions.values()
+    assert (prediction["task"], prediction["model_version"]) == (task, version)
     assert world.fake.model_version == version
 
 
 @pytest.mark.usefixtures("model")
-def test_a_memory_that_changes_ends_no_plan(world, monkeypatch):
+def test_a_memory_that_has_outgrown_the_planned_one_is_planned_with(world, monkeypatch):
+    monkeypatch.setattr(remembering._Remembering, "turn", lambda self, found: ("as kept", True))
     world.add_task()
-    world.ask(orders.plan(1, "base-0"))
-    monkeypatch.setattr(files, "used", lambda *_: _memory())
-    world.work()
-    [prediction] = world.fake.predictions.values()
-    assert "+mabcdef+" in prediction["model_version"]
-    assert world.fake.model_version == prediction["model_version"]
+
+    def planned(photos: int, **more) -> bool:
+        keep(world, photos=photos, **more)
+        remember(world)
+        return "plan-1-base-0" in [job for job in world.work() if job.startswith("plan-")]
+
+    made = [planned(1), planned(1, name="fedcba"), planned(2), planned(3), planned(4)]
+    assert made == [True, False, True, False, True]
+    assert planned(3)  # an annotation was deleted
+    assert planned(3, labels=("road",))
+    assert planned(3, used=False) and not planned(3, used=False)
+
+
+def keep(world, photos, name="abcdef", labels=("sky",), used=True):
+    """Let a memory of so many photos be the newest."""
+    worth = Worth(photos, 10.0, 20.0)
+    header = Header(name, "base-0", labels, (0.0,), (9,), "", worth, None, used)
+    files.store(world.loop().storage, 1, StoredMemory(header, _memory()))
 
 
 def _memory():
