@@ -48,6 +48,7 @@ def demo(
     """
     # Here, as `ebseg --help` imports every command's module.
     from backend.demo.project import (
+        BACKEND_PORT,
         choose_pictures,
         loop_settings,
         pre_annotated_project,
@@ -65,7 +66,7 @@ def demo(
             pictures, names = choose_pictures(photos, labels, folder / "scenes")
             with (
                 start_label_studio(label_studio, folder) as server,
-                serve_backend(server, model, folder, loop) as backend,
+                serve_backend(server, model, folder, loop, preferred_port=BACKEND_PORT) as backend,
                 start_worker(server, model, folder, loop) as worker,
             ):
                 project = pre_annotated_project(server, backend, pictures, names, every_one=once)

@@ -175,10 +175,10 @@ def loop_settings(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def serve_backend(
-    server: LabelStudioServer, model: str, folder: Path, loop: Mapping[str, str]
+    server: LabelStudioServer, model: str, folder: Path, loop: Mapping[str, str], *, preferred_port: int = 0
 ) -> Iterator[ServerProcess]:
     """Run ``ebseg serve`` for a Label Studio until the model is loaded; end it afterwards."""
-    port = free_port(BACKEND_PORT)
+    port = free_port(preferred_port)
     process = ServerProcess("The EBSeg backend", f"http://127.0.0.1:{port}", folder / "backend.log")
     variables = _environment(server, model, loop) | {"EBSEG_HOST": "127.0.0.1", "EBSEG_PORT": str(port)}
     with process.running([*EBSEG, "serve"], variables):
