@@ -19,6 +19,7 @@ from tests.e2e.team import Team, pictures
 from tests.e2e.waiting import wait_until
 from training.annotations.snapshot import is_held_out
 from training.queue.embedded_redis import stop_embedded_redis
+from training.queue.queues import QueueName
 
 MODEL = "ebseg-tiny"
 PICTURES, ASKED = 12, 3
@@ -67,7 +68,8 @@ def running(server: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory)
         environment = {**os.environ, **variables, "EBSEG_MODEL": MODEL}
         environment |= {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.access_token}
         worker = ServerProcess("The worker", "", folder / "worker.log")
-        stack.enter_context(worker.running([*EBSEG, "worker"], environment))
+        # Only what remembers: a worker that predicts would store the same predictions that the test asks for.
+        stack.enter_context(worker.running([*EBSEG, "worker", "--queue", QueueName.CONTROL], environment))
         yield Running(team, backend, worker, team.version(ebseg.load(MODEL).version))
 
 
