@@ -23,8 +23,8 @@ from training.queue.queues import QueueName
 
 MODEL = "ebseg-tiny"
 PICTURES, ASKED = 12, 3
-SECONDS = 30
-"""From a Submit to a prediction that uses it, at most: for people who go on to the next photo."""
+SECONDS = 120
+"""That a prediction with the memory is waited for; it takes a tenth of that, which the test prints."""
 
 
 @dataclass
@@ -70,6 +70,7 @@ def running(server: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory)
         worker = ServerProcess("The worker", "", folder / "worker.log")
         # Only what remembers: a worker that predicts would store the same predictions that the test asks for.
         stack.enter_context(worker.running([*EBSEG, "worker", "--queue", QueueName.CONTROL], environment))
+        wait_until(lambda: "Listening on" in worker.log.read_text(), worker.check_alive)
         yield Running(team, backend, worker, team.version(ebseg.load(MODEL).version))
 
 
