@@ -54,11 +54,15 @@ class StoredMemories:
 
 @dataclass(eq=False)
 class _Followed:
-    """A project's memory as last read. ``asked``: when it was last asked for, of time.monotonic()."""
+    """A project's memory as last read.
+
+    ``asked``: when it was last asked for, of time.monotonic(). ``trouble``: why it cannot be read now.
+    """
 
     asked: float
     memory: Memory | None = None
     stamp: str | None = None
+    trouble: str = ""
     looked: threading.Event = field(default_factory=threading.Event)
 
 
@@ -134,8 +138,11 @@ class Memories:
                 followed.stamp = stamp
                 if followed.memory is not None:
                     logger.info("project %d has the memory %s", project, followed.memory.name)
+            followed.trouble = ""
         except Exception as error:  # whatever it is: what is known goes on being used
-            logger.warning("the memory of project %d cannot be read: %s", project, error)
+            if str(error) != followed.trouble:  # told once, not at each look
+                logger.warning("the memory of project %d cannot be read: %s", project, error)
+            followed.trouble = str(error)
         followed.looked.set()
 
     def _work(self) -> None:

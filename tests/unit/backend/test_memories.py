@@ -87,8 +87,9 @@ def test_a_storage_that_is_away_costs_nothing_but_what_is_new(shelf, caplog):
     shelf.broken = True
     with caplog.at_level(logging.WARNING):
         followed.look()
+        followed.look()
     assert followed.find(1) is MEMORY
-    assert "the memory of project 1 cannot be read: the storage is away" in caplog.text
+    assert caplog.messages == ["the memory of project 1 cannot be read: the storage is away"]
 
 
 def test_what_has_not_changed_is_not_read_again(shelf):
