@@ -59,10 +59,12 @@ test: check browser $(LABEL_STUDIO_READY)
 mutants: $(READY)
 	$(BIN)/python -m tests.mutation --sample $(or $(SAMPLE),12)
 
-# The pictures of the README and the docs, taken by the browser test and by that of the learning loop (of drawn pictures).
+# The pictures of the README and the docs, taken by tests: in the browser, and of what the memory and the loop learn (of
+# drawn pictures).
 screenshot: $(READY) $(LABEL_STUDIO_READY) browser
 	EBSEG_SCREENSHOT=docs/images/label-studio.png EBSEG_POLYGONS_SCREENSHOT=docs/images/polygons.png \
 		$(BIN)/pytest tests/e2e/test_browser.py
+	EBSEG_MEMORY_PICTURE=docs/images/memory.png $(BIN)/pytest tests/e2e/test_memory.py
 	EBSEG_FINETUNE_STEPS=150 EBSEG_LOOP_PICTURE=docs/images/loop.png $(BIN)/pytest tests/e2e/test_loop.py -k corrections
 
 # Trains the model in the package from nothing, in some hours on two cores; goes on where it was stopped.

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from backend.demo.label_studio_server import LabelStudioServer, Project
 from backend.demo.project import label_config
+from ebseg.data.drawn.synthetic import PHRASES, draw_scene
 from ebseg.evaluation.metrics import ConfusionMatrix, mean_percent
 from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.label_config import parse
@@ -75,6 +77,17 @@ def drawn(folder: Path, count: int) -> Pictures:
     return Pictures(held_back.LABELS, files, truths)
 
 
+def scenes(folder: Path, count: int) -> Pictures:
+    """Scenes that the packaged model knows, with the labels that they show."""
+    drawings = [draw_scene(31, index) for index in range(count)]
+    shown = np.unique([scene.label_map for scene in drawings])
+    files = [folder / f"scene {index}.png" for index in range(count)]
+    for file, scene in zip(files, drawings, strict=True):
+        Image.fromarray(scene.image).save(file)
+    truths = [np.searchsorted(shown, scene.label_map).astype(np.int16) for scene in drawings]
+    return Pictures(tuple(PHRASES[index] for index in shown), files, truths)
+
+
 class Team:
     """A project of pictures in a real Label Studio."""
 
@@ -106,6 +119,21 @@ class Team:
             timeout=60,
         )
         assert answer.status_code == 201, answer.text
+
+    def delete_annotations(self, task: int) -> None:
+        for annotation in self.server.client.annotations.list(id=task):
+            self.server.client.annotations.delete(annotation.id)
+
+    def answer(self, backend: str, task: int) -> dict[str, Any]:
+        """What the service at an address answers for a task of this project's; nothing is stored."""
+        body = {
+            "project": f"{self.project.id}.1",
+            "label_config": self.config,
+            "tasks": [{"id": task, "data": self.server.client.tasks.get(str(task)).data}],
+        }
+        answer = httpx.post(f"{backend}/predict", json=body, timeout=100)
+        [result] = answer.raise_for_status().json()["results"]
+        return dict(result)
 
     def predicted(self, task: int, version: str) -> LabelMap:
         """What Label Studio stores of one version's prediction."""

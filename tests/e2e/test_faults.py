@@ -6,11 +6,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
+from redis import Redis
 
 from backend.demo.label_studio_server import LabelStudioError, LabelStudioServer
 from backend.demo.project import EBSEG, serve_backend
@@ -19,6 +22,7 @@ from ebseg.loading import checkpoint_path, version_name
 from tests.e2e.team import Pictures, Team, drawn
 from tests.e2e.waiting import wait_until
 from tests.servers import label_studio
+from training.commands.jobs import newest_jobs
 from training.queue.embedded_redis import stop_embedded_redis
 from training.queue.pause import paused
 from training.queue.queues import connect, queues
@@ -37,6 +41,7 @@ LOOP = {
     "EBSEG_LABEL_CHUNK": "2",
 }
 SECONDS = 400
+MOST_JOBS = 100
 
 
 class World:
@@ -95,11 +100,15 @@ class World:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def jobs(self, prefix: str) -> list[dict[str, object]]:
-        found = json.loads(self.ebseg("jobs", "list", "--json"))
-        return [job for job in found if job["id"].startswith(prefix)]
+    @cached_property
+    def redis(self) -> Redis:
+        return connect(Settings(home=self.home))
 
-    def job(self, prefix: str) -> dict[str, object]:
+    def jobs(self, prefix: str) -> list[dict[str, Any]]:
+        """What ``ebseg jobs list --json`` tells, without the seconds that a command takes to start."""
+        return [job for job in newest_jobs(self.redis, MOST_JOBS) if job["id"].startswith(prefix)]
+
+    def job(self, prefix: str) -> dict[str, Any]:
         [found] = self.jobs(prefix)
         return found
 
@@ -140,7 +149,7 @@ def team(world: World, shown: Pictures) -> Iterator[Team]:
         made.correct(task, made.truth(task))
     yield made
     world.stop_workers()
-    for queue in queues(connect(Settings(home=world.home))):
+    for queue in queues(world.redis):
         queue.empty()
 
 
@@ -148,7 +157,7 @@ def test_label_studio_may_be_away_while_annotations_are_read(world: World, team:
     world.ask_for_training(team)
     world.stop_studio()
     world.start_worker()
-    world.wait_for(lambda: paused(connect(Settings(home=world.home))))
+    world.wait_for(lambda: paused(world.redis))
     world.wait_for(lambda: world.job(f"snapshot-{team.project.id}-")["state"] == "queued")
     label = [*EBSEG, "label", str(team.project.id)]
     told = subprocess.run(label, env=world.environment, capture_output=True, text=True, timeout=30)

@@ -1,5 +1,7 @@
 """The learning loop with the real parts: Label Studio, the service, Redis, an RQ worker and MLflow.
 
+Two projects of different labels: one learns, and nothing of that reaches the other.
+
 EBSEG_LOOP_PICTURE=file keeps a picture of predictions before and after (``make screenshot``). With the drawn
 pictures of ``held_back`` it takes a third of the time that it takes with CamVid's (EBSEG_CAMVID=folder).
 """
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -27,9 +30,10 @@ from backend.processes import ServerProcess
 from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.version import model_of
 from ebseg.predictor import Predictor
-from tests.e2e.team import LabelMap, Team, pictures, street
+from tests.e2e.team import LabelMap, Team, pictures, scenes, street
 from tests.e2e.waiting import wait_until
 from training.annotations.snapshot import is_held_out
+from training.commands.jobs import newest_jobs
 from training.queue.embedded_redis import stop_embedded_redis
 from training.queue.queues import connect
 from training.registry.registry import Registry
@@ -38,6 +42,7 @@ from training.settings import Settings
 MODEL = "ebseg-tiny"
 PICTURES, CORRECTED, HELD_OUT = 40, 24, 8
 MINUTES = 60
+MOST_JOBS = 100
 LOADED = 120
 """Requests before and after the swap that the load goes on for."""
 
@@ -63,6 +68,7 @@ class Loop:
     backend: ServerProcess
     worker: ServerProcess
     team: Team
+    other: Team
     base: str
     environment: dict[str, str]
     running: ExitStack
@@ -80,10 +86,9 @@ class Loop:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def jobs(self, prefix: str) -> list[dict[str, object]]:
-        return [
-            job for job in json.loads(self.command("jobs", "list", "--json")) if job["id"].startswith(prefix)
-        ]
+    def jobs(self, prefix: str) -> list[dict[str, Any]]:
+        """What ``ebseg jobs list --json`` tells, without the seconds that a command takes to start."""
+        return [job for job in newest_jobs(self.connection, MOST_JOBS) if job["id"].startswith(prefix)]
 
     def wait_for(self, condition: Callable[[], bool], minutes: float = 15) -> None:
         def check() -> None:
@@ -94,7 +99,7 @@ class Loop:
         deadline = time.monotonic() + minutes * MINUTES
         wait_until(condition, check)
 
-    def judged(self, prefix: str) -> list[dict[str, object]]:
+    def judged(self, prefix: str) -> list[dict[str, Any]]:
         return [job for job in self.jobs(prefix) if job["state"] not in ("queued", "started", "scheduled")]
 
 
@@ -105,8 +110,10 @@ def loop(server: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) ->
     variables = {**LOOP, "EBSEG_HOME": str(folder / "home")}
     with serve_backend(server, MODEL, folder, variables) as backend, ExitStack() as running:
         running.callback(stop_embedded_redis, folder / "home" / "redis")
-        team = Team(server, shown)
-        team.project.connect(backend.url)
+        team, other = Team(server, shown), Team(server, scenes(folder, 2))
+        for each in (team, other):
+            each.project.connect(backend.url)
+        other.project.retrieve_predictions(other.tasks)
         for start in range(0, PICTURES, 10):
             team.project.retrieve_predictions(team.tasks[start : start + 10])
         settings = Settings(
@@ -117,7 +124,7 @@ def loop(server: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) ->
         base = team.version(ebseg.load(MODEL).version)
         worker = ServerProcess("The worker", "", folder / "worker.log")
         started = running.enter_context(ExitStack())
-        loop = Loop(settings, connect(settings), backend, worker, team, base, environment, started)
+        loop = Loop(settings, connect(settings), backend, worker, team, other, base, environment, started)
         loop.start_worker()
         yield loop
 
@@ -185,6 +192,7 @@ def test_corrections_become_a_better_model_that_is_served_without_a_pause(loop: 
     corrected = choose(loop, CORRECTED, HELD_OUT, team.tasks)
     others = [task for task in team.tasks if task not in corrected]
     before = team.miou(others, loop.base)
+    elsewhere = answers(loop, loop.other)
     for task in corrected:
         team.correct(task, team.truth(task))
     loop.wait_for(lambda: bool(loop.jobs("judge-")))
@@ -204,7 +212,8 @@ def test_corrections_become_a_better_model_that_is_served_without_a_pause(loop: 
     version = team.version(champion.name)
     assert set(seen.versions) == {loop.base, version}
     check_masks(loop, seen, {loop.base: MODEL, version: str(registry.checkpoint(champion))})
-    assert told(loop) == version
+    assert told(loop, team) == version
+    assert told(loop, loop.other) == loop.other.version(model_of(loop.base))
 
     loop.wait_for(lambda: len(loop.judged("label-")) > 0 and not active(loop, "label-", "plan-"))
     after = team.miou(others, version)
@@ -213,14 +222,21 @@ def test_corrections_become_a_better_model_that_is_served_without_a_pause(loop: 
         team.picture(others[:3], [loop.base, version], Path(picture))
     assert after - before >= 10
     assert team.server.client.projects.get(team.project.id).model_version == version
+    assert answers(loop, loop.other) == elsewhere
+    assert registry.champion(loop.other.project.id) == base
     for task in others:
         stored = [p.model_version for p in team.project.predictions(task)]
         assert stored.count(version) == 1
 
 
-def told(loop: Loop) -> str:
+def answers(loop: Loop, team: Team) -> list[dict[str, Any]]:
+    """What the service answers for the tasks of a project."""
+    return [team.answer(loop.backend.url, task) for task in team.tasks]
+
+
+def told(loop: Loop, team: Team) -> str:
     """What the service tells Label Studio as the project's version."""
-    body = {"schema": loop.team.config, "project": f"{loop.team.project.id}.1"}
+    body = {"schema": team.config, "project": f"{team.project.id}.1"}
     answer = httpx.post(f"{loop.backend.url}/setup", json=body)
     return str(answer.json()["model_version"])
 
@@ -283,7 +299,7 @@ def test_shuffled_labels_are_rejected(loop: Loop) -> None:
 def test_a_rollback_is_served_at_once(loop: Loop) -> None:
     project = str(loop.team.project.id)
     assert model_of(loop.base) in loop.command("models", "rollback", "--project", project)
-    loop.wait_for(lambda: told(loop) == loop.base, minutes=0.5)
+    loop.wait_for(lambda: told(loop, loop.team) == loop.base, minutes=0.5)
     task = loop.team.tasks[0]
     loop.team.project.retrieve_predictions([task])
     assert loop.team.project.predictions(task)[-1].model_version == loop.base

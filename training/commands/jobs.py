@@ -38,7 +38,7 @@ def list_jobs(
         typer.echo(f"ebseg: {fault.what}: a worker puts it aside", err=True)
     if reason := paused(connection):
         typer.echo(f"ebseg: {reason}", err=True)
-    jobs = _all_jobs(connection, count)
+    jobs = newest_jobs(connection, count)
     if as_json:
         typer.echo(json.dumps(jobs, indent=2))
         return
@@ -109,8 +109,8 @@ def _job(connection: Redis, job_id: str) -> Job:
         raise ConfigError(f"no job {job_id!r}: `ebseg jobs list` shows those of the last weeks") from None
 
 
-def _all_jobs(connection: Redis, count: int) -> list[dict[str, Any]]:
-    """Tell of the newest jobs, and of what is damaged before all."""
+def newest_jobs(connection: Redis, count: int) -> list[dict[str, Any]]:
+    """Tell of at most ``count`` jobs as ``list --json`` prints them: what is damaged, then the newest."""
     jobs: list[LoopJob] = []
     damaged: list[dict[str, Any]] = []
     for job_id in job_ids(connection):
