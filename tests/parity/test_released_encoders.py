@@ -141,11 +141,23 @@ def clip(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 def sam(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     """segment-anything's whole ViT-B, prompt encoder, mask decoder and neck too."""
     state = _random(sam_model_registry["vit_b"]().state_dict())
-    path = tmp_path_factory.mktemp("sam") / "sam.pth"
+    return _saved(state, tmp_path_factory.mktemp("sam")), _digests(state)
+
+
+@pytest.fixture(scope="module")
+def one_tensor(tmp_path_factory) -> Path:
+    """A file of 12 MB, which is downloaded in the same way: no download looks at the tensors."""
+    positions = {"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}
+    return _saved(_random(positions), tmp_path_factory.mktemp("one"))
+
+
+def _saved(state: dict[str, Tensor], folder: Path) -> Path:
+    """Save it under a name that ends in its content's hash."""
+    path = folder / "sam.pth"
     torch.save(state, path)
     with path.open("rb") as file:
         start = hashlib.file_digest(file, "sha256").hexdigest()[:6]
-    return path.rename(path.with_name(f"sam_vit_b_{start}.pth")), _digests(state)
+    return path.rename(path.with_name(f"sam_vit_b_{start}.pth"))
 
 
 def _environment(endpoint: str, cache: Path) -> dict[str, str]:
@@ -207,13 +219,13 @@ def test_every_tensor_is_what_was_served_and_each_file_is_asked_for_once(server,
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["wrong content", "cut short"])
-def test_a_bad_download_of_segment_anything_is_not_kept(server, sam, tmp_path, cut):
+def test_a_bad_download_of_segment_anything_is_not_kept(server, one_tensor, tmp_path, cut):
     served = tmp_path / "served.pth"
     served.write_bytes(os.urandom(3 * 2**20))
-    path = f"/{sam[0].name}"
+    path = f"/{one_tensor.name}"
     server.files[path] = served
     if cut:
-        server.files[path] = sam[0]
+        server.files[path] = one_tensor
         server.cut.add(path)
     done = _run(server.url, tmp_path, SAM_SCRIPT, server.url + path)
     assert done.returncode == 1
@@ -222,25 +234,25 @@ def test_a_bad_download_of_segment_anything_is_not_kept(server, sam, tmp_path, c
     assert f"fetch {server.url}{path} elsewhere and put it at {tmp_path}" in line
     assert _in_torchs_cache(tmp_path) == []
 
-    server.files[path] = sam[0]
+    server.files[path] = one_tensor
     server.cut.clear()
     done = _run(server.url, tmp_path, SAM_SCRIPT, server.url + path)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_damaged_file_of_segment_anything_is_named(server, sam, tmp_path):
-    cached = tmp_path / "torch/hub/checkpoints" / sam[0].name
+def test_a_damaged_file_of_segment_anything_is_named(server, one_tensor, tmp_path):
+    cached = tmp_path / "torch/hub/checkpoints" / one_tensor.name
     cached.parent.mkdir(parents=True)
-    cached.write_bytes(sam[0].read_bytes()[:1000])
-    done = _run(server.url, tmp_path, SAM_SCRIPT, f"{server.url}/{sam[0].name}")
+    cached.write_bytes(one_tensor.read_bytes()[:1000])
+    done = _run(server.url, tmp_path, SAM_SCRIPT, f"{server.url}/{one_tensor.name}")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"ebseg: {cached} is damaged") and line.endswith("delete it and start again")
     assert server.asked == []
 
 
-def test_a_killed_download_leaves_nothing_that_would_be_taken_for_good(server, sam, tmp_path):
-    path = f"/{sam[0].name}"
+def test_a_killed_download_leaves_nothing_that_would_be_taken_for_good(server, one_tensor, tmp_path):
+    path = f"/{one_tensor.name}"
     server.files[path] = endless = tmp_path / "endless"
     with endless.open("wb") as file:
         file.truncate(2**40)  # a file without blocks: the download cannot end before it is killed
@@ -253,15 +265,15 @@ def test_a_killed_download_leaves_nothing_that_would_be_taken_for_good(server, s
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert sam[0].name not in _in_torchs_cache(tmp_path)
-    server.files[path] = sam[0]
+    assert one_tensor.name not in _in_torchs_cache(tmp_path)
+    server.files[path] = one_tensor
     done = _run(server.url, tmp_path, SAM_SCRIPT, server.url + path)
     assert done.returncode == 0, done.stderr
 
 
-def test_processes_of_one_run_download_once(server, sam, tmp_path):
-    path = f"/{sam[0].name}"
-    server.files[path] = sam[0]
+def test_processes_of_one_run_download_once(server, one_tensor, tmp_path):
+    path = f"/{one_tensor.name}"
+    server.files[path] = one_tensor
     command = [sys.executable, "-c", SAM_SCRIPT, server.url + path]
     environment = _environment(server.url, tmp_path)
     processes = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
@@ -269,9 +281,9 @@ def test_processes_of_one_run_download_once(server, sam, tmp_path):
     assert server.asked == [path]
 
 
-def test_a_terminal_shows_the_progress(server, sam, tmp_path):
-    path = f"/{sam[0].name}"
-    server.files[path] = sam[0]
+def test_a_terminal_shows_the_progress(server, one_tensor, tmp_path):
+    path = f"/{one_tensor.name}"
+    server.files[path] = one_tensor
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (24, 100))
     command = [sys.executable, "-c", SAM_SCRIPT, server.url + path]
@@ -282,7 +294,7 @@ def test_a_terminal_shows_the_progress(server, sam, tmp_path):
             while part := output.read(4096):
                 shown += part
         assert process.wait(timeout=60) == 0, shown
-    assert f"downloading {sam[0].name}" in shown.decode() and "100%" in shown.decode()
+    assert f"downloading {one_tensor.name}" in shown.decode() and "100%" in shown.decode()
 
 
 def test_offline_the_message_says_what_to_do(tmp_path):
