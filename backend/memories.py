@@ -103,12 +103,12 @@ class Memories:
             followed.looked.wait(FIRST_SECONDS)
         return followed.memory
 
-    def names(self) -> dict[int, str]:
-        """Give the names of the memories of projects that asked lately, for who looks at the page."""
+    def known(self) -> dict[int, Memory]:
+        """Give the memories of projects that asked lately, for who looks at the page."""
         with self._lock:
             return {
-                project: followed.memory.name
-                for project, followed in sorted(self._followed.items())
+                project: followed.memory
+                for project, followed in self._followed.items()
                 if followed.memory is not None
             }
 

@@ -4,7 +4,9 @@ from flask import Blueprint, Response, jsonify, render_template
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from backend.metrics import TaskOutcome
+from backend.overview import overview
 from backend.service import Service
+from training.queue.outcomes import Topic
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -45,8 +47,8 @@ def blueprint(service: Service) -> Blueprint:
             follower=service.follower,
             outbox=service.outbox,
             watch=service.watch,
-            memories=service.memories.names() if service.memories else {},
-            hints=service.hints.all(),
+            projects=overview(service),
+            topics=Topic,
             counts={outcome.value: service.metrics.count(outcome) for outcome in TaskOutcome},
             label_studio_url=service.settings.label_studio_url,
         )

@@ -7,10 +7,13 @@ a person's Submit. Whoever takes the hints on (Redis, in the end) may be away; t
 import atexit
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from ebseg.errors import EBSegError
+from training.queue.outcomes import Outcomes
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +55,8 @@ class Sink(Protocol):
     def finish(self, project_id: int, task_ids: list[int], version: str) -> None:
         """Have tasks predicted, with the model of that version, that a request had no time for."""
 
-    def outcomes(self) -> Mapping[int, tuple[str, str]]:
-        """Tell for projects when their annotations were read, and what came of it in words."""
+    def outcomes(self) -> Mapping[int, Outcomes]:
+        """Give what jobs told of the known projects."""
 
     def paused(self) -> str:
         """Tell why and since when the loop pauses; empty where it does not."""
@@ -90,15 +93,18 @@ class _Waiting:
 class Outbox:
     """An outbox of hints, one entry for a project however often it is hinted at; for many threads.
 
-    ``connect`` makes the sink once, in the outbox's thread with the first hint or for who asks about a job
-    before: that may take seconds. While it or the sink fails, everything waits. A hint may reach the sink
-    twice, after a failure half-way. ``outcomes``, ``paused``: what the sink told last; see Sink.
+    ``connect`` makes the sink once, in the outbox's thread with the first hint or look, or for who asks about
+    a job before: that may take seconds. While it or the sink fails, everything waits. A hint may reach the
+    sink twice, after a failure half-way. ``outcomes``, ``paused``: what the sink told last, see Sink.
+    ``away``: why it cannot be asked now.
     """
 
     def __init__(self, connect: Callable[[], Sink]) -> None:
         self.connect = connect
-        self.outcomes: Mapping[int, tuple[str, str]] = {}
+        self.outcomes: Mapping[int, Outcomes] = {}
         self.paused = ""
+        self.away = ""
+        self._look_at = time.monotonic() + LOOK_SECONDS
         self._sink: Sink | None = None
         self._connecting = threading.Lock()
         self._waiting: dict[int, _Waiting] = {}
@@ -203,6 +209,7 @@ class Outbox:
                 if pause > FIRST_PAUSE:
                     logger.info("hints to the learning loop are taken on again")
                 pause = FIRST_PAUSE
+            self._look()
 
     def _take(self) -> tuple[int, _Waiting] | None:
         """Wait for a hint and take the oldest; None when there is none and the outbox closes."""
@@ -218,10 +225,15 @@ class Outbox:
             self._look()
 
     def _look(self) -> None:
-        """Ask what came of the hints, and what is in the way, for who looks at the page."""
-        if self._sink is not None:
-            with suppress(Exception):  # what is wrong is told with the next hint
-                self.outcomes, self.paused = self._sink.outcomes(), self._sink.paused()
+        """Ask what is known of projects, and what is in the way, for who looks at the page; now and then."""
+        if time.monotonic() < self._look_at or self._closing.is_set():
+            return
+        try:
+            sink = self._connected()
+            self.outcomes, self.paused, self.away = sink.outcomes(), sink.paused(), ""
+        except Exception as error:  # whatever it is: the log has it with the next hint
+            self.away = str(error) if isinstance(error, EBSegError) else f"{type(error).__name__}: {error}"
+        self._look_at = time.monotonic() + LOOK_SECONDS
 
     def _hand_over(self, project_id: int, hint: _Waiting) -> None:
         """Tell the sink; what it has taken on is taken off the hint."""

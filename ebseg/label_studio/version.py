@@ -32,6 +32,11 @@ def without_memory(version: str) -> str:
     return match[1] + match[3] if match else version
 
 
+def has_memory(version: str) -> bool:
+    """Tell whether a prediction of that version was made with a memory."""
+    return without_memory(version) != version
+
+
 def model_of(version: str) -> str:
     """Give the model's version of a prediction's; one without a digest, as older ones are, is the model's."""
     match = _VERSION.fullmatch(version)

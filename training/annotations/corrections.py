@@ -6,7 +6,7 @@ This is prequential evaluation, test and then train (Dawid, "Statistical theory:
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebseg.label_studio.annotations import Labels, paint
-from ebseg.label_studio.version import model_of
+from ebseg.label_studio.version import has_memory, model_of
 from training.annotations.entry import Correction, Entry
 from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
 from training.annotations.one_task import BadTask, one_task
@@ -22,18 +22,49 @@ from training.annotations.one_task import BadTask, one_task
 _log = logging.getLogger(__name__)
 
 
+_WORDS = {
+    "corrections": "predictions that people went over: {:.0f}",
+    "mean_iou": "mean IoU with what they made of them {:.1%}",
+    "changed": "{:.1%} of the pixels changed",
+    "untouched_share": "{:.1%} of the predictions left as they were",
+}
+_WORDS_OF_MEMORY = {
+    "memory_corrections": "{:.0f} of them with the memory of corrections",
+    "memory_iou": "mean IoU {:.1%} with it",
+    "text_iou": "{:.1%} by the text alone",
+}
+
+
 @dataclass(frozen=True)
 class Live:
-    """A version's corrections: their number, their means, and the share of those that changed nothing."""
+    """A version's corrections: their number, their means, and the share of those that changed nothing.
+
+    ``memory_corrections``: of how many predictions the version names a memory of corrections.
+    ``memory_iou``: the mean IoU of these, ``text_iou``: of the others; None for none.
+    """
 
     corrections: int
     mean_iou: float
     changed: float
     untouched_share: float
+    memory_corrections: int = 0
+    memory_iou: float | None = None
+    text_iou: float | None = None
 
     def numbers(self) -> dict[str, float]:
-        """Give the numbers by their names."""
-        return asdict(self)
+        """Give the numbers that there are by their names."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def in_words(numbers: Mapping[str, float]) -> str:
+    """Say ``Live``'s numbers, as far as they are there, in a line; empty for none."""
+    words = dict(_WORDS)
+    memory = numbers.get("memory_corrections", 0)
+    if memory:
+        words |= _WORDS_OF_MEMORY
+    if memory == numbers.get("corrections"):  # a text's number is one of before
+        words.pop("text_iou", None)
+    return ", ".join(each.format(numbers[name]) for name, each in words.items() if name in numbers)
 
 
 def corrected_prediction(studio: LabelStudioClient, prediction: int | None) -> dict[str, Any] | None:
@@ -96,12 +127,22 @@ def summarise(entries: Iterable[Entry]) -> dict[str, Live]:
     for entry in entries:
         if entry.correction is not None:
             by_version[model_of(entry.correction.version)].append(entry.correction)
-    return {
-        version: Live(
-            corrections=len(corrections),
-            mean_iou=float(np.mean([each.iou for each in corrections])),
-            changed=float(np.mean([each.changed for each in corrections])),
-            untouched_share=float(np.mean([each.untouched for each in corrections])),
-        )
-        for version, corrections in sorted(by_version.items())
-    }
+    return {version: _live(corrections) for version, corrections in sorted(by_version.items())}
+
+
+def _live(corrections: Sequence[Correction]) -> Live:
+    with_memory = [each for each in corrections if has_memory(each.version)]
+    by_text = [each for each in corrections if not has_memory(each.version)]
+    return Live(
+        corrections=len(corrections),
+        mean_iou=_mean_iou(corrections),
+        changed=float(np.mean([each.changed for each in corrections])),
+        untouched_share=float(np.mean([each.untouched for each in corrections])),
+        memory_corrections=len(with_memory),
+        memory_iou=_mean_iou(with_memory) if with_memory else None,
+        text_iou=_mean_iou(by_text) if by_text else None,
+    )
+
+
+def _mean_iou(corrections: Iterable[Correction]) -> float:
+    return float(np.mean([each.iou for each in corrections]))

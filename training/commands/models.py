@@ -13,6 +13,8 @@ from rich.text import Text
 
 from ebseg.errors import ConfigError, EBSegError
 from ebseg.runs.mlflow_store import without_secrets
+from training.annotations.corrections import in_words
+from training.queue.outcomes import Outcomes, Topic, outcomes, tell
 from training.queue.plans import refresh
 from training.queue.queues import connect
 from training.registry.aliases import CANDIDATE, CHAMPION, own
@@ -20,14 +22,6 @@ from training.registry.decision import Verdict
 from training.registry.registry import Registry
 from training.registry.version import Version
 from training.settings import Settings, load_settings
-
-LIVE = {
-    "corrections": "predictions that people went over: {:.0f}",
-    "mean_iou": "mean IoU with what they made of them {:.1%}",
-    "changed": "{:.1%} of the pixels changed",
-    "untouched_share": "{:.1%} of the predictions left as they were",
-}
-"""What people's corrections say of a version (``training.annotations.corrections.Live``), in words."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at the model's versions; go back.")
 
@@ -72,7 +66,8 @@ def list_models(project: Project = None, as_json: AsJson = False) -> None:
 def show(version: Ref, project: Project = None, as_json: AsJson = False) -> None:
     """Show a version: what the gate decided and why, each label's IoU, what it forgot, its live numbers.
 
-    With --project 7 champion and candidate are that project's, as champion-7 and candidate-7 are without.
+    With --project 7 champion and candidate are that project's, as champion-7 and candidate-7 are without, and
+    what the service's page shows of project 7 is shown too.
     """
     settings = load_settings()
     registry = _registry()
@@ -80,8 +75,10 @@ def show(version: Ref, project: Project = None, as_json: AsJson = False) -> None
     decision = registry.decision(found)
     reigns = _reigns(registry, found, project)
     look = _where_to_look(settings, found)
+    told_of_project = _told(settings, project)
     if as_json:
-        told = {**_as_dict(found), "decision": decision, "champion": reigns, "look": look}
+        topics = {topic: asdict(each) for topic, each in told_of_project.items()}
+        told = {**_as_dict(found), "decision": decision, "champion": reigns, "look": look, "project": topics}
         typer.echo(json.dumps(told, indent=2))
         return
     typer.echo(f"version {found.number} ({', '.join(found.aliases) or 'no alias'}): {found.name}")
@@ -89,9 +86,10 @@ def show(version: Ref, project: Project = None, as_json: AsJson = False) -> None
     for entry in reigns:
         whose = "" if entry["project"] is None else f" of project {entry['project']}"
         typer.echo(f"champion{whose} since {entry['at']}: {entry['reason']}")
-    live = {name: found.tags.get(f"live.{name}") for name in LIVE}
-    if words := [LIVE[name].format(float(value)) for name, value in live.items() if value is not None]:
-        typer.echo(f"live: {', '.join(words)}")
+    for topic, each in told_of_project.items():
+        typer.echo(f"project {project}, {topic}: {each.words} ({each.at})")
+    if Topic.LIVE not in told_of_project and (live := _live(found)):
+        typer.echo(f"live: {live}")
     if decision is None:
         typer.echo("the gate has not looked at it")
     else:
@@ -112,7 +110,7 @@ def promote(
     _require_loadable(registry, found)
     number = None if champion is None else champion.number
     registry.promote(found, reason, project=project, expected_champion=number)
-    _refresh(found, project)
+    _refresh(found, project, f"promoted: {reason}")
     _print_change(champion, found, project, as_json=as_json)
 
 
@@ -125,7 +123,7 @@ def rollback(project: Project = None, reason: Reason = "by hand", as_json: AsJso
     registry = _registry()
     champion = registry.champion(project)
     returned = registry.rollback(reason, partial(_require_loadable, registry), project=project)
-    _refresh(returned, project)
+    _refresh(returned, project, f"the champion before it was returned to: {reason}")
     _print_change(champion, returned, project, as_json=as_json)
 
 
@@ -170,13 +168,40 @@ def _require_loadable(registry: Registry, version: Version) -> None:
         ) from error
 
 
-def _refresh(version: Version, project: int | None) -> None:
-    """Have workers push the version's predictions and the project, or all, show its scores."""
+def _refresh(version: Version, project: int | None, decision: str) -> None:
+    """Have workers push the version's predictions and the project, or all, show its scores.
+
+    ``decision``: why it is served, in words, for the service's page.
+    """
     settings = load_settings()
     try:
-        refresh(connect(settings), settings, version.name, project)
+        connection = connect(settings)
+        if project is not None:
+            words = f"version {version.number} ({version.name}): {decision}"
+            tell(connection, project, Topic.DECISION, words)
+        refresh(connection, settings, version.name, project)
     except ConfigError as error:
         typer.echo(f"ebseg: the predictions in Label Studio stay as they are: {error}", err=True)
+
+
+def _live(version: Version) -> str:
+    """Say what people made of a version's predictions; empty where nobody went over one."""
+    prefix = "live."
+    tags = version.tags.items()
+    return in_words(
+        {name.removeprefix(prefix): float(value) for name, value in tags if name.startswith(prefix)}
+    )
+
+
+def _told(settings: Settings, project: int | None) -> Outcomes:
+    """Give what jobs told of a project, which Redis has; nothing where that is away."""
+    if project is None:
+        return {}
+    try:
+        return outcomes(connect(settings), [project])[project]
+    except ConfigError as error:
+        typer.echo(f"ebseg: what is known of project {project} is not shown: {error}", err=True)
+        return {}
 
 
 def _registry() -> Registry:

@@ -3,6 +3,7 @@
 from training.jobs.job import job
 from training.judging.judge import judge
 from training.loop import Loop, Result
+from training.queue.outcomes import Topic, tell
 from training.queue.plans import refresh
 from training.queue.projects import Project
 from training.registry.decision import Verdict
@@ -14,6 +15,8 @@ def judge_and_follow(loop: Loop, project: int, fingerprint: str, number: int) ->
     decision = judge(loop, candidate, project, fingerprint)
     champion = loop.registry.ensure_base(project)
     state = Project(loop.connection, project, loop.clock)
+    words = decision.in_words()
+    tell(loop.connection, project, Topic.DECISION, f"version {number} ({candidate.name}): {words}")
     promoted = decision.verdict is Verdict.PROMOTE
     if promoted or candidate.tags.get("base") == str(champion.number):
         state.trained = fingerprint
@@ -22,7 +25,7 @@ def judge_and_follow(loop: Loop, project: int, fingerprint: str, number: int) ->
         refresh(loop.connection, loop.settings, champion.name, project)
     state.train_with()
     state.request_round(loop.settings.debounce)  # annotations that came meanwhile
-    return {"outcome": f"{decision.verdict}: {'; '.join(decision.reasons)}", "version": number}
+    return {"outcome": words, "version": number}
 
 
 judge_candidate = job(judge_and_follow)

@@ -23,8 +23,9 @@ from training.judging.seen import seen_photos
 from training.loop import Loop, Result
 from training.queue import orders
 from training.queue.orders import Which
+from training.queue.outcomes import Topic, tell
 from training.queue.plans import submit_plan
-from training.queue.projects import Project, forget_project, require_the_services_model, tell_the_outcome
+from training.queue.projects import Project, forget_project, require_the_services_model
 
 _log = logging.getLogger(__name__)
 
@@ -40,13 +41,14 @@ def read_annotations(loop: Loop, project: int, number: int) -> Result | Retry:
     loop.registry.start_over()
     loop.progress.stage("reading annotations")
     try:
+        title = loop.studio().project(project).title
         found = snapshot.take(loop.studio(), loop.photos(), loop.storage, project, settings)
     except NotInLabelStudio:
         forget_project(loop.connection, project)
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
+    tell(loop.connection, project, Topic.TITLE, title)
     _predict_what_is_due(loop, state)
-    for version, live in corrections.summarise(found.entries).items():
-        loop.registry.record_live(version, live.numbers())
+    _keep_live(loop, found)
     waits = state.training
     if waits:
         outcome = f"{waits} is under way; these annotations are looked at when it has ended"
@@ -55,12 +57,25 @@ def read_annotations(loop: Loop, project: int, number: int) -> Result | Retry:
             outcome, waits = f"{waits} is under way with these annotations", None
     else:
         outcome = _start_training(loop, state, found, forced=forced)
-    tell_the_outcome(loop.connection, project, outcome)
+    tell(loop.connection, project, Topic.TRAINING, outcome)
     state.covered(events, forced=forced and not waits)
     state.end_round(number)
     if state.has_news:
         state.request_round(settings.debounce)
     return {"outcome": outcome, **summary(found)}
+
+
+def _keep_live(loop: Loop, found: Manifest) -> None:
+    """Keep what corrections say of versions: with each, and for people the champion's first."""
+    lives = corrections.summarise(found.entries)
+    for version, live in lives.items():
+        loop.registry.record_live(version, live.numbers())
+    champion = loop.registry.ensure_base(found.project).name
+    lines = [
+        f"{version}: {corrections.in_words(lives[version].numbers())}"
+        for version in sorted(lives, key=lambda each: each != champion)
+    ]
+    tell(loop.connection, found.project, Topic.LIVE, "; ".join(lines) or "nobody went over a prediction yet")
 
 
 def _predict_what_is_due(loop: Loop, state: Project) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ebseg.checkpoint import read_header
 from ebseg.errors import DataError
+from ebseg.label_studio.version import with_memory
 from ebseg.loading import load
 from ebseg.predictor import Predictor
 from training.annotations import snapshot
@@ -24,6 +25,7 @@ from training.memory.files import Header, StoredMemory, Worth
 from training.memory.fitting import Fitted, fit, score
 from training.memory.samples import Samples
 from training.memory.sampling import sample
+from training.queue.outcomes import Topic, tell
 from training.queue.plans import submit_plan
 from training.queue.projects import forget_project, require_the_services_model
 from training.queue.remembering import begin, is_requested
@@ -63,10 +65,20 @@ def remember(loop: Loop, project: int) -> Result:
         if remembering is None or remembering.champion.name != champion.name:
             remembering = _Remembering(loop, champion)
         outcome, is_whole = remembering.turn(found)
+        _tell(loop, project, outcome)
         if is_whole and not is_requested(loop.connection, project):
             if files.is_outgrown(loop.storage, project, champion.name):
                 submit_plan(loop.connection, project, champion.name)
             return {"outcome": outcome}
+
+
+def _tell(loop: Loop, project: int, outcome: str) -> None:
+    """Tell people what the project's memory is worth, and under which name predictions carry it."""
+    stored = files.find(loop.storage, project)
+    if stored is not None:
+        header = stored.header
+        outcome = f"{with_memory(header.model, header.name)}: {header.in_words()}"
+    tell(loop.connection, project, Topic.MEMORY, outcome)
 
 
 class _Remembering:

@@ -13,8 +13,9 @@ from rq.worker_registration import REDIS_WORKER_KEYS as RQ_WORKERS
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from training.queue.entries import DamagedJob, LoopJob, read
+from training.queue.outcomes import NEWEST_KEY
 from training.queue.pause import PAUSE_KEY, PROBE_KEY
-from training.queue.projects import HOSTNAME_KEY, MODEL_KEY, OUTCOMES_KEY, PROJECTS_KEY
+from training.queue.projects import HOSTNAME_KEY, MODEL_KEY, PROJECTS_KEY
 from training.queue.queues import count_as_failed, queues, stored, text
 
 _log = logging.getLogger(__name__)
@@ -93,9 +94,8 @@ def discard(connection: Redis, job_id: str) -> None:
 
 def _keys(connection: Redis) -> Iterator[tuple[str, str]]:
     """List keys with their types."""
-    yield from ((MODEL_KEY, "string"), (HOSTNAME_KEY, "string"), (OUTCOMES_KEY, "string"))
-    yield from ((PAUSE_KEY, "string"), (PROBE_KEY, "string"))
-    yield PROJECTS_KEY, "set"
+    yield from ((MODEL_KEY, "string"), (HOSTNAME_KEY, "string"), (PAUSE_KEY, "string"))
+    yield from ((PROBE_KEY, "string"), (NEWEST_KEY, "zset"), (PROJECTS_KEY, "set"))
     yield from ((RQ_QUEUES, "set"), (RQ_WORKERS, "set"))
     for line in queues(connection):
         yield WORKERS_BY_QUEUE_KEY % line.name, "set"

@@ -9,13 +9,11 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
-from pydantic import TypeAdapter, ValidationError
 from redis import Redis, ResponseError
 
 from ebseg.errors import ConfigError
-from training.queue import orders
+from training.queue import orders, outcomes
 from training.queue.queues import ACTIVE, bring_forward, find, is_active, text
 from training.settings import Settings
 
@@ -27,16 +25,6 @@ MODEL_KEY = "ebseg:model"
 
 HOSTNAME_KEY = "ebseg:hostname"
 """What Label Studio calls itself to its backends."""
-
-OUTCOMES_KEY = "ebseg:outcomes"
-"""What came of the newest readings of annotations, one for each project."""
-
-MOST_OUTCOMES = 10
-
-Outcomes = dict[int, tuple[str, str]]
-"""When a project's annotations were read (ISO 8601, UTC) and what came of it in words, the newest first."""
-
-_OUTCOMES = TypeAdapter(Outcomes)
 
 _INTEGER, _NUMBER, _TEXT = (
     re.compile(pattern) for pattern in (r"[0-9]{1,15}", r"[0-9]{1,15}(\.[0-9]+)?", r"[ -~]*")
@@ -203,6 +191,7 @@ def known_projects(connection: Redis, settings: Settings) -> list[int]:
 def forget_project(connection: Redis, number: int) -> None:
     """Drop a project that Label Studio does not have any more."""
     connection.srem(PROJECTS_KEY, number)
+    outcomes.forget(connection, number)
 
 
 def tell_the_hostname(connection: Redis, hostname: str) -> None:
@@ -214,25 +203,6 @@ def hostname(connection: Redis) -> str:
     """Give what Label Studio calls itself, as it last told the service; empty where it never did."""
     told = connection.get(HOSTNAME_KEY)
     return "" if told is None else text(told)
-
-
-def tell_the_outcome(connection: Redis, project: int, outcome: str) -> None:
-    """Note what came of a reading of annotations, for the service's page."""
-    now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
-    told = outcomes(connection)
-    told.pop(project, None)
-    kept = dict(list({project: (now, outcome), **told}.items())[:MOST_OUTCOMES])
-    connection.set(OUTCOMES_KEY, _OUTCOMES.dump_json(kept))
-
-
-def outcomes(connection: Redis) -> Outcomes:
-    """Tell what came of the newest readings of annotations."""
-    told = connection.get(OUTCOMES_KEY)
-    try:
-        return _OUTCOMES.validate_json(told or "{}")
-    except ValidationError:  # the next reading writes it anew
-        _log.warning("the key %s of Redis is damaged", OUTCOMES_KEY)
-        return {}
 
 
 def tell_the_model(connection: Redis, settings: Settings) -> None:

@@ -3,13 +3,12 @@
 from typing import Any
 
 from training.queue.mending import mend
+from training.queue.outcomes import Outcomes, called, newest
 from training.queue.pause import paused
 from training.queue.plans import submit_chunks
 from training.queue.projects import (
     PROJECTS_KEY,
-    Outcomes,
     Project,
-    outcomes,
     tell_the_hostname,
     tell_the_model,
 )
@@ -48,6 +47,7 @@ class Triggers:
     def _is_known(self, project_id: int) -> bool:
         if self._connection.scard(PROJECTS_KEY) < MOST_PROJECTS:
             self._connection.sadd(PROJECTS_KEY, project_id)
+            called(self._connection, project_id)
         return bool(self._connection.sismember(PROJECTS_KEY, str(project_id)))
 
     def note_event(self, project_id: int, events: int, forced: bool, uploaded: bool = False) -> None:
@@ -66,9 +66,9 @@ class Triggers:
         """Have workers predict the tasks that a request had no time for."""
         submit_chunks(self._connection, self._settings, project_id, task_ids, version)
 
-    def outcomes(self) -> Outcomes:
-        """Tell what came of the newest readings of annotations."""
-        return outcomes(self._connection)
+    def outcomes(self) -> dict[int, Outcomes]:
+        """Give what jobs told of projects, the newest first."""
+        return newest(self._connection)
 
     def paused(self) -> str:
         """Tell why and since when the loop pauses; empty where it does not."""

@@ -21,6 +21,10 @@ class Decision:
     reasons: tuple[str, ...]
     numbers: dict[str, Any]
 
+    def in_words(self) -> str:
+        """Say it in a line."""
+        return f"{self.verdict}: {'; '.join(self.reasons)}"
+
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON may hold it."""
         return {"verdict": self.verdict.value, "reasons": list(self.reasons), **self.numbers}

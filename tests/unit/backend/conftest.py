@@ -22,6 +22,7 @@ from ebseg.predictor import Predictor
 from ebseg.vocabulary import Vocabulary
 from tests.unit.label_studio.http_server import Server, reply
 from tests.unit.shallow import SHALLOW
+from training.queue.outcomes import Outcomes
 from training.settings import Settings
 
 READY_SECONDS = 20
@@ -141,6 +142,7 @@ class Sink:
         self.told: list[tuple] = []
         self.connected = 0
         self.away = threading.Event()
+        self.outcomes_of: dict[int, Outcomes] = {}
         self.jobs = {"train-1": {"status": "started", "progress": {"step": 3}}}
 
     def __call__(self) -> "Sink":
@@ -164,8 +166,9 @@ class Sink:
     def finish(self, project_id: int, task_ids: list[int], version: str) -> None:
         self._tell("finish", project_id, task_ids, version)
 
-    def outcomes(self) -> dict[int, tuple[str, str]]:
-        return {5: ("2026-01-31 10:00:00+00:00", "no training: 0 annotated tasks to train on")}
+    def outcomes(self) -> dict[int, Outcomes]:
+        self._require()
+        return self.outcomes_of
 
     def paused(self) -> str:
         return "paused since 2026-01-31 10:00:00Z, until Label Studio is well: it answers 503"

@@ -47,14 +47,11 @@ def webhook(client, body) -> dict:
 # The webhook
 
 
-def test_an_order_to_train_that_cannot_be_obeyed_shows_on_the_page(learning, monkeypatch):
+def test_why_the_loop_pauses_shows_on_the_page_of_a_service_that_nobody_called(learning, monkeypatch):
     monkeypatch.setattr("backend.outbox.LOOK_SECONDS", 0.01)
     client = learning()
-    webhook(client, {"action": "START_TRAINING", "project": {"id": 5}})
-    until(lambda: service_of(client).outbox.outcomes, "the outcome is heard of")
+    until(lambda: service_of(client).outbox.paused, "the pause is heard of")
     page = client.get("/").get_data(as_text=True)
-    assert "Project 5, annotations read 2026-01-31 10:00:00+00:00" in page
-    assert "<td>no training: 0 annotated tasks to train on</td>" in page
     assert "paused since 2026-01-31 10:00:00Z, until Label Studio is well: it answers 503" in page
 
 

@@ -62,13 +62,13 @@ def test_a_new_memory_is_used_and_shown_and_a_lost_one_is_not(client, shelf, mon
     service = client.application.extensions["ebseg"]
     before = ask(client, 1)["model_version"]
     shelf.memories[1] = replace(MEMORY, name="012345", bias=-MEMORY.bias)
-    until(lambda: service.memories.names() == {1: "012345"}, "the memory is read")
+    until(lambda: service.memories.known()[1].name == "012345", "the memory is read")
     after = ask(client, 1)
     assert list(masks(after)) == ["sky"]
     assert "+m012345+" in after["model_version"] != before
-    assert b"Project 1, memory of corrections</th><td>012345" in client.get("/").data
+    assert b"this service uses tiny-untrained+m012345" in client.get("/").data
     del shelf.memories[1]
-    until(lambda: service.memories.names() == {}, "it is forgotten")
+    until(lambda: service.memories.known() == {}, "it is forgotten")
     assert ask(client, 1)["model_version"] == named("tiny-untrained")
 
 

@@ -152,7 +152,7 @@ def test_an_outage_is_told_once_and_its_end_too(sink, outbox, caplog):
     assert "ConnectionError: Redis is away" in caplog.text
 
 
-def test_the_sink_is_made_by_the_first_hint_and_in_the_outboxs_thread(sink):
+def test_the_sink_is_made_by_the_first_hint_or_look_and_in_the_outboxs_thread(sink):
     made_in = []
 
     def connect():

@@ -238,8 +238,8 @@ def test_the_page_names_projects_champions_and_why_one_is_not_served(make_client
     [found] = ask_for(client, 8, [task(1, upload(0))])
     assert found["model_version"] == named("base") and list(masks(found))
     page = client.get("/").get_data(as_text=True)
-    assert "Champion of project 7</th><td>one</td>" in page
-    assert 'project 8</th><td>bad; <span class="failed">the model bad could not be loaded: ' in page
+    assert "<th>7</th>\n      <td>one</td>" in page
+    assert '<th>8</th>\n      <td>bad<p class="failed">the model bad could not be loaded: ' in page
     assert 'ebseg_model_swaps_total{outcome="failed"} 1.0' in client.get("/metrics").get_data(as_text=True)
 
 

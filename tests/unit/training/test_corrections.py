@@ -9,6 +9,7 @@ from training.annotations.corrections import (
     compare,
     corrected_prediction,
     correction,
+    in_words,
     summarise,
 )
 from training.annotations.entry import Entry
@@ -96,9 +97,12 @@ def test_corrections_are_summed_up_by_version():
         Correction("v2", 0.5, 0.5, False),
     ]
     live = summarise(map(entry, corrections))
-    assert live == {"v1": Live(1, 0.5, 0.25, 0.0), "v2": Live(4, 0.5, 0.5, 0.25)}
+    assert live == {
+        "v1": Live(1, 0.5, 0.25, 0.0, text_iou=0.5), "v2": Live(4, 0.5, 0.5, 0.25, text_iou=0.5)
+    }  # fmt: skip
     assert live["v2"].numbers() == {
         "corrections": 4, "mean_iou": 0.5, "changed": 0.5, "untouched_share": 0.25,
+        "memory_corrections": 0, "text_iou": 0.5,
     }  # fmt: skip
     assert summarise([]) == {}
 
@@ -108,4 +112,22 @@ def test_predictions_for_other_labels_are_the_same_models():
     corrections = [Correction("v1+aaaaaa", 1.0, 0.0, True), Correction("v1+bbbbbb", 0.0, 1.0, False)]
     corrections += [Correction("v1", 0.5, 0.5, False), Correction("v1+bbbbbbb", 0.5, 0.5, False)]
     live = summarise(map(entry, corrections))
-    assert live == {"v1": Live(3, 0.5, 0.5, 1 / 3), "v1+bbbbbbb": Live(1, 0.5, 0.5, 0.0)}
+    assert live == {
+        "v1": Live(3, 0.5, 0.5, 1 / 3, text_iou=0.5), "v1+bbbbbbb": Live(1, 0.5, 0.5, 0.0, text_iou=0.5)
+    }  # fmt: skip
+
+
+def test_predictions_with_a_memory_are_told_from_those_by_the_text_alone():
+    corrections = [
+        Correction("v1+aaaaaa", 0.25, 0.0, False),
+        Correction("v1+m012345+aaaaaa", 0.75, 0.0, False),
+    ]
+    corrections += [Correction("v1+m012345+aaaaaa", 1.0, 0.0, True)]
+    live = summarise(map(entry, corrections))["v1"]
+    assert (live.text_iou, live.memory_corrections, live.memory_iou) == (0.25, 2, 0.875)
+    assert in_words(live.numbers()).endswith(
+        "2 of them with the memory of corrections, mean IoU 87.5% with it, 25.0% by the text alone"
+    )
+    # The registry keeps a number that there is none of any more.
+    assert "by the text" not in in_words({**live.numbers(), "memory_corrections": 3})
+    assert "memory" not in in_words({**live.numbers(), "memory_corrections": 0})

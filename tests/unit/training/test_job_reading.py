@@ -8,7 +8,8 @@ from ebseg.errors import ConfigError
 from tests.unit.training.loop_world import LEFT, RIGHT
 from training.finetuning import parent
 from training.queue import orders
-from training.queue.projects import PROJECTS_KEY, known_projects, outcomes, tell_the_model
+from training.queue.outcomes import Topic, newest
+from training.queue.projects import PROJECTS_KEY, known_projects, tell_the_model
 from training.queue.queues import find
 from training.queue.triggers import Triggers
 
@@ -91,7 +92,8 @@ def test_an_order_that_cannot_be_obeyed_is_no_order_any_more(world):
     world.project().note(1, forced=True)
     result = read(world)
     assert result["outcome"].startswith("no training: 1 annotated tasks to train on")
-    assert [told for _, told in outcomes(world.connection).values()] == [result["outcome"]]
+    told = newest(world.connection)[1]
+    assert (told[Topic.TITLE].words, told[Topic.TRAINING].words) == ("Streets", result["outcome"])
     assert world.project().begin_reading() == (1, False)
 
 
@@ -169,6 +171,8 @@ def test_what_corrections_say_is_kept_with_the_version(world):
     read(world)
     tags = world.registry.version(str(version.number)).tags
     assert tags["live.corrections"] == "1" and tags["live.changed"] == "0.5"
+    live = newest(world.connection)[1][Topic.LIVE].words
+    assert live.startswith("street-7: predictions that people went over: 1, ")
 
 
 def test_a_worker_of_another_model_reads_nothing(world):

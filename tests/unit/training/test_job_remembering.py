@@ -14,6 +14,7 @@ from training.memory import files
 from training.memory.files import Header, StoredMemory, Worth
 from training.memory.fitting import Fitted
 from training.queue import orders
+from training.queue.outcomes import Topic, newest
 from training.queue.plans import refresh
 from training.queue.queues import QueueName, queue
 from training.queue.remembering import is_requested, request_memory
@@ -52,6 +53,8 @@ def test_corrections_become_a_memory_and_are_encoded_once(world):
     assert (header.model, header.labels, header.held_out) == ("base-0", ("sky", "Auto"), None)
     assert header.pixels == (40, 40)
     assert len(world.encoded) == 2  # not the held-out one, which is alone
+    told = newest(world.connection)[1][Topic.MEMORY].words
+    assert told == f"base-0+m{header.name}: {header.in_words()}"
     assert remember(world).startswith("nothing is new: 2 labels of 2 photos; mIoU ")
     world.fake.annotate(world.add_task(), [LEFT, RIGHT])
     assert remember(world).startswith("2 labels of 3 photos")

@@ -12,6 +12,7 @@ from training.judging import judge as judging
 from training.judging.judge import TRIES, judge
 from training.judging.seen import seen_photos
 from training.queue import orders
+from training.queue.outcomes import Topic, newest
 from training.queue.projects import PROJECTS_KEY
 from training.queue.queues import find
 from training.registry.registry import Registry
@@ -61,6 +62,8 @@ def test_a_better_candidate_is_promoted_and_its_project_alone_gets_its_predictio
         f"at least +50.0; {BLIND}",
         "version": 2,
     }
+    told = newest(world.connection)[1][Topic.DECISION].words
+    assert told == f"version 2 (better-1): {result['outcome']}"
     assert case.promoted()
     assert world.registry.champion(5).number == world.registry.champion().number == 1
     assert world.registry.history(1)[-1]["reason"] == result["outcome"].removeprefix("promote: ")

@@ -179,6 +179,9 @@ def test_a_project_has_a_champion_of_its_own(registry, run, tmp_path):
     )
     told = [(each["number"], each["aliases"]) for each in json.loads(run("list", "--json"))]
     assert told == [(1, ["champion"]), (2, ["candidate", "champion-7"])]
+    assert "\nproject 7, last decision: version 2 (street-2): promoted: night (" in run(
+        "show", "2", "--project", "7"
+    )
     numbers = [
         [each["number"] for each in json.loads(run("list", "--project", project, "--json"))]
         for project in ("7", "8")

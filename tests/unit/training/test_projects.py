@@ -6,18 +6,14 @@ from rq.job import JobStatus
 from ebseg.errors import ConfigError
 from training.queue import orders
 from training.queue.projects import (
-    MOST_OUTCOMES,
-    OUTCOMES_KEY,
     PROJECTS_KEY,
     Project,
     forget_project,
     hostname,
     known_projects,
-    outcomes,
     require_the_services_model,
     tell_the_hostname,
     tell_the_model,
-    tell_the_outcome,
 )
 from training.queue.queues import QueueName, find, queue
 from training.queue.triggers import MOST_PROJECTS, Triggers
@@ -41,23 +37,6 @@ def clock():
 @pytest.fixture
 def project(connection, clock):
     return Project(connection, 7, clock)
-
-
-def test_what_came_of_the_newest_readings_is_told(connection):
-    for number in (1, 2, *range(3, 3 + MOST_OUTCOMES)):
-        tell_the_outcome(connection, number, f"waits: {number}")
-    tell_the_outcome(connection, 1, "no training: 1")
-    tell_the_outcome(connection, 3 + MOST_OUTCOMES - 1, "waits no more")
-    tell_the_outcome(connection, 1, "no training: 1")
-    told = outcomes(connection)
-    assert list(told) == [1, *range(2 + MOST_OUTCOMES, 3, -1)]
-    assert [told[number][1] for number in (1, 2 + MOST_OUTCOMES, 4)] == [
-        "no training: 1", "waits no more", "waits: 4",
-    ]  # fmt: skip
-    connection.set(OUTCOMES_KEY, b"\xff")
-    assert outcomes(connection) == {}
-    tell_the_outcome(connection, 7, "train-7")
-    assert [each[1] for each in outcomes(connection).values()] == ["train-7"]
 
 
 def test_what_label_studio_calls_itself_is_known_once_it_was_told(connection):
