@@ -108,6 +108,16 @@ def test_a_box_is_clipped_and_follows_the_photo():
     assert sure[found].min() > 0
 
 
+def test_grabcut_is_given_no_flat_colours(monkeypatch):
+    """It would take two seconds for this photo."""
+    given = []
+    monkeypatch.setattr("cv2.grabCut", lambda photo, *_: given.append(photo))
+    find(boxes=(box(5, 10, 40, 55),))
+    [photo] = given
+    assert photo[10:20, 20:40].std(axis=(0, 1)).min() > 0.5
+    assert abs(photo[10:20, 20:40].mean() - PIXELS[10, 20].mean()) < 0.5
+
+
 def test_a_click_in_a_box_stays_in_it_and_one_outside_adds():
     found, _ = find(boxes=(box(0, 0, 40, 40),), positive=(click(10, 20),))
     assert found[10, 20] and not found[40:].any() and not found[:, 40:].any()
