@@ -11,6 +11,9 @@ from werkzeug.exceptions import HTTPException
 
 from ebseg.errors import Curable, EBSegError
 
+RETRY_AFTER_SECONDS = 10
+"""That clients are told to wait where a fault will pass."""
+
 _REASON_LENGTH = 300  # characters, up to 3000 once escaped; proxies limit a status line to a few thousand
 
 
@@ -26,7 +29,9 @@ def install(app: Flask) -> None:
 
     @app.errorhandler(Curable)
     def _not_now(error: Curable) -> Response:
-        return error_response(503, str(error))
+        response = error_response(503, str(error))
+        response.retry_after = RETRY_AFTER_SECONDS
+        return response
 
     @app.errorhandler(EBSegError)
     def _user_error(error: EBSegError) -> Response:

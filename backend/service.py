@@ -32,7 +32,7 @@ from ebseg.label_studio.tasks import Labelling, TaskPhoto, describe, language_hi
 from ebseg.read_ahead import read_ahead
 from training.annotations.labelling import read_labelling
 from training.annotations.photos import photo_fetcher
-from training.settings import RESERVED_THREADS, Settings
+from training.settings import RESERVED_THREADS, WAITING_THREADS, Settings
 
 if TYPE_CHECKING:
     from ebseg.engine import EncodedPhotos
@@ -45,11 +45,13 @@ logger = logging.getLogger(__name__)
 FETCH_AHEAD = 4
 
 
+_BUSY = "all threads that may predict are busy; ask again later, or raise EBSEG_THREADS"
+
 _Photo = Future[npt.NDArray[np.uint8]]
 
 
 class Busy(Curable):
-    """As many requests are predicting as there are threads for it."""
+    """As many requests predict or wait for it as there are threads."""
 
 
 class _OutOfTime(Exception):
@@ -134,7 +136,9 @@ class Service:
         self.hints = Hints()
         self._photos = photos
         self._stopping = False
-        self._places = threading.BoundedSemaphore(settings.threads - RESERVED_THREADS)
+        predicting = settings.threads - RESERVED_THREADS
+        self._places = threading.BoundedSemaphore(predicting)
+        self._line = threading.BoundedSemaphore(predicting + WAITING_THREADS)
 
     def stop(self) -> None:
         """Leave out every task that is not begun, so that the process can end soon and keep what is done.
@@ -258,8 +262,9 @@ class Service:
         context: Mapping[str, Any] | None,
         project: int | None,
     ) -> list[dict[str, Any]]:
-        with self._place():
-            request = self._request(label_config, context, project)
+        deadline = time.monotonic() + self.settings.predict_budget
+        with self._place(deadline):
+            request = self._request(label_config, context, project, deadline)
             if request.model.failure:
                 raise ModelUnavailable(request.model.failure)
             answers = self._predict(tasks, request)
@@ -276,14 +281,22 @@ class Service:
         return results
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        """Take one of the threads that may predict, or wait. Raises Busy where none is free."""
-        if not self._places.acquire(blocking=False):
-            raise Busy("all threads that may predict are busy; ask again later, or raise EBSEG_THREADS")
+    def _place(self, deadline: float) -> Iterator[None]:
+        """Take one of the places to predict at, after those that came before.
+
+        Raises Busy where too many wait already, or none comes free in time.
+        """
+        if not self._line.acquire(blocking=False):
+            raise Busy(_BUSY)
         try:
-            yield
+            if not self._places.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
+                raise Busy(_BUSY)
+            try:
+                yield
+            finally:
+                self._places.release()
         finally:
-            self._places.release()
+            self._line.release()
 
     def _predict(self, tasks: Sequence[Any], request: _Request) -> list[_Answer]:
         fetch = partial(self._photo, request)
@@ -305,8 +318,9 @@ class Service:
                 answer = answer.joined(self._answer(part, photo, request))
         return answer
 
-    def _request(self, label_config: str, context: Mapping[str, Any] | None, project: int | None) -> _Request:
-        deadline = time.monotonic() + self.settings.predict_budget
+    def _request(
+        self, label_config: str, context: Mapping[str, Any] | None, project: int | None, deadline: float
+    ) -> _Request:
         labelling, asked = read_labelling(label_config, self.settings), parse_context(context)
         if project is not None and self.follower:  # which is the project's champion is not known at once
             self.follower.heard.wait(self.settings.predict_budget)

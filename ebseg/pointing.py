@@ -203,7 +203,8 @@ def _refined(likely: npt.NDArray[np.float32], box: Mask, pixels: npt.NDArray[np.
     guess = np.where(box[around], guess, cv2.GC_BGD).astype(np.uint8)
     shrink = min((MOST_REFINED / guess.size) ** 0.5, 1.0)
     height, width = (max(round(side * shrink), 1) for side in guess.shape)
-    photo = _grainy(cv2.resize(pixels[around], (width, height), interpolation=cv2.INTER_AREA))
+    resized = cv2.resize(pixels[around], (width, height), interpolation=cv2.INTER_AREA)
+    photo = _grainy(np.asarray(resized, np.uint8))
     small = cv2.resize(guess, (width, height), interpolation=cv2.INTER_NEAREST)
     likely_in = small == cv2.GC_PR_FGD
     if not likely_in.any() or likely_in.all():

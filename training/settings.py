@@ -11,8 +11,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from ebseg.errors import ConfigError
 from ebseg.images import DEFAULT_MAX_PIXELS
 
-# Threads that no prediction may take, so that /health, /setup and the webhook always find one.
 RESERVED_THREADS = 4
+"""That no prediction may take, so that /health, /setup and the webhook always find one."""
+
+WAITING_THREADS = 48
+"""Beside EBSEG_THREADS, for requests that wait until another one predicts no more."""
 
 
 class Settings(BaseSettings):
@@ -34,7 +37,9 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 inside a container")
     port: int = Field(default=9090, ge=0, le=65535, description="port to listen on; 0: any free one")
     threads: int = Field(
-        default=16, gt=RESERVED_THREADS, description="HTTP threads; all but four may predict at a time"
+        default=16,
+        gt=RESERVED_THREADS,
+        description="HTTP threads; all but four may predict at a time, while 48 more requests wait",
     )
     basic_auth_user: str | None = Field(default=None, description="user to ask for; unset: open to all")
     basic_auth_password: SecretStr | None = Field(default=None, description="password that goes with it")

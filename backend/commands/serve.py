@@ -11,7 +11,7 @@ import typer
 from backend.app import create_app
 from backend.server import Server
 from ebseg.errors import ConfigError
-from training.settings import Settings, load_settings
+from training.settings import WAITING_THREADS, Settings, load_settings
 
 app = typer.Typer(add_completion=False)
 
@@ -44,7 +44,8 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     """
     application = create_app(settings)
     service = application.extensions["ebseg"]
-    server = Server(application, listener, threads=settings.threads, most_body=settings.max_request_bytes)
+    threads = settings.threads + WAITING_THREADS
+    server = Server(application, listener, threads=threads, most_body=settings.max_request_bytes)
 
     def stop(*_signal: object) -> None:
         service.stop()

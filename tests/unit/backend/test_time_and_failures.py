@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from backend.service import FETCH_AHEAD
+from backend.service import FETCH_AHEAD, Busy
 from ebseg.errors import CheckpointError
 from tests.unit.backend.conftest import basic, label_config, named, png, predict, results, task, upload
 from tests.unit.label_studio.http_server import reply
@@ -215,7 +215,28 @@ def test_health_and_setup_answer_while_predictions_run(make_client):
         assert results(answer.result(20))[0]["result"]
 
 
-def test_more_predictions_than_threads_for_them_are_refused_at_once(make_client):
+def test_a_request_waits_until_another_predicts_no_more(make_client):
+    gate = Gate()
+    client = make_client(lambda: ScriptedModel(gate), threads=RESERVED_THREADS + 1)
+    with in_background(lambda: predict(client, [task(1, upload(0))])) as first:
+        gate.wait_until_reached()
+        with in_background(lambda: predict(client, [task(2, upload(0))])) as second:
+            time.sleep(0.1)
+            assert not second.done()
+            gate.open()
+            assert all(results(answer.result(20))[0]["result"] for answer in (first, second))
+
+
+def test_a_request_does_not_wait_longer_than_it_may_take(make_client):
+    client = make_client(ScriptedModel, threads=RESERVED_THREADS + 1)
+    service = client.application.extensions["ebseg"]
+    with service._place(time.monotonic()), pytest.raises(Busy), service._place(time.monotonic() + 0.05):
+        pass
+    assert results(predict(client, [task(3, upload(0))]))[0]["result"]
+
+
+def test_more_requests_than_may_wait_are_refused_at_once(make_client, monkeypatch):
+    monkeypatch.setattr("backend.service.WAITING_THREADS", 0)
     gate = Gate()
     client = make_client(lambda: ScriptedModel(gate), threads=RESERVED_THREADS + 1)
     with in_background(lambda: predict(client, [task(1, upload(0))])) as answer:
@@ -223,7 +244,7 @@ def test_more_predictions_than_threads_for_them_are_refused_at_once(make_client)
         refused = predict(client, [task(2, upload(0))])
         gate.open()
         assert results(answer.result(20))[0]["result"]
-    assert refused.status_code == 503
+    assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
     assert "EBSEG_THREADS" in refused.json["error"]
     assert results(predict(client, [task(3, upload(0))]))[0]["result"]
 
