@@ -13,11 +13,11 @@ from ebseg.engine import EncodedPhotos, Engine
 from ebseg.errors import FetchError, TokenRefused
 from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.label_studio.version import model_of
-from ebseg.loading import load
 from training.annotations.label_studio import LabelStudioClient, LabelStudioPrediction, NotInLabelStudio
 from training.annotations.one_task import BadTask, one_task
 from training.jobs.job import job
 from training.jobs.planning import end_part, pipeline_of
+from training.kept_model import load
 from training.loop import Loop, Result
 from training.queue.orders import Which
 from training.queue.plans import claimer, leave_open
