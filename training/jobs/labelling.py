@@ -151,12 +151,14 @@ def _label_one(
 ) -> None:
     try:
         wanted = pipeline.version(model.version)
-        found = studio.predictions_of(task_id)
-        stale = anew.stale(found, wanted)
+        found, prediction = studio.predictions_of(task_id), None
         if anew.is_needed(found, wanted):
             task = studio.task(project, task_id)
             with one_task(f"task {task_id}"):
                 prediction = pipeline.predict({"id": task.id, "data": task.data}, model)
+            found = studio.predictions_of(task_id)  # the service may have been asked for it meanwhile
+        stale = anew.stale(found, wanted)
+        if prediction is not None and anew.is_needed(found, wanted):
             _push(studio, task_id, prediction, besides=stale)
             done.pushed.append(task_id)
         else:

@@ -31,7 +31,9 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
         files.plan_with_newest(loop.storage, project)
     try:
         version = served(loop, studio, project)
-        tasks = [task.id for task in studio.unlabelled(project, predicted=PREDICTED.get(kind))]
+        without = version if kind is Which.MISSING and _is_alone(loop, model) else None
+        listed = studio.unlabelled(project, predicted=PREDICTED.get(kind), without=without)
+        tasks = [task.id for task in listed]
     except NotInLabelStudio:
         forget_project(loop.connection, project)
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
@@ -43,6 +45,11 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
     )
     end_part(loop, studio, project, version, plan=loop.job_id)
     return {"outcome": f"{len(tasks)} unlabelled tasks in {len(chunks)} jobs", "chunks": chunks}
+
+
+def _is_alone(loop: Loop, model: str) -> bool:
+    """Tell whether a model's name is part of no other's: so Label Studio tells their predictions apart."""
+    return sum(model.lower() in name.lower() for name in loop.registry.names()) == 1
 
 
 def served(loop: Loop, studio: LabelStudioClient, project: int) -> str:

@@ -79,6 +79,21 @@ def test_no_task_is_predicted_twice_by_a_version(world):
     assert len(world.fake.predictions) == 2
 
 
+@pytest.mark.parametrize(("which", "pushed"), [(Which.MISSING, False), (Which.ALL, True)])
+def test_what_the_service_stores_meanwhile_is_not_stored_twice(world, which, pushed):
+    task = world.fake.add_task(image="/a.png")
+    fetch = world.photos.fetch
+
+    def fetch_while_somebody_retrieves(url, *, task_id=None):
+        world.fake.predict(task_id, [], VERSION)
+        return fetch(url, task_id=task_id)
+
+    world.photos.fetch = fetch_while_somebody_retrieves
+    done = world.label([task], which=which)
+    assert (done.pushed, done.there) == (([task], []) if pushed else ([], [task]))
+    assert [each["model_version"] for each in world.fake.predictions.values()] == [VERSION]
+
+
 def test_a_task_that_another_job_has_claimed_is_left_to_it(world):
     tasks = [world.fake.add_task(image="/a.png") for _ in range(2)]
     done = world.label(tasks, claim=lambda task: task == tasks[1])
