@@ -92,7 +92,7 @@ def predict_tasks(
     settings, studio = loop.settings, loop.studio()
     loop.progress.stage("loading the model")
     try:
-        path = pipeline_of(loop, studio, project)
+        path = pipeline_of(loop, studio, studio.project(project))
     except NotInLabelStudio:
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
     if plan and path.version(loop.registry.ensure_base(project).name) != version:
