@@ -216,7 +216,8 @@ def relabelling(
     typer.echo(
         f"{photos} photos: the model alone {cost.model.seconds:.2f} s a photo "
         f"({cost.model.cpu:.2f} s of CPU), the worker {cost.worker.seconds:.2f} s "
-        f"({cost.worker.cpu:.2f} s of CPU): {cost.speed:.0%} of the model's own speed"
+        f"({cost.worker.cpu:.2f} s of CPU, and {cost.label_studio:.2f} s of Label Studio's): "
+        f"{cost.speed:.0%} of the model's own speed"
     )
 
 
