@@ -203,7 +203,7 @@ def relabelling(
 ) -> None:
     """Measure a worker that predicts a project of Label Studio's anew, side by side with the model alone.
 
-    Example: ebseg bench relabelling --variant base --photos 16
+    Example: ebseg bench relabelling --photos 16
     """
     from backend.demo.relabelling import measure_relabelling  # as above
 
