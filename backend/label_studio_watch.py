@@ -147,7 +147,8 @@ class LabelStudioWatch:
     def _see_to(self, project: int, wish: _Wish) -> None:
         """Try to have a project show its version's scores."""
         try:
-            settled = show_scores(self._client(), project, wish.version, self._ours)
+            studio = self._client()
+            settled = show_scores(studio, studio.project(project), wish.version, self._ours)
         except NotInLabelStudio:
             settled = True
         except Refused as error:

@@ -21,6 +21,7 @@ import typer
 from PIL import Image
 from rich.progress import track
 
+from backend.commands.demo import LABEL_STUDIO
 from backend.processes import ServerProcess, free_port
 from ebseg.children import environment, python
 from ebseg.config import find_variant
@@ -189,6 +190,34 @@ def projects(
         f"EBSeg {variant}: a file of {cost.file / 1e6:.0f} MB, a head of {cost.head / 1e6:.0f} MB; in memory "
         f"{cost.base / 1e6:.0f} MB, and {cost.others / 1e6:.0f} MB more for {count} projects; loading the "
         f"first took {cost.first:.2f} s, another one {cost.seconds:.2f} s"
+    )
+
+
+@app.command()
+def relabelling(
+    model: Annotated[str, typer.Option(help="Model name or checkpoint file.")] = "ebseg-tiny",
+    variant: Annotated[str, typer.Option(help="Use random weights of this size instead.")] = "",
+    photos: Annotated[int, typer.Option(min=1, help="Drawn photos to predict.")] = 64,
+    label_studio: Annotated[Path, typer.Option(help="Label Studio's command.")] = LABEL_STUDIO,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Measure a worker that predicts a project of Label Studio's anew, side by side with the model alone.
+
+    Example: ebseg bench relabelling --photos 16
+    """
+    from backend.demo.relabelling import measure_relabelling  # as above
+
+    with tempfile.TemporaryDirectory() as folder:
+        used = _random_weights(variant, Path(folder)) if variant else model
+        cost = measure_relabelling(used, list(PHRASES[:LABELS]), photos, label_studio, Path(folder))
+    if as_json:
+        typer.echo(json.dumps({**asdict(cost), "speed": cost.speed}))
+        return
+    typer.echo(
+        f"{photos} photos: the model alone {cost.model.seconds:.2f} s a photo "
+        f"({cost.model.cpu:.2f} s of CPU), the worker {cost.worker.seconds:.2f} s "
+        f"({cost.worker.cpu:.2f} s of CPU, and {cost.label_studio:.2f} s of Label Studio's): "
+        f"{cost.speed:.0%} of the model's own speed"
     )
 
 

@@ -165,14 +165,19 @@ class LabelStudioClient:
         """List the tasks that have a prediction, of whatever version, in the order of their ids."""
         return self._tasks(project_id, _filter("total_predictions", "greater", 0))
 
-    def unlabelled(self, project_id: int, *, predicted: bool | None = None) -> Iterator[LabelStudioTask]:
+    def unlabelled(
+        self, project_id: int, *, predicted: bool | None = None, without: str | None = None
+    ) -> Iterator[LabelStudioTask]:
         """List the tasks that have no annotation but cancelled ones, in the order of their ids.
 
         ``predicted``: those alone that have a prediction, of whatever version, or that have none.
+        ``without``: those alone that have none whose version contains this text, whatever its case.
         """
         chosen = [_filter("total_annotations", "equal", 0)]
         if predicted is not None:
             chosen.append(_filter("total_predictions", "greater" if predicted else "equal", 0))
+        if without is not None:
+            chosen.append(_filter("predictions_model_versions", "not_contains", [without]))
         return self._tasks(project_id, *chosen)
 
     def task(self, project_id: int, task_id: int) -> LabelStudioTask:
@@ -379,9 +384,10 @@ class LabelStudioClient:
         return Refused(f"{self._shown}: the request for {what} is refused ({status}: {detail} {wrong or ''})")
 
 
-def _filter(field: str, operator: str, value: int) -> dict[str, Any]:
+def _filter(field: str, operator: str, value: int | list[str]) -> dict[str, Any]:
     """Make a filter of the Data Manager's."""
-    return {"filter": f"filter:tasks:{field}", "operator": operator, "type": "Number", "value": value}
+    kind = "List" if isinstance(value, list) else "Number"
+    return {"filter": f"filter:tasks:{field}", "operator": operator, "type": kind, "value": value}
 
 
 def _page(project_id: int, query: str, sdk: "LabelStudio") -> Any:

@@ -8,7 +8,7 @@ from training.annotations.label_studio import LabelStudioClient, LabelStudioProj
 
 def show_scores(
     studio: LabelStudioClient,
-    project_id: int,
+    project: LabelStudioProject,
     version: str,
     ours: Callable[[], Collection[str]],
     *,
@@ -19,13 +19,13 @@ def show_scores(
     Tells whether nothing is left to do: Label Studio takes no version of which it has no prediction yet, and
     shows nothing of tasks that have none. So a version that differs from the one that is shown by its memory
     alone, as each Submit makes one, is left to whoever has predicted the ``whole`` project with it.
-    ``ours``: lists the versions of the model that learns. Raises what LabelStudioClient and ``ours`` raise.
+    ``project``: as it is now. ``ours``: lists the versions of the model that learns. Raises what
+    LabelStudioClient and ``ours`` raise.
     """
-    project = studio.project(project_id)
     now = project.model_version
     if now == version or (now and not whole and without_memory(now) == without_memory(version)):
         return True
-    return not _is_ours(studio, project, version, ours) or studio.set_model_version(project_id, version)
+    return not _is_ours(studio, project, version, ours) or studio.set_model_version(project.id, version)
 
 
 def _is_ours(

@@ -55,7 +55,7 @@ def worker(
     _require_known_model(settings.base_model)
     served = [line for line in QueueName if not queue or line.value in queue]
     with _schedule(settings):
-        # Every job is a fork of this process, and most need PyTorch, MLflow and Label Studio's SDK: imported
+        # Jobs are done in forks of this process; most need PyTorch, MLflow and Label Studio's SDK: imported
         # here, once, they take 10 s of CPU and half a gigabyte, which the forks share; else each would take
         # both. (A training has a process of its own.) It is safe before a fork as long as nothing here runs
         # PyTorch: only that starts its threads. After options and settings, whose faults are told at once.

@@ -5,19 +5,27 @@ job claims a task in Redis, and looks in Label Studio whether it has such a pred
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ebseg.engine import EncodedPhotos, Engine
 from ebseg.errors import FetchError, TokenRefused
-from ebseg.label_studio.pipeline import Model, Pipeline
+from ebseg.label_studio.pipeline import Fetcher, Model, Pipeline
 from ebseg.label_studio.version import model_of
-from ebseg.loading import load
-from training.annotations.label_studio import LabelStudioClient, LabelStudioPrediction, NotInLabelStudio
+from training.annotations.label_studio import (
+    LabelStudioClient,
+    LabelStudioPrediction,
+    LabelStudioTask,
+    NotInLabelStudio,
+)
 from training.annotations.one_task import BadTask, one_task
 from training.jobs.job import job
 from training.jobs.planning import end_part, pipeline_of
+from training.kept_model import load
 from training.loop import Loop, Result
 from training.queue.orders import Which
 from training.queue.plans import claimer, leave_open
@@ -92,7 +100,7 @@ def predict_tasks(
     settings, studio = loop.settings, loop.studio()
     loop.progress.stage("loading the model")
     try:
-        path = pipeline_of(loop, studio, project)
+        path = pipeline_of(loop, studio, studio.project(project))
     except NotInLabelStudio:
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
     if plan and path.version(loop.registry.ensure_base(project).name) != version:
@@ -130,44 +138,138 @@ def label(
     do; ``progress`` is called with the tasks gone through. Raises StudioUnavailable where Label Studio is
     away, and FetchError where it refuses the token: what was pushed stays.
     """
-    done = Pushed()
-    for number, task_id in enumerate(tasks, start=1):
-        if claim(task_id):
-            _label_one(studio, pipeline, model, project, task_id, anew, done)
-        else:
-            done.left_out[task_id] = "another job is at it"
-        progress(number)
-    return done
-
-
-def _label_one(
-    studio: LabelStudioClient,
-    pipeline: Pipeline,
-    model: Model,
-    project: int,
-    task_id: int,
-    anew: Anew,
-    done: Pushed,
-) -> None:
+    work = _Labelling(studio, pipeline, model, project, claim, anew)
+    # One thread talks with Label Studio while this one has the model work: of the next task and the last.
+    other = ThreadPoolExecutor(1, thread_name_prefix="label-studio")
     try:
-        wanted = pipeline.version(model.version)
-        found = studio.predictions_of(task_id)
-        stale = anew.stale(found, wanted)
-        if anew.is_needed(found, wanted):
-            task = studio.task(project, task_id)
-            with one_task(f"task {task_id}"):
-                prediction = pipeline.predict({"id": task.id, "data": task.data}, model)
-            _push(studio, task_id, prediction, besides=stale)
-            done.pushed.append(task_id)
-        else:
-            done.there.append(task_id)
-        for each in stale:  # not before there is a better one
-            studio.delete_prediction(each)
-    except NotInLabelStudio:
-        done.left_out[task_id] = "it was deleted"
-    except BadTask as error:
-        _log.warning("task %d gets no prediction: %s", task_id, error)
-        (done.deferred if error.curable else done.left_out)[task_id] = str(error)
+        reads = deque(other.submit(work.read, task_id) for task_id in tasks[:1])
+        stores: deque[Future[None]] = deque()
+        for number in range(len(tasks)):
+            found = reads.popleft().result()
+            reads.extend(other.submit(work.read, task_id) for task_id in tasks[number + 1 : number + 2])
+            prediction = work.predict(found) if found is not None and found.task is not None else None
+            while stores:
+                stores.popleft().result()
+            progress(number)
+            if found is not None:
+                stores.append(other.submit(work.store, found, prediction))
+        while stores:
+            stores.popleft().result()
+        progress(len(tasks))
+    finally:
+        other.shutdown(cancel_futures=True)
+    return work.done
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What Label Studio says of a task; ``task``: None where it needs no prediction.
+
+    ``fetcher``: has its first photo already.
+    """
+
+    task_id: int
+    predictions: list[LabelStudioPrediction]
+    task: LabelStudioTask | None
+    fetcher: Fetcher
+
+
+@dataclass(frozen=True)
+class _Labelling:
+    """The steps of a task's prediction; what is wrong with the task itself ends in ``done``."""
+
+    studio: LabelStudioClient
+    pipeline: Pipeline
+    model: Model
+    project: int
+    claim: Callable[[int], bool]
+    anew: Anew
+    done: Pushed = field(default_factory=Pushed)
+
+    @property
+    def wanted(self) -> str:
+        """The version of the predictions."""
+        return self.pipeline.version(self.model.version)
+
+    def read(self, task_id: int) -> _Found | None:
+        """Look whether a task needs a prediction, and fetch its photo; None where it is not to be done."""
+        if not self.claim(task_id):
+            self.done.left_out[task_id] = "another job is at it"
+            return None
+        with self._one(task_id):
+            found, fetcher = self.studio.predictions_of(task_id), self.pipeline.fetcher
+            if not self.anew.is_needed(found, self.wanted):
+                return _Found(task_id, found, None, fetcher)
+            task = self.studio.task(self.project, task_id)
+            return _Found(task_id, found, task, _ahead(self.pipeline, task))
+        return None
+
+    def predict(self, found: _Found) -> dict[str, Any] | None:
+        """Have the model predict a task; None for a bad one."""
+        assert found.task is not None
+        with self._one(found.task_id), one_task(f"task {found.task_id}"):
+            task = {"id": found.task.id, "data": found.task.data}
+            return replace(self.pipeline, fetcher=found.fetcher).predict(task, self.model)
+        return None
+
+    def store(self, found: _Found, prediction: dict[str, Any] | None) -> None:
+        """Push a prediction, unless there is one by now, and drop those that need not stay."""
+        if prediction is None and found.task is not None:
+            return  # a bad one
+        task_id, there = found.task_id, found.predictions
+        with self._one(task_id):
+            if prediction is not None:
+                there = self.studio.predictions_of(
+                    task_id
+                )  # the service may have been asked for it meanwhile
+            stale = self.anew.stale(there, self.wanted)
+            if prediction is not None and self.anew.is_needed(there, self.wanted):
+                _push(self.studio, task_id, prediction, besides=stale)
+                self.done.pushed.append(task_id)
+            else:
+                self.done.there.append(task_id)
+            for each in stale:  # not before there is a better one
+                self.studio.delete_prediction(each)
+
+    @contextmanager
+    def _one(self, task_id: int) -> Iterator[None]:
+        """Around what is done with a task: where it cannot be predicted, say why."""
+        try:
+            yield
+        except NotInLabelStudio:
+            self.done.left_out[task_id] = "it was deleted"
+        except BadTask as error:
+            _log.warning("task %d gets no prediction: %s", task_id, error)
+            (self.done.deferred if error.curable else self.done.left_out)[task_id] = str(error)
+
+
+class _Ahead:
+    """A fetcher that has fetched a photo already, or knows why it cannot be had."""
+
+    def __init__(self, fetcher: Fetcher, url: str, content: bytes | Exception) -> None:
+        self._fetcher, self._url, self._content = fetcher, url, content
+
+    def fetch(self, url: str, *, task_id: int | None) -> bytes:
+        """Give the photo, or fetch another one. Raises what the fetcher has raised."""
+        if url != self._url:
+            return self._fetcher.fetch(url, task_id=task_id)
+        if isinstance(self._content, Exception):
+            raise self._content
+        return self._content
+
+
+def _ahead(pipeline: Pipeline, task: LabelStudioTask) -> Fetcher:
+    """Fetch the first photo of a task; a task may have any number."""
+    try:
+        first = pipeline.photos({"id": task.id, "data": task.data})[0]
+    except Exception:  # it is raised again, where somebody hears of it
+        return pipeline.fetcher
+    content: bytes | Exception
+    try:
+        content = pipeline.fetcher.fetch(first.url, task_id=task.id) if not first.fault else b""
+    except Exception as error:
+        content = error
+    return _Ahead(pipeline.fetcher, first.url, content)
 
 
 def _push(

@@ -1,7 +1,7 @@
 """The job that fans the unlabelled tasks of a project out, and what ends such a plan."""
 
 from ebseg.label_studio.pipeline import Pipeline
-from training.annotations.label_studio import LabelStudioClient, NotInLabelStudio
+from training.annotations.label_studio import LabelStudioClient, LabelStudioProject, NotInLabelStudio
 from training.annotations.labelling import read_labelling
 from training.annotations.photos import PatientFetcher
 from training.annotations.score_column import show_scores
@@ -30,8 +30,10 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
     if whole:
         files.plan_with_newest(loop.storage, project)
     try:
-        version = served(loop, studio, project)
-        tasks = [task.id for task in studio.unlabelled(project, predicted=PREDICTED.get(kind))]
+        version = pipeline_of(loop, studio, studio.project(project)).version(model)
+        without = version if kind is Which.MISSING and _is_alone(loop, model) else None
+        listed = studio.unlabelled(project, predicted=PREDICTED.get(kind), without=without)
+        tasks = [task.id for task in listed]
     except NotInLabelStudio:
         forget_project(loop.connection, project)
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
@@ -45,22 +47,34 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
     return {"outcome": f"{len(tasks)} unlabelled tasks in {len(chunks)} jobs", "chunks": chunks}
 
 
+def _is_alone(loop: Loop, model: str) -> bool:
+    """Tell whether a model's name is part of no other's: so Label Studio tells their predictions apart."""
+    return sum(model.lower() in name.lower() for name in loop.registry.names()) == 1
+
+
 def served(loop: Loop, studio: LabelStudioClient, project: int) -> str:
     """Give the version of workers' predictions as of now: of the champion, planned memory and label config.
 
     Raises LabelConfigError or VocabularyError for one that cannot be served, and NotInLabelStudio.
     """
-    return pipeline_of(loop, studio, project).version(loop.registry.ensure_base(project).name)
+    return _served(loop, studio, studio.project(project))
 
 
-def pipeline_of(loop: Loop, studio: LabelStudioClient, project: int) -> Pipeline:
-    """Give the way from a project's tasks to their predictions; raises as ``served``."""
+def _served(loop: Loop, studio: LabelStudioClient, project: LabelStudioProject) -> str:
+    return pipeline_of(loop, studio, project).version(loop.registry.ensure_base(project.id).name)
+
+
+def pipeline_of(loop: Loop, studio: LabelStudioClient, project: LabelStudioProject) -> Pipeline:
+    """Give the way from a project's tasks to their predictions; ``project``: as it is now.
+
+    Raises LabelConfigError or VocabularyError for one that cannot be served.
+    """
     settings = loop.settings
     return Pipeline(
-        read_labelling(studio.project(project).label_config, settings),
-        PatientFetcher(loop.photos(), lambda: studio.project(project), settings.patience),
+        read_labelling(project.label_config, settings),
+        PatientFetcher(loop.photos(), lambda: studio.project(project.id), settings.patience),
         settings.max_pixels,
-        files.planned(loop.storage, project) if settings.memory else None,
+        files.planned(loop.storage, project.id) if settings.memory else None,
     )
 
 
@@ -69,8 +83,10 @@ def end_part(loop: Loop, studio: LabelStudioClient, project: int, version: str, 
 
     Not where another version is served by now, or somebody chose another model's.
     """
-    if close_plan(loop.connection, plan, loop.job_id) and served(loop, studio, project) == version:
-        show_scores(studio, project, version, loop.registry.names, whole=True)
+    if close_plan(loop.connection, plan, loop.job_id):
+        now = studio.project(project)
+        if _served(loop, studio, now) == version:
+            show_scores(studio, now, version, loop.registry.names, whole=True)
 
 
 label_project = job(plan)

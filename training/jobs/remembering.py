@@ -10,7 +10,6 @@ import numpy.typing as npt
 from ebseg.checkpoint import read_header
 from ebseg.errors import DataError
 from ebseg.label_studio.version import with_memory
-from ebseg.loading import load
 from ebseg.predictor import Predictor
 from training.annotations import snapshot
 from training.annotations.entry import Entry
@@ -18,6 +17,7 @@ from training.annotations.label_studio import NotInLabelStudio
 from training.annotations.manifest import Manifest, Part
 from training.annotations.snapshot import SnapshotSource
 from training.jobs.job import job
+from training.kept_model import load
 from training.loop import Loop, Result
 from training.memory import files
 from training.memory.choosing import MOST_BYTES, bytes_of_one, chosen, digest, samples_key

@@ -1,6 +1,7 @@
 """Jobs for tests of the worker, made as the loop's are."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -33,3 +34,15 @@ def once_killed(loop: Loop, file: str) -> dict[str, str]:
     if first:
         time.sleep(1000)
     return {"outcome": "done"}
+
+
+@job
+def tell_process(loop: Loop, number: int) -> dict[str, object]:
+    return {"outcome": f"job {number} is done", "process": os.getpid()}
+
+
+@job
+def end_process(loop: Loop) -> dict[str, object]:
+    """End the process, as too little memory would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError

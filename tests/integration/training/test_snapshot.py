@@ -238,6 +238,8 @@ def test_pushed_predictions_fill_the_score_column(world: World) -> None:
         label_map = np.zeros((HEIGHT, WIDTH), np.int16)
         regions = masks_to_regions(label_map, np.full(label_map.shape, score, np.float32), CONTROL)
         studio.push_prediction(task, prediction(regions, "v1"))
+    assert [task.id for task in studio.unlabelled(project, without="v1")] == world.tasks[3:]
+    assert [task.id for task in studio.unlabelled(project, without="v2")] == world.tasks
     assert studio.set_model_version(project, "v1")
     assert studio.project(project).model_version == "v1"
     columns = {"explore": [], "labeling": []}  # nothing is hidden, so all columns are computed

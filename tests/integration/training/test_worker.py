@@ -41,6 +41,31 @@ def test_a_failure_shows_with_its_reason_and_is_not_repeated(settings, start, re
     assert "job bad-1: this cannot be done" in (redis_server.home / "worker.log").read_text()
 
 
+def test_jobs_share_a_process_until_one_fails_or_dies_and_trainings_have_their_own(
+    settings, start, redis_server
+):
+    connection = connect(settings)
+    jobs = {
+        "label-1": ("tell_process", 1), "plan-2": ("tell_process", 2), "label-bad": ("refuse",),
+        "label-3": ("tell_process", 3), "label-4": ("tell_process", 4), "train-x": ("tell_process", 5),
+        "label-6": ("tell_process", 6), "label-ended": ("end_process",), "label-7": ("tell_process", 7),
+    }  # fmt: skip
+    for job_id, (function, *arguments) in jobs.items():
+        submit(connection, QueueName.LABEL, f"{OWN}.{function}", arguments, job_id=job_id, what=function)
+    start("worker", name="worker")
+    wait_for(lambda: find(connection, "label-7").is_finished)
+    assert find(connection, "label-bad").is_failed
+    assert find(connection, "label-ended").is_scheduled  # to be tried again
+    told = {name: find(connection, name).return_value() for name in jobs}
+    of = {name: result["process"] for name, result in told.items() if result}
+    assert of["label-1"] == of["plan-2"]
+    assert of["label-3"] == of["label-4"]
+    assert len({of[name] for name in ("label-1", "label-3", "train-x", "label-6", "label-7")}) == 5
+    assert [each for each in of.values() if psutil.pid_exists(each)] == [of["label-7"]]
+    log = (redis_server.home / "worker.log").read_text()
+    assert log.count("terminated unexpectedly") == 1
+
+
 def test_damaged_entries_of_redis_cost_a_worker_only_themselves(settings, start, redis_server):
     connection = connect(settings)
     damages = {

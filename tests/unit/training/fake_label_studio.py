@@ -128,7 +128,9 @@ class FakeLabelStudio:
         tasks = [self._row(task) for _, task in sorted(self.tasks.items())]
         for each in query["filters"]["items"]:
             name = each["filter"].removeprefix("filter:tasks:")
-            keep = {"greater": int.__gt__, "equal": int.__eq__}[each["operator"]]
+            keep = {"greater": int.__gt__, "equal": int.__eq__, "not_contains": _has_none_of}[
+                each["operator"]
+            ]
             tasks = [task for task in tasks if keep(task[name], each["value"])]
         size = min(int(asked["page_size"]), self.largest_page)
         return _ok({"tasks": tasks[:size], "total": len(tasks)})
@@ -136,11 +138,14 @@ class FakeLabelStudio:
     def _row(self, task: dict[str, Any]) -> dict[str, Any]:
         of_task = [each for each in self.annotations.values() if each["task"] == task["id"]]
         cancelled = sum(each["was_cancelled"] for each in of_task)
-        predictions = sum(each["task"] == task["id"] for each in self.predictions.values())
+        versions = [
+            each["model_version"] or "" for each in self.predictions.values() if each["task"] == task["id"]
+        ]
         return task | {
             "total_annotations": len(of_task) - cancelled,
             "cancelled_annotations": cancelled,
-            "total_predictions": predictions,
+            "total_predictions": len(versions),
+            "predictions_model_versions": versions,
         }
 
     def _annotations_of(self, request: httpx.Request, task: int) -> httpx.Response:
@@ -174,6 +179,14 @@ class FakeLabelStudio:
             return _invalid("task", "object does not exist.")
         number = self.predict(asked["task"], asked["result"], asked["model_version"], asked["score"])
         return httpx.Response(201, json=self.predictions[number])
+
+
+def _has_none_of(versions: list[str], texts: list[str]) -> bool:
+    """Search as SQLite does, whatever the case."""
+    return not any(text.lower() in version.lower() for version in versions for text in texts)
+
+
+_OPERATORS = {"greater": int.__gt__, "equal": int.__eq__, "not_contains": _has_none_of}
 
 
 def _ok(content: Any) -> httpx.Response:

@@ -181,6 +181,8 @@ def test_tasks_with_and_without_predictions(fake, studio):
         flag: [task.id for task in studio.unlabelled(1, predicted=flag)] for flag in (None, True, False)
     }
     assert listed == {None: [bare, predicted], True: [predicted], False: [bare]}
+    assert [task.id for task in studio.unlabelled(1, without="v1")] == [bare]
+    assert [task.id for task in studio.unlabelled(1, without="v2")] == [bare, predicted]
 
 
 def test_pushing_a_prediction(fake, studio):

@@ -1,3 +1,5 @@
+import threading
+
 import httpx
 import numpy as np
 import pytest
@@ -79,6 +81,21 @@ def test_no_task_is_predicted_twice_by_a_version(world):
     assert len(world.fake.predictions) == 2
 
 
+@pytest.mark.parametrize(("which", "pushed"), [(Which.MISSING, False), (Which.ALL, True)])
+def test_what_the_service_stores_meanwhile_is_not_stored_twice(world, which, pushed):
+    task = world.fake.add_task(image="/a.png")
+    fetch = world.photos.fetch
+
+    def fetch_while_somebody_retrieves(url, *, task_id=None):
+        world.fake.predict(task_id, [], VERSION)
+        return fetch(url, task_id=task_id)
+
+    world.photos.fetch = fetch_while_somebody_retrieves
+    done = world.label([task], which=which)
+    assert (done.pushed, done.there) == (([task], []) if pushed else ([], [task]))
+    assert [each["model_version"] for each in world.fake.predictions.values()] == [VERSION]
+
+
 def test_a_task_that_another_job_has_claimed_is_left_to_it(world):
     tasks = [world.fake.add_task(image="/a.png") for _ in range(2)]
     done = world.label(tasks, claim=lambda task: task == tasks[1])
@@ -114,13 +131,32 @@ def test_a_photo_that_cannot_be_had_for_now_is_told_apart(world, error):
     assert world.label(tasks).pushed == [tasks[0]]
 
 
+def test_the_next_photo_is_fetched_while_the_model_works(world, monkeypatch):
+    tasks = [world.fake.add_task(image=f"/{name}.png") for name in "ab"]
+    world.photos.files["/b.png"] = world.photos.files["/a.png"]
+    fetch, predict, fetched = world.photos.fetch, Model.predict, threading.Event()
+
+    def fetch_and_tell(url, *, task_id=None):
+        if url == "/b.png":
+            fetched.set()
+        return fetch(url, task_id=task_id)
+
+    def wait_and_predict(*arguments):
+        assert fetched.wait(10)
+        return predict(*arguments)
+
+    world.photos.fetch = fetch_and_tell
+    monkeypatch.setattr(Model, "predict", wait_and_predict)
+    assert world.label(tasks).pushed == tasks
+
+
 def test_what_was_pushed_stays_when_label_studio_goes_away(world):
-    tasks = [world.fake.add_task(image="/a.png") for _ in range(2)]
+    tasks = [world.fake.add_task(image="/a.png") for _ in range(3)]
     claims = []
 
     def claim(task):
         claims.append(task)
-        if len(claims) == 2:
+        if len(claims) == 3:  # it is read while the second is predicted
             world.fake.trouble = [httpx.ConnectError("gone")] * 9
         return True
 
