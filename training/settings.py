@@ -1,6 +1,7 @@
 """Every setting of the service and of the learning loop, read once from the environment."""
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +14,15 @@ from ebseg.images import DEFAULT_MAX_PIXELS
 
 # Threads that no prediction may take, so that /health, /setup and the webhook always find one.
 RESERVED_THREADS = 4
+
+
+class Select(StrEnum):
+    """Which unlabelled task a project's scores put first, see ``training.selection``."""
+
+    RANDOM = "random"
+    DIVERSE = "diverse"
+    UNCERTAIN = "uncertain"
+    MIXED = "mixed"
 
 
 class Settings(BaseSettings):
@@ -181,6 +191,9 @@ class Settings(BaseSettings):
         default="wait", description="what to do with fewer held-out tasks than that"
     )
     label_chunk: int = Field(default=8, ge=1, description="tasks that one labelling job predicts")
+    select: Select = Field(
+        default=Select.UNCERTAIN, description="which unlabelled task comes first by the scores of predictions"
+    )
     patience: float = Field(
         default=15.0,
         ge=0,

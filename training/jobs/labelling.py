@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ebseg.engine import EncodedPhotos, Engine
+from ebseg.engine import Engine
 from ebseg.errors import FetchError, TokenRefused
 from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.label_studio.version import model_of
@@ -21,6 +21,7 @@ from training.jobs.planning import end_part, pipeline_of
 from training.loop import Loop, Result
 from training.queue.orders import Which
 from training.queue.plans import claimer, leave_open
+from training.selection.ordering import Ordering
 
 _log = logging.getLogger(__name__)
 
@@ -98,11 +99,13 @@ def predict_tasks(
     if plan and path.version(loop.registry.ensure_base(project).name) != version:
         return {"outcome": f"{version} is not served any more"}
     predictor = load(loop.registry.named(version), device=settings.device)
-    model = Engine(predictor, encoded=EncodedPhotos(0))  # a task is predicted once
+    order = Ordering(path, loop.storage, project, predictor.version, settings.select)
+    model = Engine(predictor, encoded=order.photos)
     done = loop.progress.stage("predicting", len(tasks))
     claim = claimer(loop.connection, loop.job_id, path.version(model.version))
     anew = Anew(Which(which), {model_of(version), *loop.registry.names()})
-    pushed = label(studio, path, model, project, tasks, claim, done, anew)
+    pushed = label(studio, order, model, project, tasks, claim, done, anew)
+    order.keep()
     if plan:
         if pushed.deferred:
             leave_open(loop.connection, plan)
@@ -116,7 +119,7 @@ def predict_tasks(
 
 def label(
     studio: LabelStudioClient,
-    pipeline: Pipeline,
+    pipeline: Pipeline | Ordering,
     model: Model,
     project: int,
     tasks: Sequence[int],
@@ -142,7 +145,7 @@ def label(
 
 def _label_one(
     studio: LabelStudioClient,
-    pipeline: Pipeline,
+    pipeline: Pipeline | Ordering,
     model: Model,
     project: int,
     task_id: int,

@@ -11,6 +11,7 @@ from training.memory import files
 from training.queue.orders import Which
 from training.queue.plans import close_plan, open_plan, submit_chunks
 from training.queue.projects import Project, forget_project
+from training.selection.ordering import plan_order
 
 PREDICTED = {Which.NEW: False, Which.EMPTY: True}
 """Whether the tasks of a plan have predictions, where that matters."""
@@ -38,6 +39,7 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
     done(len(tasks))
     if whole:
         state.version = version
+        plan_order(loop.storage, project, model, loop.settings.select, tasks)
     chunks = submit_chunks(
         loop.connection, loop.settings, project, tasks, version, plan=loop.job_id, which=kind
     )
