@@ -20,8 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from training.selection.strategies import Embedding
 from training.storage import Storage
 
-MOST_TASKS = 4000
-"""Of a project, whose distances from each other take 64 MB; the oldest ones by their ids."""
+MOST_TASKS = 2000
+"""Of a project, whose distances from each other take 16 MB; the oldest ones by their ids."""
 
 _log = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ What is where tells more than what there is: on CamVid the mean of the whole pho
 """
 
 FEW = 8
-"""Annotated tasks up to which ``mixed`` goes by diversity."""
+"""Annotated tasks up to which ``mixed`` goes by diversity; then by lot, which by certainty is no better."""
 
-LEAST_AHEAD = 8
-"""Tasks at least that an order has in front; it is made anew when twice as many are annotated."""
+LEAST_AHEAD, MOST_AHEAD = 8, 256
+"""Tasks that ``diverse`` has in front, as many as are annotated: with twice those it is made anew."""
 
 Embedding = npt.NDArray[np.float16]
 """(E,)"""
@@ -44,7 +44,7 @@ def is_by_diversity(select: Select) -> bool:
 def ahead(select: Select, annotated: int) -> int:
     """Tell how many tasks a project's order puts in front for their diversity, of so many annotated ones."""
     if select is Select.DIVERSE:
-        return max(annotated, LEAST_AHEAD)
+        return min(max(annotated, LEAST_AHEAD), MOST_AHEAD)
     return max(FEW - annotated, 0) if select is Select.MIXED else 0
 
 
@@ -76,8 +76,12 @@ def score(select: Select, task: int, certainty: float, front: Sequence[int]) -> 
     ``certainty``: of the prediction, 0..1. ``front``: tasks that come first for their diversity, in order:
     they are below a half, the others above.
     """
-    if select is Select.RANDOM:
-        return int.from_bytes(hashlib.sha256(str(task).encode()).digest()[:4]) / 2**32
     if task in front:
         return front.index(task) / (2 * len(front))
-    return (1 + certainty) / 2 if front else certainty
+    behind = _lot(task) if select in (Select.RANDOM, Select.MIXED) else certainty
+    return (1 + behind) / 2 if front else behind
+
+
+def _lot(task: int) -> float:
+    """Draw a number, 0..1, for a task: the same each time."""
+    return int.from_bytes(hashlib.sha256(str(task).encode()).digest()[:4]) / 2**32

@@ -46,8 +46,10 @@ def test_the_padding_is_no_part_of_an_embedding():
 
 def test_scores_are_in_the_order_in_which_tasks_come():
     front = [7, 3]
-    assert [score(Select.MIXED, task, 0.4, front) for task in (7, 3, 5)] == [0, 0.25, 0.7]
-    assert score(Select.MIXED, 5, 0.4, []) == score(Select.UNCERTAIN, 5, 0.4, []) == 0.4
+    assert [score(Select.DIVERSE, task, 0.4, front) for task in (7, 3, 5)] == [0, 0.25, 0.7]
+    assert score(Select.DIVERSE, 5, 0.4, []) == score(Select.UNCERTAIN, 5, 0.4, []) == 0.4
+    assert score(Select.MIXED, 3, 0.4, front) == 0.25 and score(Select.MIXED, 5, 0.4, front) > 0.5
+    assert score(Select.MIXED, 5, 0.4, []) == score(Select.RANDOM, 5, 0.4, [])
     drawn = [score(Select.RANDOM, task, 0.4, []) for task in range(100)]
     assert drawn == [score(Select.RANDOM, task, 0.9, []) for task in range(100)]
     assert 0 <= min(drawn) < 0.1 and 0.9 < max(drawn) < 1
@@ -101,12 +103,12 @@ def seen(world, monkeypatch):
 
 
 def test_a_plan_puts_typical_tasks_in_front_once_their_photos_were_seen(seen, monkeypatch):
-    monkeypatch.setattr(strategies, "FEW", 3)
-    seen.change(select=Select.MIXED, label_chunk=2)
+    monkeypatch.setattr(strategies, "LEAST_AHEAD", 2)
+    seen.change(select=Select.DIVERSE, label_chunk=2)
     tasks = [seen.add_task() for _ in range(4)]
     seen.ask(orders.plan(1, "base-0"))
     seen.work()
-    assert {each["score"] for each in seen.fake.predictions.values()} == {1.0}  # certainty, as for others
+    assert {each["score"] for each in seen.fake.predictions.values()} == {1.0}  # the certainty
     seen.fake.annotate(tasks[0], [])
     seen.ask(orders.plan(1, "base-0", Which.ALL))
     seen.work()
