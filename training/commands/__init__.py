@@ -26,7 +26,7 @@ COMMANDS = {
     ),
     "simulate": Command(
         "training.commands.simulate:app",
-        "Replay a project's labelling with a simulated annotator: which order of its photos teaches most.",
+        "Replay the labelling of a project with a simulated annotator: which order teaches most.",
     ),
     "worker": Command(
         "training.commands.worker:worker_app",

@@ -31,7 +31,7 @@ def simulate(
     judges: Annotated[int, typer.Option(min=1, help="Photos of val that mIoU is measured on.")] = 40,
     seeds: Annotated[int, typer.Option(min=1, help="Projects, each of other photos.")] = 5,
 ) -> None:
-    """Replay the labelling of a project with a simulated annotator: which order of its photos teaches most.
+    """Replay the labelling of a project with a simulated annotator: which order teaches most.
 
     The annotator leaves each photo's label map, the memory of corrections learns from it (docs/memory.md).
     Measured are mIoU on other photos, and how many pixels were corrected for it. docs/selection.md has more.

@@ -16,7 +16,7 @@ from training.settings import Select
 GRID = 4
 """Rows and columns of the parts of a photo whose mean features are its embedding.
 
-What is where tells more than what there is: on CamVid the mean of the whole photo gains a fifth as much.
+What is where tells more than what there is: with the mean of the whole photo replays of CamVid gained less.
 """
 
 FEW = 8
