@@ -122,7 +122,8 @@ def draw(curves: Curves, path: Path) -> None:
         photos.plot([point.photos for point in replays[0]], miou, ".-", label=select)
         pixels.plot(corrected / 1e6, miou, ".-", label=select)
     for axis, what in ((photos, "annotated photos"), (pixels, "million pixels corrected")):
-        axis.set_xscale("log")
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.set_xlabel(what)
         axis.grid(alpha=0.3)
     photos.set_ylabel("mIoU, percent")
