@@ -148,10 +148,16 @@ def measure_projects(config: ModelConfig, vocabulary: Vocabulary, projects: int)
             return fresh.submit(_projects_cost, path, projects).result()
 
 
+def write_random_model(path: Path, config: ModelConfig, vocabulary: Vocabulary) -> EBSeg:
+    """Write a checkpoint of random weights: it answers nothing well, in the time of a real one."""
+    net = EBSeg(config, training_vocabulary=vocabulary)
+    save_checkpoint(net, path)
+    return net
+
+
 def _write_models(folder: Path, config: ModelConfig, vocabulary: Vocabulary) -> None:
     whole = folder / "whole.safetensors"
-    net = EBSeg(config, training_vocabulary=vocabulary)
-    save_checkpoint(net, whole)
+    net = write_random_model(whole, config, vocabulary)
     save_head(net, folder / "head.safetensors", backbone=str(whole))
 
 

@@ -1,6 +1,7 @@
 """Every setting of the service and of the learning loop, read once from the environment."""
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,6 +17,15 @@ RESERVED_THREADS = 4
 
 WAITING_THREADS = 48
 """Beside EBSEG_THREADS, for requests that wait until another one predicts no more."""
+
+
+class Select(StrEnum):
+    """Which unlabelled task a project's scores put first, see ``training.selection``."""
+
+    RANDOM = "random"
+    DIVERSE = "diverse"
+    UNCERTAIN = "uncertain"
+    MIXED = "mixed"
 
 
 class Settings(BaseSettings):
@@ -186,6 +196,9 @@ class Settings(BaseSettings):
         default="wait", description="what to do with fewer held-out tasks than that"
     )
     label_chunk: int = Field(default=8, ge=1, description="tasks that one labelling job predicts")
+    select: Select = Field(
+        default=Select.UNCERTAIN, description="which unlabelled task comes first by the scores of predictions"
+    )
     patience: float = Field(
         default=15.0,
         ge=0,

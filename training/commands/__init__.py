@@ -24,6 +24,10 @@ COMMANDS = {
         "training.commands.worker:scheduler_app",
         "Keep the schedule without working: start what is due, and plan the next look at all projects.",
     ),
+    "simulate": Command(
+        "training.commands.simulate:app",
+        "Replay the labelling of a project with a simulated annotator: which order teaches most.",
+    ),
     "worker": Command(
         "training.commands.worker:worker_app",
         "Do the learning loop's jobs: read annotations, fine-tune, judge, push predictions.",

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ebseg.engine import EncodedPhotos, Engine
+from ebseg.engine import Engine
 from ebseg.errors import FetchError, TokenRefused
 from ebseg.label_studio.pipeline import Fetcher, Model, Pipeline
 from ebseg.label_studio.version import model_of
@@ -29,8 +29,11 @@ from training.kept_model import load
 from training.loop import Loop, Result
 from training.queue.orders import Which
 from training.queue.plans import claimer, leave_open
+from training.selection.ordering import Ordering
 
 _log = logging.getLogger(__name__)
+
+Predict = Callable[[Pipeline, Any, Model], dict[str, Any]]
 
 
 @dataclass
@@ -106,11 +109,13 @@ def predict_tasks(
     if plan and path.version(loop.registry.ensure_base(project).name) != version:
         return {"outcome": f"{version} is not served any more"}
     predictor = load(loop.registry.named(version), device=settings.device)
-    model = Engine(predictor, encoded=EncodedPhotos(0))  # a task is predicted once
+    order = Ordering(loop.storage, project, predictor.version, settings.select)
+    model = Engine(predictor, encoded=order.photos)
     done = loop.progress.stage("predicting", len(tasks))
     claim = claimer(loop.connection, loop.job_id, path.version(model.version))
     anew = Anew(Which(which), {model_of(version), *loop.registry.names()})
-    pushed = label(studio, path, model, project, tasks, claim, done, anew)
+    pushed = label(studio, path, model, project, tasks, claim, done, anew, order.predict)
+    order.keep()
     if plan:
         if pushed.deferred:
             leave_open(loop.connection, plan)
@@ -131,14 +136,16 @@ def label(
     claim: Callable[[int], bool],
     progress: Callable[[int], None],
     anew: Anew = MISSING,
+    predict: Predict = Pipeline.predict,
 ) -> Pushed:
     """Predict tasks one by one and push each prediction as it is made; a bad task costs only itself.
 
-    ``anew``: what is predicted though there is a prediction. ``claim`` tells whether a task is this job's to
+    ``anew``: what is predicted though there is a prediction. ``predict`` makes a prediction of a pipeline, a
+    task and a model. ``claim`` tells whether a task is this job's to
     do; ``progress`` is called with the tasks gone through. Raises StudioUnavailable where Label Studio is
     away, and FetchError where it refuses the token: what was pushed stays.
     """
-    work = _Labelling(studio, pipeline, model, project, claim, anew)
+    work = _Labelling(studio, pipeline, model, project, claim, anew, predict)
     # One thread talks with Label Studio while this one has the model work: of the next task and the last.
     other = ThreadPoolExecutor(1, thread_name_prefix="label-studio")
     try:
@@ -184,6 +191,7 @@ class _Labelling:
     project: int
     claim: Callable[[int], bool]
     anew: Anew
+    predicted: Predict
     done: Pushed = field(default_factory=Pushed)
 
     @property
@@ -209,7 +217,7 @@ class _Labelling:
         assert found.task is not None
         with self._one(found.task_id), one_task(f"task {found.task_id}"):
             task = {"id": found.task.id, "data": found.task.data}
-            return replace(self.pipeline, fetcher=found.fetcher).predict(task, self.model)
+            return self.predicted(replace(self.pipeline, fetcher=found.fetcher), task, self.model)
         return None
 
     def store(self, found: _Found, prediction: dict[str, Any] | None) -> None:
@@ -219,9 +227,7 @@ class _Labelling:
         task_id, there = found.task_id, found.predictions
         with self._one(task_id):
             if prediction is not None:
-                there = self.studio.predictions_of(
-                    task_id
-                )  # the service may have been asked for it meanwhile
+                there = self.studio.predictions_of(task_id)  # the service may have been asked meanwhile
             stale = self.anew.stale(there, self.wanted)
             if prediction is not None and self.anew.is_needed(there, self.wanted):
                 _push(self.studio, task_id, prediction, besides=stale)

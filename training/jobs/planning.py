@@ -11,6 +11,8 @@ from training.memory import files
 from training.queue.orders import Which
 from training.queue.plans import close_plan, open_plan, submit_chunks
 from training.queue.projects import Project, forget_project
+from training.selection.ordering import plan_order
+from training.selection.strategies import is_by_diversity
 
 PREDICTED = {Which.NEW: False, Which.EMPTY: True}
 """Whether the tasks of a plan have predictions, where that matters."""
@@ -31,7 +33,7 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
         files.plan_with_newest(loop.storage, project)
     try:
         version = pipeline_of(loop, studio, studio.project(project)).version(model)
-        without = version if kind is Which.MISSING and _is_alone(loop, model) else None
+        without = version if kind is Which.MISSING and _may_leave_out(loop, model) else None
         listed = studio.unlabelled(project, predicted=PREDICTED.get(kind), without=without)
         tasks = [task.id for task in listed]
     except NotInLabelStudio:
@@ -40,6 +42,7 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
     done(len(tasks))
     if whole:
         state.version = version
+        plan_order(loop.storage, project, model, loop.settings.select, tasks)
     chunks = submit_chunks(
         loop.connection, loop.settings, project, tasks, version, plan=loop.job_id, which=kind
     )
@@ -47,8 +50,14 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
     return {"outcome": f"{len(tasks)} unlabelled tasks in {len(chunks)} jobs", "chunks": chunks}
 
 
-def _is_alone(loop: Loop, model: str) -> bool:
-    """Tell whether a model's name is part of no other's: so Label Studio tells their predictions apart."""
+def _may_leave_out(loop: Loop, model: str) -> bool:
+    """Tell whether the tasks that a model has predicted need not be listed, and can be told apart.
+
+    An order by diversity is made of all that is unlabelled. Label Studio tells versions apart by their text:
+    a model's name must be part of no other's.
+    """
+    if is_by_diversity(loop.settings.select):
+        return False
     return sum(model.lower() in name.lower() for name in loop.registry.names()) == 1
 
 

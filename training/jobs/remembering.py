@@ -30,6 +30,7 @@ from training.queue.plans import submit_plan
 from training.queue.projects import forget_project, require_the_services_model
 from training.queue.remembering import begin, is_requested
 from training.registry.version import Version
+from training.selection import files as selection_files
 
 TURN_SECONDS = 15.0
 """After which a memory is made of the photos that were encoded by then; the next turn takes the others."""
@@ -60,6 +61,7 @@ def remember(loop: Loop, project: int) -> Result:
         except NotInLabelStudio:
             forget_project(loop.connection, project)
             files.forget(loop.storage, project)
+            selection_files.forget(loop.storage, project)
             return {"outcome": f"project {project} is not in Label Studio (any more)"}
         champion = loop.registry.ensure_base(project)
         if remembering is None or remembering.champion.name != champion.name:

@@ -99,11 +99,20 @@ def score(memory: Memory, photos: Sequence[Samples], names: Sequence[str]) -> tu
 
     Of the labels that the photos' samples show; NaN where they show none.
     """
+    trial = _trial(memory, photos, names)
+    return trial.miou([0.0] * len(memory.labels)), trial.miou(memory.share.tolist())
+
+
+def answered(memory: Memory, photos: Sequence[Samples], names: Sequence[str]) -> Tensor:
+    """Score each of the K labels at photos' samples as a prediction does: (N, K)."""
+    return _trial(memory, photos, names).scores(memory.share.tolist())
+
+
+def _trial(memory: Memory, photos: Sequence[Samples], names: Sequence[str]) -> "_Trial":
     place = {name: index for index, name in enumerate(names)}
     labels = np.array([place[label] for label in memory.labels])
     answers = _answers(torch.from_numpy(memory.weight), torch.from_numpy(memory.bias), photos)
-    trial = _Trial(photos, labels, answers)
-    return trial.miou([0.0] * len(labels)), trial.miou(memory.share.tolist())
+    return _Trial(photos, labels, answers)
 
 
 def _choose(photos: Sequence[Samples], shown: npt.NDArray[np.int16]) -> tuple[list[float], float, float]:
@@ -173,15 +182,19 @@ class _Trial:
         others[:, self._labels] = 0
         self._others = others.sum(dim=1)
 
-    def miou(self, shares: Sequence[float]) -> float:
-        """Give the mIoU in percent of the labels that are the truth somewhere; ``shares``: S."""
+    def scores(self, shares: Sequence[float]) -> Tensor:
+        """Score the samples, (N, K); ``shares``: S."""
         share = torch.tensor(shares)
         scores = self._text.clone()
         scores[:, self._labels] = joined(
             scores[:, self._labels].T, self._others, self._answers.T, share[:, None]
         ).T
-        found = scores.argmax(dim=1).numpy()
-        count = scores.shape[1]
+        return scores
+
+    def miou(self, shares: Sequence[float]) -> float:
+        """Give the mIoU in percent of the labels that are the truth somewhere; ``shares``: S."""
+        found = self.scores(shares).argmax(dim=1).numpy()
+        count = self._text.shape[1]
         right, true, said = (
             np.bincount(which, self._areas * weight, count)
             for which, weight in ((self._truth, self._truth == found), (self._truth, 1), (found, 1))
