@@ -18,8 +18,11 @@ from ebseg.evaluation.in_memory import evaluate
 from ebseg.evaluation.result import nothing_labelled
 from ebseg.runs.watch import ProgressBar
 from training.commands.finetune_request import Request
-from training.finetuning.finetune import FinetuneConfig, FinetuneResult, Snapshot, finetune
+from training.finetuning.finetune import FinetuneConfig, FinetuneResult, General, Snapshot, finetune
+from training.finetuning.folder import FinetuneFolder
 from training.finetuning.general_data import general_data
+from training.finetuning.own_answers import general_answers
+from training.storage import Storage
 
 HELD_OUT = 0.2
 """Share of the photos that early stopping and the choice of weights look at."""
@@ -33,11 +36,16 @@ def run(request: Request) -> None:
     require_labelled(source)
     config = checked(FinetuneConfig, request.settings)
     train, held_out = hold_out(sample_of(source, request.photos or len(source)), HELD_OUT)
-    kept = general_data(request.general, request.model, request.root, request.seed)
+    snapshot = Snapshot(train, held_out)
+
+    def own() -> General | None:
+        storage = Storage(str(request.out.resolve()), request.out)
+        return general_answers(request.model, snapshot, config, storage, FinetuneFolder(request.out))
+
+    kept = general_data(request.general, request.model, request.root, own, seed=request.seed)
     speaks = os.environ.get("RANK", "0") == "0"
     if kept is None and speaks:
         typer.echo("no --general data: what the model could do before is neither kept nor measured", err=True)
-    snapshot = Snapshot(train, held_out)
     watchers = [ProgressBar()]
     outcome = finetune(request.model, snapshot, config, request.out, general=kept, watchers=watchers)
     if not speaks:
