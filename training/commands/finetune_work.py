@@ -44,8 +44,8 @@ def run(request: Request) -> None:
 
     kept = general_data(request.general, request.model, request.root, own, seed=request.seed)
     speaks = os.environ.get("RANK", "0") == "0"
-    if kept is None and speaks:
-        typer.echo("no --general data: what the model could do before is neither kept nor measured", err=True)
+    if speaks and (missing := _missing(kept)):
+        typer.echo(missing, err=True)
     watchers = [ProgressBar()]
     outcome = finetune(request.model, snapshot, config, request.out, general=kept, watchers=watchers)
     if not speaks:
@@ -55,6 +55,18 @@ def run(request: Request) -> None:
         return
     _tell(outcome, len(train), len(held_out))
     validate(request, {"before": request.model, "after": str(outcome.path)})
+
+
+def _missing(general: General | None) -> str | None:
+    """Say what is not done for what the model could do before."""
+    if general is None:
+        return "no --general data: what the model could do before is neither kept nor measured"
+    if general.held_out is None:
+        return (
+            "the model is not sure enough of what these photos show: its own answers are rehearsed, but what "
+            "it forgets cannot be measured with them"
+        )
+    return None
 
 
 def _tell(outcome: FinetuneResult, photos: int, held_out: int) -> None:

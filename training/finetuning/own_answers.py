@@ -9,6 +9,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,11 @@ from training.storage import Storage
 FOLDER = "answers"
 """The folder of the answers in the storage."""
 
-SURE = 0.0
-"""Share of the scores from which a pixel's answer counts; the others are not known."""
+SURE = 0.5
+"""Share of the scores from which a pixel's answer counts; others are not known (docs/finetuning.md)."""
+
+ENOUGH = 0.8
+"""Share of the pixels whose answers count from which agreement with them is a measure; docs/finetuning.md."""
 
 REHEARSED = 200
 """Photos at most that a model is asked about to rehearse with; EBSeg-B takes 4 s for one on two cores."""
@@ -68,7 +72,30 @@ class OwnAnswers:
             raise DataError(f"{sample.name}: the base was not asked about it") from error
         values = read_values(path, Path(sample.name), (sample.image.shape[0], sample.image.shape[1]))
         answer = to_indices(values, path, range(len(self.vocabulary)))
-        return Sample(sample.name, sample.image, answer)
+        return Sample(sample.name, sample.image, self._corrected(answer, sample.label_map))
+
+    def measures(self) -> bool:
+        """Tell whether the model was sure enough for agreement with it to say what another has forgotten.
+
+        Of photos that are unlike all that it knows it says much that it does not mean. Raises what reading
+        raises.
+        """
+        known = [(sample.label_map >= 0).mean() for sample in map(self.__getitem__, range(len(self)))]
+        return bool(np.mean(known) >= ENOUGH)
+
+    def _corrected(self, answer: LabelMap, people: LabelMap) -> LabelMap:
+        """Believe people on the names that the project uses as well: both would be learnt by turns else."""
+        same, said = self._same, people >= 0
+        named = np.where(said, same[people], -1)
+        contradicted = said & np.isin(answer, same[same >= 0])
+        found: LabelMap = np.where(named >= 0, named, np.where(contradicted, -1, answer)).astype(np.int16)
+        return found
+
+    @cached_property
+    def _same(self) -> npt.NDArray[np.int64]:
+        """Which of the names is each of the project's labels, (L,); -1 for none."""
+        seen = [self.vocabulary.seen_in(Vocabulary([label])) for label in self.photos.vocabulary.prompts]
+        return np.array([each.index(True) if any(each) else -1 for each in seen])
 
     def fingerprint(self) -> str:
         """Name the content: the photos, which of them, and who was asked for what."""
@@ -92,7 +119,9 @@ def general_answers(
         model = load(teacher)
         train = own_answers(model, snapshot.train, REHEARSED, storage)
         held_out = own_answers(model, snapshot.held_out, config.general_photos, storage)
-    return None if held_out is None else General(train, held_out)
+    if held_out is None:
+        return None
+    return General(train, held_out if held_out.measures() else None)
 
 
 def own_answers(

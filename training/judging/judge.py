@@ -94,7 +94,9 @@ def _answers(loop: Loop, champion: Version, model: Predictor, photos: SnapshotSo
     base = load_model(origin, device=settings.device, beside=model)
     done = loop.progress.stage("asking the base", min(settings.general_photos, len(photos)))
     answers = own_answers(base, photos, settings.general_photos, loop.storage, done)
-    return None if answers is None else General(None, answers)
+    if answers is None:
+        return None
+    return General(None, answers if answers.measures() else None)
 
 
 def _unmeasured(general: General | None) -> str:
@@ -103,6 +105,10 @@ def _unmeasured(general: General | None) -> str:
         return (
             "what it forgets was not measured: EBSEG_GENERAL_DATA names no data, and the base does not say "
             "what it was trained on"
+        )
+    if general.held_out is None:
+        return (
+            "what it forgets was not measured: the base is not sure enough of what the held-out photos show"
         )
     return (
         f"what it forgets was not measured: the photos of {general.held_out.name} show no label that the "
@@ -143,7 +149,7 @@ def _not_to_forget(
 ) -> Iterator[tuple[Source, range, Vocabulary | None]]:
     """Give sources, which of their photos to look at, and labels to leave out."""
     settings = loop.settings
-    if general is not None:
+    if general is not None and general.held_out is not None:
         # Not those that the fine-tuning chose its weights by, where there are others.
         there, wanted = len(general.held_out), settings.general_photos
         first = wanted if there >= 2 * wanted else 0

@@ -23,6 +23,8 @@ BLIND = (
     "was trained on"
 )
 
+UNSURE = "what it forgets was not measured: the base is not sure enough of what the held-out photos show"
+
 
 class Case:
     """A candidate of the base, and a reading with so many photos to train on and held-out tasks."""
@@ -289,12 +291,17 @@ def test_general_photos_that_chose_the_weights_judge_only_where_there_are_no_oth
     assert general.read == looked_at * 2
 
 
-def test_without_general_data_the_answers_of_the_base_are_what_it_must_not_forget(world, monkeypatch):
-    case = Case(world)
-    world.registry.promote(world.register("street-2", 5, base="1"), "by hand", project=1)
+@pytest.mark.parametrize("rows", [9, 3])
+def test_without_general_data_what_the_base_is_sure_of_must_not_be_forgotten(world, monkeypatch, rows):
+    world.rows["base-0"] = rows
+    case = Case(world, rows=9)
+    world.registry.promote(world.register("street-2", 9, base="1"), "by hand", project=1)
     monkeypatch.setattr(Model, "trained_on", Vocabulary(["tree", "grass"]))
     monkeypatch.setattr(judging, "load_model", lambda path, **_options: Turned(world.load(path)))
     decision = case.judge()
+    if rows == 3:
+        assert decision.reasons[-1] == UNSURE
+        return
     (kept,) = decision.numbers["forgetting"]
     assert kept["name"] == "project 1, held out, as the base names it"
     assert (kept["before"], kept["after"]) == (100.0, 0.0)

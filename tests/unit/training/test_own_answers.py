@@ -13,12 +13,12 @@ from training.storage import Storage
 
 
 class Photos:
-    """Photos of one grey each, a broken one among them."""
+    """Photos of one grey each, a broken one among them. People labelled the first two columns of each."""
 
-    name, vocabulary = "street", Vocabulary(["car"])
+    name, vocabulary = "street", Vocabulary(["kerb", "Skies"])
 
-    def __init__(self, count, broken=None):
-        self.count, self.broken = count, broken
+    def __init__(self, count, broken=None, people=(-1, -1), height=4):
+        self.count, self.broken, self.people, self.height = count, broken, people, height
 
     def __len__(self):
         return self.count
@@ -26,8 +26,10 @@ class Photos:
     def __getitem__(self, index):
         if index == self.broken:
             raise DataError(f"photo {index} is broken")
+        label_map = np.full((self.height, 6), -1, np.int16)
+        label_map[:, :2] = self.people
         return SimpleNamespace(
-            name=f"photo {index}", image=np.full((4, 6, 3), index, np.uint8), label_map=np.zeros((4, 6))
+            name=f"photo {index}", image=np.full((self.height, 6, 3), index, np.uint8), label_map=label_map
         )
 
     def fingerprint(self):
@@ -64,6 +66,14 @@ def test_answers_are_read_in_place_of_peoples_label_maps(storage):
     assert (sample.label_map[0] == -1).all() and (sample.label_map[1:] == 2).all()
 
 
+@pytest.mark.parametrize(
+    ("photo", "expected"), [(0, [0, 2, 0]), (2, [-1, 2, 2])], ids=["another name", "a name of the project"]
+)
+def test_people_are_believed_on_the_names_that_the_project_uses_too(storage, photo, expected):
+    answers = own_answers(Model(("grass", "mud", "sky")), Photos(3, people=(0, 1)), 3, storage)
+    assert answers[photo].label_map[2, :3].tolist() == expected
+
+
 def test_a_photo_is_asked_about_once(storage):
     model = Model()
     first = own_answers(model, Photos(3), 2, storage)
@@ -87,3 +97,9 @@ def test_a_photo_that_cannot_be_read_is_left_to_whoever_reads_it(storage):
 
 def test_a_model_of_unknown_training_is_not_asked(storage):
     assert own_answers(Model(names=()), Photos(2), 2, storage) is None
+
+
+@pytest.mark.parametrize(("height", "measures"), [(5, True), (4, False)])
+def test_agreement_is_a_measure_where_the_model_is_sure_of_most(storage, height, measures):
+    """It says nothing of the first row."""
+    assert own_answers(Model(), Photos(2, height=height), 2, storage).measures() is measures
