@@ -30,7 +30,7 @@ from training.storage import Storage
 FOLDER = "answers"
 """The folder of the answers in the storage."""
 
-SURE = 0.5
+SURE = 0.6
 """Share of the scores from which a pixel's answer counts; others are not known (docs/finetuning.md)."""
 
 ENOUGH = 0.8
