@@ -132,6 +132,20 @@ class Vocabulary:
         labels = [(name, *synonyms) for synonyms, name in names.items()]
         return cls._of_dataset("+".join(dict.fromkeys(parts)), labels)
 
+    def as_typed(self) -> "Vocabulary":
+        """Give the same labels to ask for beside those that people typed, and to be compared as these are.
+
+        Each name once, and ``MAX_LABELS`` at most, also of what ``union`` joined.
+        """
+        first: dict[str, int] = {}
+        for index, name in enumerate(self.names):
+            first.setdefault(_as_clip_reads(name), index)
+        kept = list(first.values())[:MAX_LABELS]
+        vocabulary = Vocabulary.__new__(Vocabulary)
+        prompts, synonyms = (tuple(texts[i] for i in kept) for texts in (self.prompts, self.synonyms))
+        vocabulary._fill(None, prompts, synonyms)
+        return vocabulary
+
     def to_json(self) -> str:
         """Write JSON: ``{"dataset": name or null, "labels": [[name, synonym, ...], ...]}``.
 

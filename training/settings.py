@@ -166,7 +166,8 @@ class Settings(BaseSettings):
     )
     general_data: str | None = Field(
         default=None,
-        description="data not to forget, as --data of ebseg train; unset: drawn scenes for ebseg-tiny",
+        description="data not to forget, as --data of ebseg train, or own-answers, the base's on the "
+        "project's photos; unset: drawn scenes for ebseg-tiny, own-answers for others",
     )
     data_root: Path = Field(
         default=Path("datasets"), description="where benchmarks named by general_data lie"

@@ -230,3 +230,13 @@ def test_a_union_may_be_larger_than_a_vocabulary_that_is_asked_for():
     joined = Vocabulary.union([Vocabulary.from_dataset(name) for name in names])
     assert len(joined) > MAX_LABELS
     assert Vocabulary.from_json(joined.to_json()) == joined
+
+
+def test_a_benchmarks_labels_beside_typed_ones_are_compared_as_these_are():
+    joined = Vocabulary.union([Vocabulary.from_dataset("voc-20"), Vocabulary(["Car", "kerb"])])
+    typed = joined.as_typed()
+    assert typed.names == (*Vocabulary.from_dataset("voc-20").names, "kerb")
+    project = Vocabulary(["Car", "Bicycles"])
+    seen = [name for name, seen in zip(typed.names, typed.seen_in(project), strict=True) if seen]
+    assert seen == ["bicycle", "car"]
+    assert len(Vocabulary.union([Vocabulary([f"label {i}"]) for i in range(1200)]).as_typed()) == 1000

@@ -19,7 +19,10 @@ def finetune(
     photos: Annotated[int | None, typer.Option(min=2, help="Use so many photos; else all.")] = None,
     general: Annotated[
         str | None,
-        typer.Option(help="Data not to forget, as --data of ebseg train; drawn-scenes for the small model."),
+        typer.Option(
+            help="Data not to forget, as --data of ebseg train; else drawn-scenes for the small model, and "
+            "own-answers, the model's on these photos, for others."
+        ),
     ] = None,
     rehearsal: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share of general steps.")] = None,
     keep: Annotated[float | None, typer.Option(min=0, max=1, help="General mIoU that must be left.")] = None,

@@ -18,8 +18,11 @@ from ebseg.evaluation.in_memory import evaluate
 from ebseg.evaluation.result import nothing_labelled
 from ebseg.runs.watch import ProgressBar
 from training.commands.finetune_request import Request
-from training.finetuning.finetune import FinetuneConfig, FinetuneResult, Snapshot, finetune
+from training.finetuning.finetune import FinetuneConfig, FinetuneResult, General, Snapshot, finetune
+from training.finetuning.folder import FinetuneFolder
 from training.finetuning.general_data import general_data
+from training.finetuning.own_answers import general_answers
+from training.storage import Storage
 
 HELD_OUT = 0.2
 """Share of the photos that early stopping and the choice of weights look at."""
@@ -33,11 +36,16 @@ def run(request: Request) -> None:
     require_labelled(source)
     config = checked(FinetuneConfig, request.settings)
     train, held_out = hold_out(sample_of(source, request.photos or len(source)), HELD_OUT)
-    kept = general_data(request.general, request.model, request.root, request.seed)
-    speaks = os.environ.get("RANK", "0") == "0"
-    if kept is None and speaks:
-        typer.echo("no --general data: what the model could do before is neither kept nor measured", err=True)
     snapshot = Snapshot(train, held_out)
+
+    def own() -> General | None:
+        storage = Storage(str(request.out.resolve()), request.out)
+        return general_answers(request.model, snapshot, config, storage, FinetuneFolder(request.out))
+
+    kept = general_data(request.general, request.model, request.root, own, seed=request.seed)
+    speaks = os.environ.get("RANK", "0") == "0"
+    if speaks and (missing := _missing(kept)):
+        typer.echo(missing, err=True)
     watchers = [ProgressBar()]
     outcome = finetune(request.model, snapshot, config, request.out, general=kept, watchers=watchers)
     if not speaks:
@@ -47,6 +55,18 @@ def run(request: Request) -> None:
         return
     _tell(outcome, len(train), len(held_out))
     validate(request, {"before": request.model, "after": str(outcome.path)})
+
+
+def _missing(general: General | None) -> str | None:
+    """Say what is not done for what the model could do before."""
+    if general is None:
+        return "no --general data: what the model could do before is neither kept nor measured"
+    if general.held_out is None:
+        return (
+            "the model is not sure enough of what these photos show: its own answers are rehearsed, but what "
+            "it forgets cannot be measured with them"
+        )
+    return None
 
 
 def _tell(outcome: FinetuneResult, photos: int, held_out: int) -> None:

@@ -82,10 +82,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class General:
-    """What the base can do besides the project: data to rehearse with, if at hand, and to measure on."""
+    """What the base can do besides the project: data to rehearse with and to measure on, if at hand."""
 
     train: Source | None
-    held_out: Source
+    held_out: Source | None
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune a model on a project's photos; go on where a run in ``out`` was stopped.
 
-    ``base``: what ``ebseg.load`` takes. ``general``: without it nothing is rehearsed, forgetting cannot be
-    measured, and the fine-tuned weights are taken whole. The same arguments give the same weights on
-    the same machine. Writes ``model.safetensors`` and ``outcome.json`` into ``out``, each once, at the end.
-    ``backbone``: what ``ebseg.load`` takes for a model with the base's backbone; with it, the head alone is
-    written.
+    ``base``: what ``ebseg.load`` takes. ``general``: without its photos to train on nothing is rehearsed,
+    without those to measure on the fine-tuned weights are taken whole. The same arguments give the same
+    weights on the same machine. Writes ``model.safetensors`` and ``outcome.json`` into ``out``, each once, at
+    the end. ``backbone``: what ``ebseg.load`` takes for a model with the base's backbone; with it, the head
+    alone is written.
 
     Several processes of one machine (``torchrun``, ``accelerate launch``), each called with the same
     arguments, share every step's photos and the measuring. The main one writes the files, and its watchers

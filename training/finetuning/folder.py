@@ -58,6 +58,11 @@ class FinetuneFolder:
         return self.path / "run.lock"
 
     @property
+    def asking(self) -> Path:
+        """What the one of its processes holds that asks the base about photos."""
+        return self.path / "asking.lock"
+
+    @property
     def progress(self) -> Path:
         """How far that process is (``progress_file.ProgressFile``)."""
         return self.path / "progress.json"

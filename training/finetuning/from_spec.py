@@ -7,9 +7,10 @@ from ebseg.runs.watch import ProgressBar, Watcher
 from training.annotations.manifest import load
 from training.annotations.parts import training_and_validation
 from training.annotations.snapshot import SnapshotSource
-from training.finetuning.finetune import FinetuneConfig, Snapshot, finetune
+from training.finetuning.finetune import FinetuneConfig, General, Snapshot, finetune
 from training.finetuning.folder import FinetuneFolder
 from training.finetuning.general_data import general_data
+from training.finetuning.own_answers import general_answers
 from training.finetuning.progress_file import ProgressFile
 from training.finetuning.run_mirror import RunMirror
 from training.finetuning.spec import RunSpec
@@ -26,12 +27,17 @@ def finetune_as_told(spec: RunSpec, progress: ProgressFile | None = None) -> Non
     manifest = load(storage, spec.project, spec.fingerprint)
     # What is held out judges the result: nothing of it may be seen here.
     train, validation = training_and_validation(SnapshotSource(storage, manifest, "train"), fold=spec.fold)
+    snapshot, folder = Snapshot(train, validation), FinetuneFolder(spec.out)
+
+    def own() -> General | None:
+        return general_answers(spec.teacher, snapshot, config, storage, folder) if spec.teacher else None
+
     finetune(
         spec.base,
-        Snapshot(train, validation),
+        snapshot,
         config,
         spec.out,
-        general=general_data(spec.general, spec.first_model, spec.data_root, config.seed),
+        general=general_data(spec.general, spec.first_model, spec.data_root, own, seed=config.seed),
         watchers=[] if progress is None else [progress, *_watchers(spec, storage, validation)],
         workers=spec.workers,
         backbone=spec.backbone,

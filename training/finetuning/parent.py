@@ -57,14 +57,22 @@ def _config(settings: Settings) -> dict[str, Any]:
 
 
 def spec(
-    settings: Settings, base: Path, backbone: str, project: int, fingerprint: str, job_id: str
+    settings: Settings,
+    base: Path,
+    teacher: Path,
+    backbone: str,
+    project: int,
+    fingerprint: str,
+    job_id: str,
 ) -> dict[str, Any]:
     """Say what ``training.finetuning.child`` is to do: fine-tune the checkpoint ``base`` on a snapshot.
 
-    ``backbone``: the name of a model that has its backbone, as ``ebseg.load`` takes it on any machine.
+    ``teacher``: the checkpoint that the base's line of trainings began with. ``backbone``: the name of a
+    model that has the base's backbone, as ``ebseg.load`` takes it on any machine.
     """
     return {
         "base": str(base),
+        "teacher": str(teacher),
         "backbone": backbone,
         "storage": settings.storage_url,
         "cache": str(settings.home / "cache"),

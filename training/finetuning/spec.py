@@ -40,6 +40,9 @@ class RunSpec(BaseModel):
     )
     config: dict[str, Any] = Field(description="fields of FinetuneConfig")
     general: str | None = Field(description="data not to forget, as general_data takes it")
+    teacher: str | None = Field(
+        default=None, description="whose own answers are that data, where no other is; as ebseg.load takes it"
+    )
     first_model: str = Field(description="what the loop began with: it says what that data is where unset")
     data_root: Path = Field(description="where benchmarks are")
     workers: int = Field(ge=0, description="processes that read photos")

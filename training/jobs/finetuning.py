@@ -20,8 +20,11 @@ def finetune(loop: Loop, project: int, fingerprint: str, base: int) -> Result:
     folder = settings.home / RUNS / loop.job_id
     loop.progress.stage("starting")
     version = registry.version(str(base))
-    checkpoint, backbone = registry.checkpoint(version), _backbone(loop, version)
-    spec = parent.spec(settings, checkpoint, backbone, project, fingerprint, loop.job_id)
+    origin = registry.origin(version)
+    checkpoint, teacher = registry.checkpoint(version), registry.checkpoint(origin)
+    spec = parent.spec(
+        settings, checkpoint, teacher, _backbone(loop, origin), project, fingerprint, loop.job_id
+    )
 
     def report(progress: dict[str, Any], log: list[str]) -> None:
         loop.progress.tell(log, **progress)
@@ -49,9 +52,8 @@ def finetune(loop: Loop, project: int, fingerprint: str, base: int) -> Result:
     }
 
 
-def _backbone(loop: Loop, version: Version) -> str:
-    """Name a model that has a version's backbone, for whoever loads the head: the one that it began with."""
-    origin = loop.registry.origin(version)
+def _backbone(loop: Loop, origin: Version) -> str:
+    """Name the model that a line of trainings began with, whose backbone all its heads have."""
     if "checkpoint" in origin.tags:
         return origin.tags["checkpoint"]
     of_a_head = backbone_name(loop.registry.checkpoint(origin))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from ebseg.data.samples import Source
 from ebseg.errors import TrainingError
@@ -13,6 +14,7 @@ from training.annotations.manifest import Manifest, latest, load
 from training.annotations.snapshot import SnapshotSource
 from training.finetuning.finetune import General
 from training.finetuning.general_data import general_data
+from training.finetuning.own_answers import own_answers
 from training.judging import measuring
 from training.judging.cross_validation import folds_measured, only, pool
 from training.judging.gate import Measured, Retention, Rules, decide
@@ -67,7 +69,8 @@ def _decide(loop: Loop, champion: Version, candidate: Version, manifest: Manifes
         train = SnapshotSource(loop.storage, manifest, "train")
         measured[0].append(only(unseen, _measured(loop, before, train)))
         measured[1].append(only(unseen, folds))
-    general = general_data(settings.general_data, settings.model, settings.data_root)
+    asked = partial(_answers, loop, champion, before, held_out)
+    general = general_data(settings.general_data, settings.model, settings.data_root, asked)
     kept = list(_kept(loop, before, after, manifest, general))
     decision = decide(
         manifest.vocabulary.names,
@@ -80,10 +83,33 @@ def _decide(loop: Loop, champion: Version, candidate: Version, manifest: Manifes
     return decision if kept else replace(decision, reasons=(*decision.reasons, _unmeasured(general)))
 
 
+def _answers(loop: Loop, champion: Version, model: Predictor, photos: SnapshotSource) -> General | None:
+    """Ask the version that the champion's line of trainings began with about held-out photos.
+
+    The whole line is compared with that one, so that a champion that strayed from it is no measure of others.
+    ``model``: the champion's.
+    """
+    settings = loop.settings
+    origin = loop.registry.checkpoint(loop.registry.origin(champion))
+    base = load_model(origin, device=settings.device, beside=model)
+    done = loop.progress.stage("asking the base", min(settings.general_photos, len(photos)))
+    answers = own_answers(base, photos, settings.general_photos, loop.storage, done)
+    if answers is None:
+        return None
+    return General(None, answers if answers.measures() else None)
+
+
 def _unmeasured(general: General | None) -> str:
     """Say why nothing is known of what a candidate forgets."""
     if general is None:
-        return "what it forgets was not measured: EBSEG_GENERAL_DATA names no data"
+        return (
+            "what it forgets was not measured: EBSEG_GENERAL_DATA names no data, and the base does not say "
+            "what it was trained on"
+        )
+    if general.held_out is None:
+        return (
+            "what it forgets was not measured: the base is not sure enough of what the held-out photos show"
+        )
     return (
         f"what it forgets was not measured: the photos of {general.held_out.name} show no label that the "
         "project does not use"
@@ -123,7 +149,7 @@ def _not_to_forget(
 ) -> Iterator[tuple[Source, range, Vocabulary | None]]:
     """Give sources, which of their photos to look at, and labels to leave out."""
     settings = loop.settings
-    if general is not None:
+    if general is not None and general.held_out is not None:
         # Not those that the fine-tuning chose its weights by, where there are others.
         there, wanted = len(general.held_out), settings.general_photos
         first = wanted if there >= 2 * wanted else 0

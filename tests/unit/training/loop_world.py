@@ -69,10 +69,16 @@ class Photos:
 
 
 class Model:
-    """Knows that the left half is the first label and the right half the second, in its first rows alone."""
+    """Knows that the left half is the first label and the right half the second, in its first rows alone.
+
+    ``trained_on``: what it says that it was trained on.
+    """
+
+    trained_on: Vocabulary | None = None
 
     def __init__(self, version: str, rows: int) -> None:
         self.version, self.rows = version, rows
+        self.net = SimpleNamespace(training_vocabulary=self.trained_on)
         self.asked = 0
 
     def encode(self, photo):

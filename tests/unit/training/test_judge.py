@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ebseg.errors import TrainingError
-from tests.unit.training.loop_world import Halves
+from ebseg.vocabulary import Vocabulary
+from tests.unit.training.loop_world import Halves, Model
 from training.annotations.manifest import store
 from training.finetuning.finetune import General
 from training.judging import judge as judging
@@ -17,7 +19,12 @@ from training.queue.projects import PROJECTS_KEY
 from training.queue.queues import find
 from training.registry.registry import Registry
 
-BLIND = "what it forgets was not measured: EBSEG_GENERAL_DATA names no data"
+BLIND = (
+    "what it forgets was not measured: EBSEG_GENERAL_DATA names no data, and the base does not say what it "
+    "was trained on"
+)
+
+UNSURE = "what it forgets was not measured: the base is not sure enough of what the held-out photos show"
 
 
 class Case:
@@ -180,6 +187,7 @@ def test_the_candidate_is_judged_by_held_out_photos_alone(world):
     assert decision.numbers["cross_validated"] is False
     assert world.jobs.stages == [
         "measuring base-0 on project 1, held out", "measuring better-1 on project 1, held out",
+        "asking the base",
     ]  # fmt: skip
 
 
@@ -284,6 +292,36 @@ def test_general_photos_that_chose_the_weights_judge_only_where_there_are_no_oth
     world.change(general_photos=wanted)
     Case(world).judge()
     assert general.read == looked_at * 2
+
+
+@pytest.mark.parametrize("rows", [9, 3])
+def test_without_general_data_what_the_base_is_sure_of_must_not_be_forgotten(world, monkeypatch, rows):
+    world.rows["base-0"] = rows
+    case = Case(world, rows=9)
+    world.registry.promote(world.register("street-2", 9, base="1"), "by hand", project=1)
+    monkeypatch.setattr(Model, "trained_on", Vocabulary(["tree", "grass"]))
+    monkeypatch.setattr(judging, "load_model", lambda path, **_options: Turned(world.load(path)))
+    decision = case.judge()
+    if rows == 3:
+        assert decision.reasons[-1] == UNSURE
+        return
+    (kept,) = decision.numbers["forgetting"]
+    assert kept["name"] == "project 1, held out, as the base names it"
+    assert (kept["before"], kept["after"]) == (100.0, 0.0)
+    assert decision.reasons[-1].startswith(f"{kept['name']} falls from mIoU 100.0 to 0.0")
+
+
+class Turned:
+    """Takes the base's names for each other where it is the candidate."""
+
+    def __init__(self, model):
+        self.model, self.version, self.net = model, model.version, model.net
+
+    def predict(self, image, labels, threshold=None):
+        found = self.model.predict(image, labels, threshold)
+        if "tree" in labels.names and self.version == "better-1":
+            found.label_map[:] = np.where(found.label_map < 0, -1, 1 - found.label_map)
+        return found
 
 
 def test_labels_of_the_project_are_not_what_it_may_forget(world, monkeypatch):

@@ -7,31 +7,33 @@ import pytest
 
 from ebseg.errors import ConfigError
 from training.finetuning import parent
-from training.finetuning.general_data import general_data
+from training.finetuning.general_data import general_name
 from training.finetuning.spec import read_spec
 from training.settings import Settings
 
 
 @pytest.mark.parametrize(
-    ("given", "rehearses"),
-    [({"largest_forgetting": 0.2}, True), ({"model": "street.safetensors"}, False)],
+    ("given", "general"),
+    [({"largest_forgetting": 0.2}, "drawn-scenes"), ({"model": "street.safetensors"}, "own-answers")],
     ids=["packaged", "own"],
 )
-def test_the_process_reads_what_the_job_wrote(tmp_path, monkeypatch, given, rehearses):
+def test_the_process_reads_what_the_job_wrote(tmp_path, monkeypatch, given, general):
     monkeypatch.chdir(tmp_path)
     Path("street.safetensors").touch()
     settings = Settings(home=tmp_path, **given)
     path = tmp_path / "spec.json"
-    told = parent.spec(settings, Path("v3.safetensors"), "models:/ebseg/1", 7, "0f", "train-7-0f")
+    told = parent.spec(
+        settings, Path("v3.safetensors"), Path("v1.safetensors"), "models:/ebseg/1", 7, "0f", "train-7-0f"
+    )
     path.write_text(json.dumps(told))
     spec = read_spec(path)
     assert (spec.base, spec.project, spec.fingerprint) == ("v3.safetensors", 7, "0f")
+    assert spec.teacher == "v1.safetensors"
     assert spec.backbone == "models:/ebseg/1"
     assert spec.out == tmp_path / "runs" / "train-7-0f"
     assert spec.mlflow.run_name == "train-7-0f"
     assert spec.config["keep"] == 1 - settings.largest_forgetting
-    general = general_data(spec.general, spec.first_model, spec.data_root)
-    assert (general is not None) == rehearses
+    assert general_name(spec.general, spec.first_model) == general
 
 
 def test_what_does_not_say_it_is_an_error_that_names_the_file(tmp_path):
