@@ -5,17 +5,18 @@
 FOLDER has images/ and labels/ with train and val, as ``ebseg train --data`` takes them; ``--labels`` are the
 values' names in order, without the one for unlabelled pixels. Some photos of train are the corrections: with
 their whole label maps, with 100 pixels each, and with the labels of ``--some`` alone. Some of val are asked
-for. With "drawn" for FOLDER it is drawn scenes, on which ebseg-tiny was trained, that it looks at.
+for. With "drawn" for FOLDER it is drawn scenes, on which ebseg-tiny was trained, that it looks at; with
+"negatives" their negatives, as of film, which it never saw, asked for by the last words of the phrases.
 """
 
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from rich.progress import track
 
@@ -23,7 +24,9 @@ import ebseg
 from ebseg.ask import Memory
 from ebseg.data.drawn.synthetic import PHRASES, draw_scene
 from ebseg.evaluation.metrics import ConfusionMatrix
-from ebseg.predictor import EncodedPhoto, Predictor
+from ebseg.memory import join
+from ebseg.predictor import EncodedPhoto, Predictor, best_labels
+from ebseg.scores import score_strips
 from ebseg.vocabulary import Vocabulary
 from training.memory.fitting import fit
 from training.memory.samples import Samples
@@ -36,24 +39,41 @@ COLUMNS = (
 SPARSE = 100
 """Pixels of a photo, where the corrections are few strokes."""
 
+KINDS = tuple(dict.fromkeys(phrase.split()[-1] for phrase in PHRASES))
+"""What the drawn scenes' phrases are of: "ball" and not "red ball", as a negative's colours are others."""
+
+_KIND_OF = np.array([KINDS.index(phrase.split()[-1]) for phrase in PHRASES], np.int16)
+
 Photo = tuple[np.ndarray, np.ndarray]
 """A photo (H, W, 3) uint8 and its label map (H, W) int16, -1 where unlabelled."""
 
 
-@dataclass(frozen=True, eq=False)
 class Judged:
-    """Photos that are asked for, encoded once, with their label maps."""
+    """Photos that are asked for, encoded and scored by the text once, with their label maps."""
 
-    predictor: Predictor
-    vocabulary: Vocabulary
-    photos: list[tuple[EncodedPhoto, np.ndarray]]
+    def __init__(self, predictor: Predictor, vocabulary: Vocabulary, photos: Iterable[Photo]) -> None:
+        self.predictor, self.vocabulary = predictor, vocabulary
+        self._photos = [self._scored(photo, truth) for photo, truth in photos]
 
+    @torch.inference_mode()
+    def _scored(
+        self, photo: np.ndarray, truth: np.ndarray
+    ) -> tuple[EncodedPhoto, list[torch.Tensor], np.ndarray]:
+        encoded, texts = self.predictor.encode(photo), self.predictor.texts(self.vocabulary)
+        classes = self.predictor.net.classify(encoded.encoded, self.vocabulary, text=texts)[0]
+        strips = list(score_strips(encoded.encoded.masks_at_test_size(), classes, encoded.size))
+        return encoded, strips, truth
+
+    @torch.inference_mode()
     def iou(self, memory: Memory | None) -> np.ndarray:
-        """Give each label's IoU in percent, NaN where no photo shows it."""
+        """Give each label's IoU in percent, NaN where no photo shows it: as of ``Predictor.decide``."""
         matrix = ConfusionMatrix(len(self.vocabulary))
-        for encoded, truth in self.photos:
-            found = self.predictor.decide(encoded, self.vocabulary, 0.0, memory=memory)
-            matrix.add(found.label_map, truth)
+        for encoded, strips, truth in self._photos:
+            scored: Iterator[torch.Tensor] = (strip.clone() for strip in strips)  # joining changes them
+            if memory is not None:
+                scored = join(memory, scored, encoded.encoded, self.vocabulary.names, encoded.size)
+            found = torch.cat([best_labels(scores, 0.0)[0] for scores in scored])
+            matrix.add(found.numpy(), truth)
         return 100 * matrix.iou()
 
 
@@ -63,22 +83,26 @@ def main() -> None:
     )
     parser.add_argument("folder")
     parser.add_argument("model")
-    parser.add_argument("--labels", default=",".join(PHRASES))
+    parser.add_argument("--labels", help="by default those of the drawn scenes")
     parser.add_argument("--some", default="")
     parser.add_argument("--photos", type=int, default=30, help="of val; 0: all")
-    parser.add_argument("--counts", default="1,2,5,20")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--counts", default="1,2,5,20,80")
+    parser.add_argument("--seeds", type=int, default=5)
     asked = parser.parse_args()
-    names, counts = asked.labels.split(","), [int(count) for count in asked.counts.split(",")]
+    drawn = KINDS if asked.folder == "negatives" else PHRASES
+    names = asked.labels.split(",") if asked.labels else list(drawn)
+    counts = [int(count) for count in asked.counts.split(",")]
     predictor, vocabulary = ebseg.load(asked.model), Vocabulary(names)
     judging = list(_photos(asked.folder, "val", asked.photos, None, len(names)))
-    encoded = [(predictor.encode(photo), truth) for photo, truth in track(judging, transient=True)]
-    judged = Judged(predictor, vocabulary, encoded)
+    judged = Judged(predictor, vocabulary, track(judging, transient=True))
     text = judged.iou(None)
     some = [names.index(name) for name in asked.some.split(",") if name]
     rows: dict[tuple[str, int], list[list[float]]] = defaultdict(list)
     for seed in range(asked.seeds):
-        corrected = list(_photos(asked.folder, "train", max(counts), seed, len(names)))
+        corrected = [
+            (predictor.encode(photo), truth)
+            for photo, truth in _photos(asked.folder, "train", max(counts), seed, len(names))
+        ]
         for kind, change in _kinds(some).items():
             taken = list(_samples(predictor, vocabulary, corrected, change, seed))
             for count in counts:
@@ -112,13 +136,13 @@ def _sparse(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _samples(
     predictor: Predictor,
     vocabulary: Vocabulary,
-    corrected: list[Photo],
+    corrected: list[tuple[EncodedPhoto, np.ndarray]],
     change: Callable[[np.ndarray, np.random.Generator], np.ndarray],
     seed: int,
 ) -> Iterator[Samples]:
     rng = np.random.default_rng(seed)
-    for photo, truth in corrected:
-        yield sample(predictor, predictor.encode(photo), change(truth, rng), vocabulary)
+    for encoded, truth in corrected:
+        yield sample(predictor, encoded, change(truth, rng), vocabulary)
 
 
 def _worth(judged: Judged, text: np.ndarray, taken: list[Samples]) -> list[float]:
@@ -136,11 +160,15 @@ def _worth(judged: Judged, text: np.ndarray, taken: list[Samples]) -> list[float
 
 def _photos(folder: str, split: str, count: int, seed: int | None, labels: int) -> Iterator[Photo]:
     """Give photos: spread over all there are, or drawn by lot with a seed."""
-    if folder == "drawn":
+    if folder in ("drawn", "negatives"):
         first = 10_000 if seed is None else 20_000 + 1000 * seed
         for index in range(count):
             scene = draw_scene(7, first + index)
-            yield scene.image, scene.label_map
+            if folder == "drawn":
+                yield scene.image, scene.label_map
+            else:
+                truth = np.where(scene.label_map < 0, np.int16(-1), _KIND_OF[scene.label_map])
+                yield 255 - scene.image, truth
         return
     files = sorted((Path(folder) / "images" / split).iterdir())
     chosen = np.linspace(0, len(files) - 1, min(count, len(files)) or len(files)).astype(int)

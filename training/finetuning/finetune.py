@@ -67,7 +67,7 @@ class FinetuneConfig(BaseModel):
     rehearsal: float = Field(default=0.5, ge=0, lt=1, description="share of the steps on general data")
     keep: float = Field(default=0.95, ge=0, le=1, description="share of the general mIoU that must be left")
     measure_every: int = Field(default=50, gt=0, description="steps between looks at the held-out photos")
-    patience: int = Field(default=3, gt=0, description="looks without a better mIoU before it ends early")
+    patience: int = Field(default=6, gt=0, description="looks without a better mIoU before it ends early")
     general_photos: int = Field(default=40, gt=0, description="general photos that forgetting is measured on")
     seed: int = Field(default=0, ge=0)
 

@@ -258,6 +258,16 @@ def test_it_ends_early_when_nothing_gets_better(random_tiny, tmp_path):
     assert earlier.last_step == 6
 
 
+def test_one_lucky_look_does_not_end_it(random_tiny, tmp_path):
+    folder = TrainingFolder(tmp_path)
+    camvid = [16.9, 19.6, 23.9, 26.8, 34.1, 29.8, 32.7, 33.1]  # 34.4 came next, and 35.5 in the end
+    folder.measured.write_text(json.dumps({50 * (look + 1): score for look, score in enumerate(camvid)}))
+    measure = SimpleNamespace(project=lambda _net: pytest.fail("it is measured already"))
+    stopper = _EarlyStopping(folder, measure, FinetuneConfig())
+    stopper.started(random_tiny, None, [], 400)
+    assert stopper.last_step == 400
+
+
 def test_a_checkpoint_that_was_not_measured_is_measured_on_resuming(random_tiny, tmp_path):
     scores = iter([10.0, 30.0])
     measure = SimpleNamespace(project=lambda _net: next(scores))
