@@ -11,7 +11,7 @@ from training.memory import files
 from training.queue.orders import Which
 from training.queue.plans import close_plan, open_plan, submit_chunks
 from training.queue.projects import Project, forget_project
-from training.selection.ordering import plan_order
+from training.selection.planning import plan_order
 from training.selection.strategies import is_by_diversity
 
 PREDICTED = {Which.NEW: False, Which.EMPTY: True}

@@ -1,6 +1,5 @@
-"""The order of a project's unlabelled tasks, as its plans and their jobs make it."""
+"""Predictions with the scores of an order, and what the next order is made of."""
 
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -9,26 +8,10 @@ from ebseg.engine import EncodedPhotos
 from ebseg.label_studio.pipeline import Model, Pipeline
 from ebseg.predictor import EncodedPhoto
 from training.selection import files
-from training.selection.strategies import Embedding, ahead, embedding, is_by_diversity, most_typical, score
+from training.selection.embeddings import embedding
+from training.selection.strategies import Embedding, is_by_diversity, score
 from training.settings import Select
 from training.storage import Storage
-
-
-def plan_order(
-    storage: Storage, project: int, model: str, select: Select, unlabelled: Collection[int]
-) -> None:
-    """Say which of a project's unlabelled tasks come first, by what a version of the model saw of them.
-
-    Tasks of which it saw the photo and which are unlabelled no more are taken for annotated.
-    """
-    if not is_by_diversity(select):
-        return
-    known = files.collect(storage, project, model)
-    tasks, waiting = list(known), set(unlabelled)
-    annotated = [place for place, task in enumerate(tasks) if task not in waiting]
-    count = ahead(select, len(annotated))
-    chosen = most_typical(np.stack(list(known.values())), annotated, count) if known and count else []
-    files.put_in_front(storage, project, model, [tasks[place] for place in chosen])
 
 
 class Ordering:

@@ -21,7 +21,8 @@ from ebseg.vocabulary import Vocabulary
 from training.memory.fitting import answered, fit
 from training.memory.samples import Samples
 from training.memory.sampling import sample
-from training.selection.strategies import Embedding, ahead, embedding, most_typical, score
+from training.selection.embeddings import embedding
+from training.selection.strategies import Embedding, ahead, most_typical, score
 from training.settings import Select
 
 Labels = npt.NDArray[np.int16]

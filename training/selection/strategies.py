@@ -1,6 +1,6 @@
 """Which of a project's unlabelled tasks is to be annotated next: the one with the lowest score.
 
-N tasks; E = ``GRID`` ** 2 x D numbers of an embedding, D being the width of the pixel decoder's features.
+N tasks; E numbers of an embedding (``embeddings``).
 """
 
 import hashlib
@@ -8,16 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch.nn.functional as F
 
-from ebseg.model import Encoded
 from training.settings import Select
-
-GRID = 4
-"""Rows and columns of the parts of a photo whose mean features are its embedding.
-
-What is where tells more than what there is: with the mean of the whole photo replays of CamVid gained less.
-"""
 
 FEW = 8
 """Annotated tasks up to which ``mixed`` goes by diversity; then by lot, which by certainty is no better."""
@@ -27,13 +19,6 @@ LEAST_AHEAD, MOST_AHEAD = 8, 256
 
 Embedding = npt.NDArray[np.float16]
 """(E,)"""
-
-
-def embedding(encoded: Encoded) -> Embedding:
-    """Say what is where in a photo, by the pixel decoder's features: (E,). ``encoded``: of one photo."""
-    height, width = (-(-side // 4) for side in encoded.sizes[0])  # at stride 4, without the padding
-    parts = F.adaptive_avg_pool2d(encoded.features[:, :, :height, :width].float(), GRID)
-    return np.asarray(parts.half().flatten().cpu().numpy())
 
 
 def is_by_diversity(select: Select) -> bool:

@@ -1,5 +1,6 @@
 """One task is one task: what is wrong with its photo, annotation or prediction costs no other anything."""
 
+import json
 import re
 import uuid
 
@@ -128,8 +129,12 @@ def test_a_prediction_that_label_studio_will_not_have_is_left_out(labelling):
     refused = httpx.Response(
         400, json={"detail": "Validation error", "validation_errors": {"result": ["bad"]}}
     )
-    fine = labelling.fake.serve
-    labelling.fake.trouble = [fine, fine, lambda request: refused]
+
+    def answer(request):
+        is_bad = request.method == "POST" and json.loads(request.content).get("task") == bad
+        return refused if is_bad else labelling.fake.serve(request)
+
+    labelling.fake.trouble = [answer] * 20
     done = labelling.label([bad, good])
     assert done.pushed == [good] and "is refused (400" in done.left_out[bad]
 

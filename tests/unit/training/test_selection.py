@@ -16,8 +16,9 @@ from training.memory.samples import Samples
 from training.queue import orders
 from training.queue.orders import Which
 from training.selection import files, strategies
+from training.selection.embeddings import embedding
 from training.selection.simulation import Photo, Simulation
-from training.selection.strategies import FEW, ahead, embedding, most_typical, score
+from training.selection.strategies import FEW, ahead, most_typical, score
 from training.settings import Select
 from training.storage import Storage
 
