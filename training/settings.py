@@ -176,7 +176,7 @@ class Settings(BaseSettings):
     train_processes: int = Field(
         default=1, ge=1, description="processes (GPUs) of a fine-tuning on its machine, by accelerate launch"
     )
-    train_timeout: float = Field(default=12 * 3600.0, gt=0, description="seconds that a fine-tuning may take")
+    train_timeout: float = Field(default=24 * 3600.0, gt=0, description="seconds that a fine-tuning may take")
     train_retries: int = Field(
         default=3, ge=0, description="times that a training whose worker died goes on from its checkpoint"
     )

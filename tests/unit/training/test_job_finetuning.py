@@ -36,7 +36,7 @@ def test_what_came_of_a_training_is_registered_and_judged_next(world, order):
     }  # fmt: skip
     assert expected.items() <= candidate.tags.items()
     job = find(world.connection, "judge-1-0a1b")
-    assert (job.args, job.timeout) == ([1, fingerprint, 2], 12 * 3600)
+    assert (job.args, job.timeout) == ([1, fingerprint, 2], 24 * 3600)
     assert job.description == "compare version 2 with the champion, for project 1"
     assert world.jobs.meta["log"] == ["a line of its log"]
     assert world.jobs.meta["progress"] == {"stage": "starting", "total": None, "step": 1}

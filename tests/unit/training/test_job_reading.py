@@ -48,7 +48,7 @@ def test_enough_new_annotations_start_a_training_of_the_champion(world):
     job = find(world.connection, f"train-{name}")
     assert job.args == [1, result["fingerprint"], 1]
     assert job.description == "fine-tune version 1 for project 1: 10 new annotations"
-    assert (job.timeout, job.retries_left) == (12 * 3600, 3)
+    assert (job.timeout, job.retries_left) == (24 * 3600, 3)
     assert world.project().training == f"train-{name}"
     assert world.connection.hget("ebseg:project:1", "training").decode() == f"train-{name} judge-{name}"
     assert world.jobs.stages == ["reading annotations"]
