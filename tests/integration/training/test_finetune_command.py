@@ -48,7 +48,7 @@ def test_it_writes_a_model_and_says_what_was_measured(street, random_checkpoint,
     out = tmp_path / "out"
     assert _run(random_checkpoint, "--data", street, "--out", out, "--steps", "2") == 0
     told = capsys.readouterr()
-    assert "neither kept nor measured" in told.err
+    assert "its own answers are rehearsed" in told.err
     assert "before" in told.out and "<- chosen" in told.out
     assert "after: mIoU" in told.out and "on 4 photos of street val" in told.out
     assert json.loads((out / "outcome.json").read_text())["steps"] == 2
