@@ -12,6 +12,9 @@ READY := .venv/.ready
 LABEL_STUDIO := .venv-label-studio/bin/label-studio
 LABEL_STUDIO_READY := .venv-label-studio/.ready
 
+# On a terminal pip shows what it does: there are minutes of it.
+PIP_INSTALL := -m pip install $(if $(MAKE_TERMOUT),,--quiet)
+
 # The first interpreter of a supported version that can make a virtual environment.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3 python; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -27,15 +30,15 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(call create_environment,.venv)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[dev]'
 	@# Its pins are broken (docs/label-studio-ml.md), so it cannot be a dependency like the others.
-	$(BIN)/python -m pip install --quiet --no-deps label-studio-ml==1.0.9
+	$(BIN)/python $(PIP_INSTALL) --no-deps label-studio-ml==1.0.9
 	@touch $@
 
 # Label Studio's pins clash with ours, so it has an environment of its own.
 $(LABEL_STUDIO_READY): constraints-label-studio.txt
 	$(call create_environment,.venv-label-studio)
-	.venv-label-studio/bin/python -m pip install --quiet --constraint constraints-label-studio.txt label-studio
+	.venv-label-studio/bin/python $(PIP_INSTALL) --constraint constraints-label-studio.txt label-studio
 	@touch $@
 
 # ONCE=1 ends by itself; PHOTOS=folder LABELS="sky,road,car" MODEL=ebseg-base use your own photos.
