@@ -61,7 +61,7 @@ def _strategies(names: str) -> tuple[Select, ...]:
     try:
         return tuple(Select(name.strip()) for name in names.split(","))
     except ValueError as error:
-        raise ConfigError(f"--strategies: {error}; known: {', '.join(Select)}") from error
+        raise ConfigError(f"--strategies {names!r}: give some of {', '.join(Select)}") from error
 
 
 def _counts(numbers: str, pool: int) -> tuple[int, ...]:
