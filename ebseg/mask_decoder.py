@@ -59,7 +59,8 @@ class MaskDecoder(nn.Module):
         kernels = self.mask_mlp(queries)  # (B, Q, D)
         masks = torch.einsum("bqd,bdhw->bqhw", kernels, mask_features)
         embeddings = self.mask_embedding(queries, masks, mask_features)
-        return MaskPrediction(masks, embeddings, self._pooled_bias(kernels, mask_features, clip_grid))
+        bias = self.attention_bias(kernels, self.attention_bias.pixels(mask_features), clip_grid)
+        return MaskPrediction(masks, embeddings, bias)
 
     def predict_all(
         self, mask_features: Tensor, memories: Sequence[Tensor], clip_grid: tuple[int, int]
@@ -74,17 +75,8 @@ class MaskDecoder(nn.Module):
         kernels = self.mask_mlp(queries)
         masks = torch.einsum("bqd,bdhw->bqhw", kernels, mask_features)
         embeddings = self.mask_embedding(queries, masks, mask_features)
-        if torch.is_grad_enabled():
-            h, w = mask_features.shape[-2:]
-            pixels = self.attention_bias.pixels(mask_features)
-            biases = [
-                self.attention_bias.pooled(part, pixels, (h, w), clip_grid)
-                for part in kernels.split(count, dim=1)
-            ]
-        else:
-            biases = [
-                self._pooled_bias(part, mask_features, clip_grid) for part in kernels.split(count, dim=1)
-            ]
+        pixels = self.attention_bias.pixels(mask_features)
+        biases = [self.attention_bias(part, pixels, clip_grid) for part in kernels.split(count, dim=1)]
         parts = zip(masks.split(count, dim=1), embeddings.split(count, dim=1), biases, strict=True)
         return [MaskPrediction(*part) for part in parts]
 
@@ -107,22 +99,17 @@ class MaskDecoder(nn.Module):
         states = [self.norm(x)]
         for depth, layer in enumerate(self.layers):
             level = depth % len(values)
-            blocked = self._blocked(states[-1], features[level])
-            x = layer(x, positions, keys[level], values[level], blocked)
+            visible = self._visible(states[-1], features[level])
+            x = layer(x, positions, keys[level], values[level], visible)
             states.append(self.norm(x))
         return states
 
     @torch.no_grad()
-    def _blocked(self, queries: Tensor, features: Tensor) -> Tensor:
-        """Pixels (B, Q, hw) outside a query's mask; a query with an empty mask sees everything."""
+    def _visible(self, queries: Tensor, features: Tensor) -> Tensor:
+        """Pixels (B, Q, hw) inside a query's mask; a query with an empty mask sees everything."""
         masks = torch.einsum("bqd,bdhw->bqhw", self.mask_mlp(queries), features).flatten(2)
-        blocked = masks.sigmoid() < 0.5
-        return blocked & ~blocked.all(dim=-1, keepdim=True)
-
-    def _pooled_bias(self, kernels: Tensor, mask_features: Tensor, clip_grid: tuple[int, int]) -> Tensor:
-        bias = self.attention_bias(kernels, mask_features)  # (B, H, Q, h, w)
-        pooled: Tensor = F.adaptive_max_pool2d(bias.flatten(1, 2), clip_grid)  # (B, H * Q, g, G)
-        return pooled.reshape(*bias.shape[:3], -1)
+        inside = masks.sigmoid() >= 0.5
+        return inside | ~inside.any(dim=-1, keepdim=True)
 
 
 class DecoderLayer(nn.Module):
@@ -142,15 +129,31 @@ class DecoderLayer(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, blocked: Tensor) -> Tensor:
-        """Update queries x (B, Q, D); keys and values (B, hw, D); blocked (B, Q, hw)."""
-        blocked = blocked.repeat_interleave(self.cross_attention.num_heads, dim=0)  # (B * heads, Q, hw)
-        attended, _ = self.cross_attention(x + positions, keys, values, attn_mask=blocked, need_weights=False)
-        x = self.cross_norm(x + attended)
-        attended, _ = self.self_attention(x + positions, x + positions, x, need_weights=False)
-        x = self.self_norm(x + attended)
+    def forward(self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+        """Update queries x (B, Q, D); keys and values (B, hw, D); visible (B, Q, hw)."""
+        x = self.cross_norm(x + _attend(self.cross_attention, x + positions, keys, values, visible[:, None]))
+        placed = x + positions
+        x = self.self_norm(x + _attend(self.self_attention, placed, placed, x, None))
         updated: Tensor = self.mlp_norm(x + self.linear2(F.relu(self.linear1(x))))
         return updated
+
+
+def _attend(
+    attention: nn.MultiheadAttention, queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None
+) -> Tensor:
+    """Run attention of queries (B, Q, D) to values (B, L, D), with one mask (B, 1, Q, L) for all heads.
+
+    The module's own forward wants the mask once a head, as numbers: most of what the attention costs here.
+    """
+    weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+    q, k, v = (
+        F.linear(x, weight, bias).unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+        for x, weight, bias in zip((queries, keys, values), weights, biases, strict=True)
+    )  # (B, H, ., D / H) each
+    merged: Tensor = attention.out_proj(
+        F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2).flatten(2)
+    )
+    return merged
 
 
 class MLP(nn.Module):
@@ -202,32 +205,25 @@ class AttentionBias(nn.Module):
         self.mlp = MLP(width, width * clip_heads)
         self.scaling = nn.Linear(1, 1)
 
-    def forward(self, kernels: Tensor, mask_features: Tensor) -> Tensor:
-        """Biases (B, H, Q, h, w) from mask kernels (B, Q, D) and mask features (B, D, h, w).
+    def forward(self, kernels: Tensor, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Biases (B, H, Q, g * G), the largest in each cell of a grid (g, G).
 
-        The MLP's last layer and the scaling are linear, so they are folded into the kernels: H * D
-        channels a pixel are never made.
+        ``kernels``: (B, Q, D), of masks. ``pixels``: (B, D, h, w), of ``self.pixels``. The MLP's last layer
+        and the scaling are linear, so they are folded into the kernels: H * D channels a pixel are never
+        made. Nor are the biases at stride 4 kept, by far the largest tensors there would be.
         """
         folded, constant = self._folded(kernels)
-        bias: Tensor = torch.einsum("bnqd,bpd->bnqp", folded, self.pixels(mask_features)) + constant
-        return bias.reshape(*bias.shape[:3], *mask_features.shape[-2:])
-
-    def pooled(
-        self, kernels: Tensor, pixels: Tensor, shape: tuple[int, int], grid: tuple[int, int]
-    ) -> Tensor:
-        """Adaptive max pooling of ``forward`` to a grid (g, G), for training: (B, H, Q, g * G).
-
-        ``pixels``: of ``self.pixels``; ``shape``: their (h, w). At stride 4 the biases are by far the
-        largest tensors of a training step; here they are neither kept nor given a gradient.
-        """
-        folded, constant = self._folded(kernels)
-        largest: Tensor = LargestProducts.apply(folded.flatten(1, 2).to(pixels.dtype), pixels, shape, grid)
+        shape = (pixels.shape[2], pixels.shape[3])
+        rows = pixels.flatten(2).transpose(1, 2)  # (B, hw, D)
+        largest: Tensor = LargestProducts.apply(folded.flatten(1, 2).to(pixels.dtype), rows, shape, grid)
         pooled: Tensor = largest.unflatten(1, folded.shape[1:3]) + constant
         return pooled
 
     def pixels(self, mask_features: Tensor) -> Tensor:
-        """Run the MLP but for its last layer at every pixel: (B, D, h, w) to (B, hw, D)."""
-        return self.mlp.hidden(mask_features.flatten(2).transpose(1, 2))
+        """Run the MLP but for its last layer at every pixel (B, D, h, w)."""
+        hidden = self.mlp.hidden(mask_features.flatten(2).transpose(1, 2))
+        pixels: Tensor = hidden.transpose(1, 2).unflatten(2, mask_features.shape[-2:])
+        return pixels
 
     def _folded(self, kernels: Tensor) -> tuple[Tensor, Tensor]:
         """Fold the MLP's last layer and the scaling into mask kernels (B, Q, D).

@@ -160,7 +160,7 @@ class EBSeg(nn.Module):
         """
         clip_images, sam_images = self.preprocess(images)
         features = self.clip(clip_images, surgery=True)
-        maps = self.fusion(self.sam(sam_images), features.fusion)  # four (B, ., ., .), stride 4 first
+        maps = self.fusion(self.sam(sam_images), features.fusion)  # four (B, ., ., .), shallow to deep
         mask_features, memories = self.pixel_decoder(maps)  # (B, D, h, w) and three coarser ones
         prediction = self.mask_decoder(mask_features, memories, features.grid)
         recognised, dense = self.clip.recognise(features, prediction.bias)  # (B, Q, E) and (B, E, g, G)

@@ -6,6 +6,7 @@ deformable attention of Deformable DETR (Zhu et al., ICLR 2021), in plain PyTorc
 B batch, D width, H heads, P points, S scales, N = tokens of all scales.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -29,7 +30,7 @@ class ClipFusion(nn.Module):
         self.projections = nn.ModuleList(nn.Conv2d(clip_width, sam_width, 1) for _ in range(3))
 
     def forward(self, spatial: Sequence[Tensor], clip: Sequence[Tensor]) -> list[Tensor]:
-        """Fuse. ``spatial``: four (B, C, h, w) maps, stride 4 first; ``clip``: three maps, shallow first."""
+        """Fuse. ``spatial``: four (B, C, h, w) maps, the shallowest first; ``clip``: three maps, likewise."""
         fused = [spatial[0]]
         for x, features, norm, projection in zip(
             spatial[1:], clip, self.norms, self.projections, strict=True
@@ -50,6 +51,7 @@ class PixelDecoder(nn.Module):
             nn.Sequential(nn.Conv2d(in_width, width, 1), nn.GroupNorm(_GROUPS, width)) for _ in range(3)
         )
         self.level_embedding = nn.Parameter(torch.randn(3, width))
+        self.heads, self.points = config.heads, config.points
         self.layers = nn.ModuleList(DeformableLayer(config) for _ in range(config.pixel_layers))
         self.lateral = nn.Conv2d(in_width, width, 1, bias=False)
         self.lateral_norm = nn.GroupNorm(_GROUPS, width)
@@ -65,7 +67,7 @@ class PixelDecoder(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Decode four (B, C, h, w) maps, stride 4 first.
+        """Decode four (B, C, h, w) maps: one of any stride, for stride 4, then those at 8, 16 and 32.
 
         Returns the mask features (B, D, height / 4, width / 4) and three (B, D, h, w) memories at
         strides 32, 16 and 8, in this order. Mixed precision stops here, as in the authors' code.
@@ -82,20 +84,66 @@ class PixelDecoder(nn.Module):
                 for x, (h, w), embedding in zip(levels, shapes, self.level_embedding, strict=True)
             ]
         )  # (N, D)
-        reference = _pixel_centres(shapes, levels[0].device)
+        sampling = Sampling(shapes, self.heads, self.points, levels[0].device)
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1)  # (B, N, D)
         for layer in self.layers:
-            tokens = layer(tokens, positions, reference, shapes)
+            tokens = layer(tokens, positions, sampling)
         parts = tokens.split([h * w for h, w in shapes], dim=1)
         memories = [
             part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)
         ]
-        finest = self.lateral_norm(self.lateral(maps[0]))
-        finest = finest + F.interpolate(
-            memories[-1], size=finest.shape[-2:], mode="bilinear", align_corners=False
-        )
+        stride_4 = (2 * shapes[-1][0], 2 * shapes[-1][1])
+        # A 1x1 convolution without bias and a resizing commute: see SpatialEncoder.
+        finest = self.lateral_norm(_resized(self.lateral(maps[0]), stride_4))
+        finest = finest + _resized(memories[-1], stride_4)
         finest = F.relu(self.output_norm(self.output(finest)))
         return self.mask_features(finest), memories
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+class Sampling:
+    """Where tokens of several scales look for what they sample: all that does not depend on the photo.
+
+    The maps of all scales lie one behind the other in a table of ``rows`` rows, each map with a border of
+    zeros, one pixel wide above and to the left, two below and to the right: a sample outside a map finds
+    zeros, without a test. C = H * S * P samples a token, in this order.
+
+    ``centres``: (N, 2 C), each token's own centre in pixels of the sample's scale, x of all samples before
+    y. ``largest``: (2 C,), the largest coordinates, in the border. ``below``: (C,) int32, rows of the table
+    from a pixel to the one under it; ``first``: (C,) int32, the row of a map's first pixel.
+    """
+
+    def __init__(
+        self, shapes: Sequence[tuple[int, int]], heads: int, points: int, device: torch.device
+    ) -> None:
+        self.shapes = list(shapes)
+        widths = [w + 3 for _, w in shapes]
+        starts = [0, *itertools.accumulate((h + 3) * (w + 3) for h, w in shapes)]
+        self.rows = starts.pop()
+
+        def of_samples(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+            """Give each sample its scale's value: (..., S) to (..., C)."""
+            return (
+                torch.tensor(values, dtype=dtype, device=device).repeat_interleave(points, -1).repeat(heads)
+            )
+
+        self.below = of_samples(widths, torch.int32)
+        self.first = of_samples(
+            [start + width + 1 for start, width in zip(starts, widths, strict=True)], torch.int32
+        )
+        sizes = [of_samples([shape[axis] for shape in shapes], torch.float32) for axis in (1, 0)]
+        self.largest = torch.cat(sizes)
+        x, y = _pixel_centres(self.shapes, device).chunk(2, dim=1)  # (N, 1) each
+        self.centres = torch.cat([x * sizes[0], y * sizes[1]], dim=1) - 0.5
+
+    def table(self, values: Tensor) -> Tensor:
+        """Put maps of values (B, N, D) into a table (B, rows, D)."""
+        parts = values.split([h * w for h, w in self.shapes], dim=1)
+        maps = [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return torch.cat([F.pad(x, (0, 0, 1, 2, 1, 2)).flatten(1, 2) for x in maps], dim=1)
 
 
 class DeformableLayer(nn.Module):
@@ -111,13 +159,11 @@ class DeformableLayer(nn.Module):
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
 
-    def forward(
-        self, tokens: Tensor, positions: Tensor, reference: Tensor, shapes: list[tuple[int, int]]
-    ) -> Tensor:
-        """Run on tokens (B, N, D) with positions (N, D) and reference points (N, 2) as (x, y) in 0..1."""
-        attended = self.attention(tokens + positions, tokens, reference, shapes)
+    def forward(self, tokens: Tensor, positions: Tensor, sampling: Sampling) -> Tensor:
+        """Run on tokens (B, N, D) with positions (N, D)."""
+        attended = self.attention(tokens + positions, tokens, sampling)
         tokens = self.attention_norm(tokens + attended)
-        mixed: Tensor = self.mlp_norm(tokens + self.linear2(F.relu(self.linear1(tokens))))
+        mixed: Tensor = self.mlp_norm(tokens + self.linear2(F.relu(self.linear1(tokens), inplace=True)))
         return mixed
 
 
@@ -149,69 +195,65 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(
-        self, queries: Tensor, tokens: Tensor, reference: Tensor, shapes: list[tuple[int, int]]
-    ) -> Tensor:
-        """Attend from queries (B, N, D) to values of tokens (B, N, D) around reference points (N, 2).
+    def forward(self, queries: Tensor, tokens: Tensor, sampling: Sampling) -> Tensor:
+        """Attend from queries (B, N, D) to values of tokens (B, N, D) around the queries' own places.
 
         Bilinear sampling with zeros outside, as a weighted sum of table rows (``embedding_bag``):
         rows of one head lie side by side in memory, which is several times faster on a CPU than
         ``grid_sample`` with its one read a channel, and gives the same numbers.
         """
-        batch, length, width = tokens.shape
-        table = self.values(tokens).reshape(batch * length * self.heads, width // self.heads)
-        sampling = (batch, length, self.heads, self.scales, self.points)
-        offsets = self.offsets(queries).reshape(*sampling, 2)
-        shares = self.weights(queries).reshape(*sampling[:3], -1).softmax(dim=-1).reshape(sampling)
-        sizes = torch.tensor([(w, h) for h, w in shapes], device=tokens.device)[:, None]  # (S, 1, 2)
-        pixels = (reference[:, None, None, None] + offsets / sizes) * sizes - 0.5  # (B, N, H, S, P, 2)
+        table = sampling.table(self.values(tokens))
+        # The layer gives x and y in turns; apart, they are long runs of one kind.
+        weight, bias = (
+            p.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) for p in self.offsets.parameters()
+        )
+        pixels = F.linear(queries, weight, bias) + sampling.centres  # (B, N, 2 C)
+        # PyTorch's softmax of so short rows takes several times as long on a CPU.
+        scores = self.weights(queries).unflatten(-1, (self.heads, -1))  # (B, N, H, S * P)
+        shares = (scores - scores.detach().amax(dim=-1, keepdim=True)).exp()
+        shares = (shares / shares.sum(dim=-1, keepdim=True)).flatten(2)  # (B, N, C)
         # Rows and weights of all sampling points are large and quickly made: the backward pass makes
         # them again rather than keep them (75 MiB a layer at 640x640).
         summed: Tensor = checkpoint(
-            self._sampled, table, pixels, shares, shapes, use_reentrant=False, preserve_rng_state=False
+            self._sampled, table, pixels, shares, sampling, use_reentrant=False, preserve_rng_state=False
         )
-        merged: Tensor = self.output(summed.reshape(batch, length, width))
+        merged: Tensor = self.output(summed)
         return merged
 
-    def _sampled(
-        self, table: Tensor, pixels: Tensor, shares: Tensor, shapes: list[tuple[int, int]]
-    ) -> Tensor:
-        """Weighted sums (B * N * H, D / H) of the table's rows at pixels (B, N, H, S, P, 2)."""
-        rows, weights = self._bilinear(pixels, shares, shapes, pixels.shape[1])
-        rows, weights = rows.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)
-        # PyTorch sorts the rows in the backward pass, which is faster with 32 bits.
-        return F.embedding_bag(rows.int(), table, per_sample_weights=weights, mode="sum")
+    def _sampled(self, table: Tensor, pixels: Tensor, shares: Tensor, sampling: Sampling) -> Tensor:
+        """Weighted sums (B, N, D) of a table's rows at pixels (B, N, 2 C), x before y; shares: (B, N, C)."""
+        rows, weights = self._bilinear(pixels, shares, sampling)
+        heads = table.unflatten(2, (self.heads, -1)).flatten(0, 2)  # (B * rows * H, D / H)
+        summed = F.embedding_bag(
+            rows.flatten(0, 2), heads, per_sample_weights=weights.flatten(0, 2), mode="sum"
+        )
+        return summed.view(*pixels.shape[:2], -1)
 
-    def _bilinear(
-        self, pixels: Tensor, shares: Tensor, shapes: list[tuple[int, int]], length: int
-    ) -> tuple[Tensor, Tensor]:
-        """Table rows and weights (B, N, H, S, P, 4) of the four pixels around each sampling point."""
-        device = pixels.device
-        heights, widths, starts = (
-            torch.tensor(column, device=device)[:, None] for column in zip(*_layout(shapes), strict=True)
-        )  # (S, 1) each
-        corner = pixels.detach().floor()
-        right, down = (pixels - corner).unbind(-1)
-        x, y = corner.long().unbind(-1)
-        batches = torch.arange(len(pixels), device=device).reshape(-1, 1, 1, 1, 1) * length
-        heads = torch.arange(self.heads, device=device).reshape(-1, 1, 1)
-        rows, weights = [], []
-        for row, vertical in ((y, 1 - down), (y + 1, down)):
-            for column, horizontal in ((x, 1 - right), (x + 1, right)):
-                inside = (row >= 0) & (row < heights) & (column >= 0) & (column < widths)
-                token = batches + starts + row * widths + column
-                rows.append(torch.where(inside, token * self.heads + heads, 0))
-                weights.append(shares * vertical * horizontal * inside)
-        return torch.stack(rows, dim=-1), torch.stack(weights, dim=-1)
+    def _bilinear(self, pixels: Tensor, shares: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """Rows of heads' tables and weights (B, N, H, 4 * S * P) of the four pixels around each sample.
 
+        The rows have 32 bits: PyTorch sorts them in the backward pass, which is faster so.
+        """
+        pixels = torch.minimum(pixels, sampling.largest.to(pixels.dtype)).clamp(min=-1)
+        corner = pixels.detach().floor().nan_to_num()  # an integer of nothing could be any row
+        right, down = (pixels - corner).chunk(2, dim=-1)
+        x, y = corner.int().chunk(2, dim=-1)
+        head = torch.arange(self.heads, dtype=torch.int32, device=pixels.device)
+        photo = torch.arange(len(pixels), dtype=torch.int32, device=pixels.device)[:, None, None]
+        first = (sampling.first + photo * sampling.rows) * self.heads + head.repeat_interleave(
+            self.scales * self.points
+        )
+        below = sampling.below * self.heads
+        row = first + x * self.heads + y * below
+        rows = (row, row + self.heads, row + below, row + below + self.heads)
+        low = shares * down
+        high = shares - low
+        weights = (high - high * right, high * right, low - low * right, low * right)
+        return self._corners(rows), self._corners(weights)
 
-def _layout(shapes: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """Height, width and first token of each scale."""
-    layout, start = [], 0
-    for h, w in shapes:
-        layout.append((h, w, start))
-        start += h * w
-    return layout
+    def _corners(self, corners: Sequence[Tensor]) -> Tensor:
+        """Bring four corners' numbers (B, N, C) together by head: (B, N, H, 4 * S * P)."""
+        return torch.stack([x.unflatten(2, (self.heads, -1)) for x in corners], dim=3).flatten(3)
 
 
 def _pixel_centres(shapes: list[tuple[int, int]], device: torch.device) -> Tensor:

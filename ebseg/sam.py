@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ebseg.config import SamConfig
 
-STRIDES = (4, 8, 16, 32)
-"""Pixels a cell of the four outputs, shallow to deep."""
+STRIDES = (8, 16, 32)
+"""Pixels a cell of all outputs but the shallowest, shallow to deep."""
 
 
 def build_image_encoder(config: SamConfig) -> ImageEncoderViT:
@@ -39,7 +39,11 @@ def build_image_encoder(config: SamConfig) -> ImageEncoderViT:
 
 
 class SpatialEncoder(nn.Module):
-    """Four feature maps of a photo, at strides 4, 8, 16 and 32."""
+    """Four feature maps of a photo, which the paper has at strides 4, 8, 16 and 32.
+
+    The first is given as the patches are: what reads it, a 1x1 convolution, commutes with its resizing to
+    stride 4, and costs a sixteenth before it.
+    """
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
@@ -50,7 +54,7 @@ class SpatialEncoder(nn.Module):
         """Encode.
 
         ``images``: (B, 3, height, width), normalised, sides multiples of 32. Returns four
-        (B, C, height / stride, width / stride) maps, stride 4 first.
+        (B, C, height / stride, width / stride) maps: the shallowest at the patches' own stride, then STRIDES.
         """
         x = self.encoder.patch_embed(images)  # (B, h, w, C)
         x = x + self.positions(x.shape[1], x.shape[2])
@@ -58,7 +62,7 @@ class SpatialEncoder(nn.Module):
         for depth, block in enumerate(self.encoder.blocks):
             x = _block(block, x)
             if depth in self.config.global_blocks:
-                scale = self.config.patch_size / STRIDES[len(outputs)]
+                scale = self.config.patch_size / STRIDES[len(outputs) - 1] if outputs else 1
                 outputs.append(_rescale(x.permute(0, 3, 1, 2), scale))
         return outputs
 

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import ebseg.model
 from ebseg.checkpoint import load_official
 from ebseg.config import BASE, LARGE
+from ebseg.mask_decoder import AttentionBias
 from ebseg.model import EBSeg
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -77,6 +79,17 @@ def large_net() -> EBSeg:
     return net
 
 
+def unpooled(bias: AttentionBias, kernels: torch.Tensor, pixels: torch.Tensor, _grid: Any) -> torch.Tensor:
+    """Attention biases (B, H, Q, h, w), which the authors make before they pool them."""
+    folded, constant = bias._folded(kernels)
+    return torch.einsum("bnqd,bdhw->bnqhw", folded, pixels) + constant[..., None]
+
+
+def at_strides(maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Resize the first map, of stride 16, to stride 4, as the authors do before they project it."""
+    return [F.interpolate(maps[0], scale_factor=4, mode="bilinear", align_corners=False), *maps[1:]]
+
+
 class Recorder:
     """Looks into a model while it runs; ``stages`` fills with the first photo's."""
 
@@ -87,10 +100,10 @@ class Recorder:
             net.text: lambda _m, _a, output: self.keep(text_weight=output),
             net.clip: self.on_clip,
             net.sam: self.on_sam,
-            net.fusion: lambda _m, _a, output: self.keep_maps("fused_res", output, first=2),
+            net.fusion: lambda _m, _a, output: self.keep_maps("fused_res", at_strides(output), first=2),
             net.pixel_decoder: self.on_pixels,
             net.mask_decoder: self.on_masks,
-            net.mask_decoder.attention_bias: lambda _m, _a, output: self.keep(attn_bias=output[0]),
+            net.mask_decoder.attention_bias: lambda m, a, _o: self.keep(attn_bias=unpooled(m, *a)[0]),
         }
         self.handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
         recognise, balance = net.clip.recognise, ebseg.model.balance
@@ -120,7 +133,7 @@ class Recorder:
 
     def on_sam(self, _module: Any, arguments: Any, output: Any) -> None:
         self.keep(sam_input=arguments[0][0])
-        self.keep_maps("sam_res", output, first=2)
+        self.keep_maps("sam_res", at_strides(output), first=2)
 
     def on_pixels(self, _module: Any, _arguments: Any, output: Any) -> None:
         self.keep(mask_features=output[0][0])

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from ebseg.predictor import Predictor, resize_shortest_edge
 from ebseg.vocabulary import Vocabulary
+from tests.parity.conftest import unpooled
 
 CASES = [
     ("base", "a", "ade20k"),
@@ -98,7 +99,7 @@ def test_predictions_before_the_last_one(base_net, inputs, golden_arrays, golden
     floors = golden_json("noise_floor_b.json")["a"]
     biases = []
     hook = base_net.mask_decoder.attention_bias.register_forward_hook(
-        lambda _m, _a, output: biases.append(_mean_and_deviation(output))
+        lambda m, a, _o: biases.append(_mean_and_deviation(unpooled(m, *a)))
     )
     clip_images, sam_images = base_net.preprocess([inputs.image(640, 640, 0)])
     features = base_net.clip(clip_images, surgery=False)

@@ -12,7 +12,7 @@ from ebseg.errors import ImageError
 from ebseg.loading import checkpoint_path
 from ebseg.mask_decoder import LargestProducts
 from ebseg.model import EBSeg
-from ebseg.pixel_decoder import DeformableAttention
+from ebseg.pixel_decoder import DeformableAttention, Sampling
 from ebseg.sam import SpatialEncoder
 from ebseg.text_cache import TextEncoder
 from ebseg.vocabulary import Vocabulary
@@ -253,25 +253,45 @@ def test_largest_products_are_pooled_products(shape, grid, ties):
 def test_sampled_rows_are_sampled_maps():
     torch.manual_seed(0)
     shapes, batch, heads, width = [(2, 3), (4, 6)], 2, TINY.decoder.heads, TINY.decoder.width
-    length = sum(h * w for h, w in shapes)
+    length, points = sum(h * w for h, w in shapes), TINY.decoder.points
     attention = DeformableAttention(TINY.decoder, scales=len(shapes))
-    table = torch.randn(batch, length, heads, width // heads, dtype=torch.float64, requires_grad=True)
-    shares = torch.rand(batch, length, heads, len(shapes), TINY.decoder.points, dtype=torch.float64)
-    shares.requires_grad_()
-    pixels = torch.rand(*shares.shape, 2, dtype=torch.float64) * 8 - 2  # some of them outside
+    sampling = Sampling(shapes, heads, points, torch.device("cpu"))
+    values = torch.randn(batch, length, width, dtype=torch.float64, requires_grad=True)
+    shares = torch.rand(batch, length, heads, len(shapes), points, dtype=torch.float64, requires_grad=True)
+    pixels = torch.rand(*shares.shape, 2, dtype=torch.float64) * 10 - 3  # many of them outside, some far
     pixels.requires_grad_()
     expected = 0
     for scale, (part, (h, w)) in enumerate(
-        zip(table.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
+        zip(values.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
     ):
-        maps = part.permute(0, 2, 3, 1).reshape(batch * heads, -1, h, w)
-        points = pixels[:, :, :, scale].transpose(1, 2).flatten(0, 1)  # (B * H, N, P, 2)
-        points = (points + 0.5) / torch.tensor([w, h]) * 2 - 1
-        samples = F.grid_sample(maps, points, align_corners=False)  # (B * H, D / H, N, P)
+        maps = part.transpose(1, 2).reshape(batch * heads, -1, h, w)
+        at = pixels[:, :, :, scale].transpose(1, 2).flatten(0, 1)  # (B * H, N, P, 2)
+        at = (at + 0.5) / torch.tensor([w, h]) * 2 - 1
+        samples = F.grid_sample(maps, at, align_corners=False)  # (B * H, D / H, N, P)
         weighted = samples * shares[:, :, :, scale].transpose(1, 2).flatten(0, 1)[:, None]
         expected = expected + weighted.sum(dim=-1).unflatten(0, (batch, heads)).permute(0, 3, 1, 2)
-    found = attention._sampled(table.flatten(0, 2), pixels, shares, shapes).view_as(expected)
-    _same_values_and_gradients(found, expected, (table, pixels, shares))
+    apart = torch.cat([axis.flatten(2) for axis in pixels.unbind(-1)], dim=-1)  # (B, N, 2 C), x before y
+    found = attention._sampled(sampling.table(values), apart, shares.flatten(2), sampling)
+    _same_values_and_gradients(found, expected.flatten(2), (values, pixels, shares))
+
+
+def test_tokens_sample_around_their_own_places():
+    shapes = [(2, 3), (4, 6)]
+    sampling = Sampling(shapes, heads=2, points=1, device=torch.device("cpu"))
+    x, y = sampling.centres.chunk(2, dim=1)  # of the samples: two scales, and again for the second head
+    assert x.shape == (6 + 24, 4)
+    torch.testing.assert_close(x[:3, 0], torch.tensor([0.0, 1.0, 2.0]))
+    torch.testing.assert_close(x[6:12, 1], torch.arange(6.0))
+    torch.testing.assert_close(y[6::6, 3], torch.arange(4.0))
+    torch.testing.assert_close(x[1], torch.tensor([1.0, 2.5, 1.0, 2.5]))  # the middle of three, and of six
+
+
+def test_samples_that_are_no_numbers_give_none():
+    """A training that diverged ends by its own check of the loss, and not in a read of any memory."""
+    attention = DeformableAttention(TINY.decoder, scales=1)
+    sampling = Sampling([(2, 2)], TINY.decoder.heads, TINY.decoder.points, torch.device("cpu"))
+    queries = torch.full((1, 4, TINY.decoder.width), torch.nan)
+    assert attention(queries, torch.ones_like(queries), sampling).isnan().all()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 160)])

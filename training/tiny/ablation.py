@@ -86,11 +86,11 @@ class NoSpatialEncoder(SpatialEncoder):
     """Zero maps in the shapes of the spatial encoder's, whose weights stay but are not used."""
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Give four (B, C, height / stride, width / stride) maps of zeros, stride 4 first."""
+        """Give four (B, C, height / stride, width / stride) maps of zeros."""
         batch, _, height, width = images.shape
         return [
             images.new_zeros(batch, self.config.width, height // stride, width // stride)
-            for stride in STRIDES
+            for stride in (self.config.patch_size, *STRIDES)
         ]
 
 

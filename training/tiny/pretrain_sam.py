@@ -58,7 +58,7 @@ class SpatialPair(nn.Module):
         """
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
         maps = self.encoder((images - mean) / deviation)
-        size = maps[0].shape[-2:]
+        size = [2 * side for side in maps[1].shape[-2:]]  # stride 4
         levels = [F.interpolate(level, size=size, mode="bilinear", align_corners=False) for level in maps]
         read = self.head(torch.cat(levels, dim=1))
         return read[:, 0], F.normalize(read[:, 1:], dim=1)
