@@ -10,15 +10,21 @@ import torch
 from torch import Tensor
 
 from ebseg.ask import Measure
+from ebseg.scores import Contest
 
 
-def certainty(scores: Tensor, measure: Measure) -> Tensor:
-    """Measure how sure class scores (K, rows, W), 0 or more, are: (rows, W) float32, 0 unsure to 1 sure.
+def contenders(measure: Measure, labels: int) -> int:
+    """Tell of how many of the best labels a measure needs the scores."""
+    return min(2, labels) if measure == "margin" else labels
+
+
+def certainty(contest: Contest, measure: Measure) -> Tensor:
+    """Measure how sure class scores are: (rows, W) float32, 0 unsure to 1 sure.
 
     "margin": by how much the best label's share is above the second's. "entropy": 1 less the entropy of the
-    shares, of which 1 is the largest there can be.
+    shares, of which 1 is the largest there can be; ``contest`` has all labels' scores then.
     """
-    shares = scores / scores.sum(dim=0).clamp(min=1.0)
+    shares = contest.scores / contest.total.clamp(min=1.0)
     sure = _margin(shares) if measure == "margin" else _entropy(shares)
     return sure.clamp(0, 1).float()
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ebseg.ask import Ask, Measure, Memory, Photo, Pointed, Threshold
-from ebseg.certainty import certainty
+from ebseg.certainty import certainty, contenders
 from ebseg.config import ModelConfig
 from ebseg.errors import ConfigError, ImageError
 from ebseg.images import read_image
@@ -23,7 +23,7 @@ from ebseg.memory import join
 from ebseg.model import EBSeg, Encoded
 from ebseg.pointing import point
 from ebseg.resize import shortest_edge_size
-from ebseg.scores import score_strips
+from ebseg.scores import Contest, contests, score_strips
 from ebseg.segmentation import Segmentation
 from ebseg.text_cache import TextCache, TextEncoder
 from ebseg.vocabulary import Vocabulary
@@ -144,14 +144,18 @@ class Predictor:
         thresholds = self._thresholds(threshold, vocabulary)
         classes = self.net.classify(encoded.encoded, vocabulary, text=self.texts(vocabulary))[0]
         masks = encoded.encoded.masks_at_test_size()
-        scored = score_strips(masks, classes, encoded.size)
         if memory is not None and memory.model == self.version:
-            scored = join(memory, scored, encoded.encoded, vocabulary.names, encoded.size)
-        strips = [
-            (*best_labels(scores, thresholds), *(certainty(scores, measure) for measure in measures))
-            for scores in scored
+            scored = score_strips(masks, classes, encoded.size)
+            joined = join(memory, scored, encoded.encoded, vocabulary.names, encoded.size)
+            strips: Iterator[Contest] = (Contest.of_all(scores) for scores in joined)
+        else:
+            best = max((contenders(measure, len(vocabulary)) for measure in measures), default=1)
+            strips = contests(masks, classes, encoded.size, best)
+        decided = [
+            (*best_labels(strip, thresholds), *(certainty(strip, measure) for measure in measures))
+            for strip in strips
         ]
-        label_map, shares, *others = (torch.cat(parts).cpu().numpy() for parts in zip(*strips, strict=True))
+        label_map, shares, *others = (torch.cat(parts).cpu().numpy() for parts in zip(*decided, strict=True))
         return Segmentation(label_map, shares, vocabulary.names, dict(zip(measures, others, strict=True)))
 
     def _thresholds(self, threshold: Threshold, vocabulary: Vocabulary) -> float | Tensor:
@@ -188,18 +192,19 @@ def evaluation_mode(net: EBSeg) -> Iterator[None]:
                 module.training = training
 
 
-def best_labels(scores: Tensor, threshold: float | Tensor) -> tuple[Tensor, Tensor]:
+def best_labels(contest: Contest, threshold: float | Tensor) -> tuple[Tensor, Tensor]:
     """Choose each pixel's label and say how sure that is.
 
-    ``scores``: (K, rows, W), 0 or more. ``threshold``: one, or one for each label, (K,). Returns the label
-    map (rows, W) int16, -1 where the best share is under the threshold, and the best shares (rows, W), 0..1.
+    ``threshold``: one, or one for each of the K labels, (K,). Returns the label map (rows, W) int16, -1 where
+    the best share is under the threshold, and the best shares (rows, W), 0..1.
 
     A share is of the labels' scores together. A mask's class probabilities and its background's sum to one,
     so where the scores sum to less than one the masks leave the rest to none of the labels, and that rest
     counts in the whole: without it a lone label would be sure of every pixel.
     """
-    best, chosen = scores.max(dim=0)
-    share = best / scores.sum(dim=0).clamp(min=1.0)
+    best, place = contest.scores.max(dim=0)  # not argmax, which takes longer on a CPU
+    chosen = contest.labels[place]
+    share = best / contest.total.clamp(min=1.0)
     least = threshold[chosen] if isinstance(threshold, Tensor) else threshold
     return chosen.masked_fill(share < least, -1).short(), share.float()
 

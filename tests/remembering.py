@@ -26,7 +26,7 @@ from ebseg.data.drawn.synthetic import PHRASES, draw_scene
 from ebseg.evaluation.metrics import ConfusionMatrix
 from ebseg.memory import join
 from ebseg.predictor import EncodedPhoto, Predictor, best_labels
-from ebseg.scores import score_strips
+from ebseg.scores import Contest, score_strips
 from ebseg.vocabulary import Vocabulary
 from training.memory.fitting import fit
 from training.memory.samples import Samples
@@ -72,7 +72,7 @@ class Judged:
             scored: Iterator[torch.Tensor] = (strip.clone() for strip in strips)  # joining changes them
             if memory is not None:
                 scored = join(memory, scored, encoded.encoded, self.vocabulary.names, encoded.size)
-            found = torch.cat([best_labels(scores, 0.0)[0] for scores in scored])
+            found = torch.cat([best_labels(Contest.of_all(scores), 0.0)[0] for scores in scored])
             matrix.add(found.numpy(), truth)
         return 100 * matrix.iou()
 

@@ -22,8 +22,8 @@ from ebseg.errors import DataError
 from ebseg.evaluation.tta import score_strips as augmented_score_strips
 from ebseg.evaluation.tta import view_sizes
 from ebseg.file_names import one_form
-from ebseg.predictor import Predictor, resize_shortest_edge
-from ebseg.scores import score_strips
+from ebseg.predictor import Predictor, best_labels, resize_shortest_edge
+from ebseg.scores import Contest, contests
 from ebseg.vocabulary import Vocabulary
 
 T = TypeVar("T")
@@ -120,21 +120,21 @@ class ModelLabeller:
         ]
         text = self._texts(self._vocabulary)
         if self._augment:
-            strips = augmented_score_strips(self._net, images, self._vocabulary, prepared.size, text=text)
+            scored = augmented_score_strips(self._net, images, self._vocabulary, prepared.size, text=text)
+            strips: Iterator[Contest] = (Contest.of_all(scores) for scores in scored)
         else:
             encoded = self._net.encode(images)
             classes = self._net.classify(encoded, self._vocabulary, text=text)[0]
-            strips = score_strips(encoded.masks_at_test_size(), classes, prepared.size)
+            strips = contests(encoded.masks_at_test_size(), classes, prepared.size)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # else the scores would be charged with the network's time
         return partial(_best, strips)
 
 
 @torch.inference_mode()
-def _best(strips: Iterator[torch.Tensor]) -> LabelMap:
-    """Choose each pixel's best label by its scores (K, rows, W), strip by strip."""
-    # Not argmax, which takes longer than max on a CPU.
-    chosen = [strip.max(dim=0).indices.short() for strip in strips]
+def _best(strips: Iterator[Contest]) -> LabelMap:
+    """Choose each pixel's best label, strip by strip."""
+    chosen = [best_labels(strip, threshold=0.0)[0] for strip in strips]
     label_map: LabelMap = torch.cat(chosen).cpu().numpy()
     return label_map
 

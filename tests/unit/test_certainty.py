@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from ebseg.certainty import certainty
+from ebseg.scores import Contest
 
 
 def measured(measure, *scores):
-    found = certainty(torch.tensor(scores)[:, None, None], measure)
+    found = certainty(Contest.of_all(torch.tensor(scores)[:, None, None]), measure)
     assert found.shape == (1, 1) and found.dtype == torch.float32
     return found.item()
 
@@ -34,5 +35,5 @@ def test_a_pixel_is_as_sure_as_its_shares_differ(scores, margin, entropy):
 @pytest.mark.parametrize("measure", ["margin", "entropy"])
 def test_certainty_is_a_share_for_any_scores(measure):
     scores = torch.rand(7, 30, 40, generator=torch.Generator().manual_seed(0)) ** 4 * 3
-    found = certainty(scores, measure)
+    found = certainty(Contest.of_all(scores), measure)
     assert found.shape == (30, 40) and found.min() >= 0 and found.max() <= 1 and found.std() > 0.05

@@ -18,6 +18,7 @@ from ebseg.predictor import (
     evaluation_mode,
     resize_shortest_edge,
 )
+from ebseg.scores import Contest
 from ebseg.text_cache import TextCache
 from ebseg.vocabulary import Vocabulary
 
@@ -188,14 +189,15 @@ def test_pixels_under_the_threshold_stay_unlabelled(random_tiny: EBSeg, photo: P
     ],
 )
 def test_choice_of_a_label(scores_of_labels: list[float], label: int, share: float) -> None:
-    label_map, shares = best_labels(torch.tensor(scores_of_labels)[:, None, None], threshold=0.4)
+    contest = Contest.of_all(torch.tensor(scores_of_labels)[:, None, None])
+    label_map, shares = best_labels(contest, threshold=0.4)
     assert label_map.item() == label
     assert shares.item() == pytest.approx(share)
 
 
 def test_the_threshold_of_the_best_label_counts() -> None:
     scores = torch.tensor([[3.0, 1.0], [1.0, 3.0]])[:, None]  # (K, rows, W): shares of 0.75
-    label_map, _ = best_labels(scores, threshold=torch.tensor([0.7, 0.8]))
+    label_map, _ = best_labels(Contest.of_all(scores), threshold=torch.tensor([0.7, 0.8]))
     assert label_map.tolist() == [[0, -1]]
 
 
@@ -230,7 +232,8 @@ def test_what_else_is_asked_of_each_pixel_is_told(
     assert list(found.measures) == ["entropy", "margin"]
     for measure, values in found.measures.items():
         assert values.dtype == np.float32
-        np.testing.assert_allclose(values, certainty(whole, measure).numpy(), atol=1e-5)
+        expected = certainty(Contest.of_all(whole), measure)
+        np.testing.assert_allclose(values, expected.numpy(), atol=1e-5)
 
 
 def test_labels_beyond_the_range_of_a_byte(predictor: Predictor, photo: Photo) -> None:

@@ -2,7 +2,10 @@ import pytest
 import torch
 
 from ebseg import scores
+from ebseg.certainty import certainty
 from ebseg.model import EBSeg
+from ebseg.predictor import best_labels
+from ebseg.scores import Contest
 
 
 @pytest.mark.parametrize("values", [2**24, 1], ids=["few strips", "row by row"])
@@ -38,3 +41,58 @@ def test_memory_does_not_grow_with_photo_and_vocabulary() -> None:
     masks, classes = torch.zeros(4, 6, 8), torch.zeros(4, 1000)
     strip = next(scores.score_strips(masks, classes, (3000, 4000)))
     assert strip.numel() <= scores.STRIP_VALUES
+
+
+def drawn(masks: tuple[int, int], labels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give logits (Q, h, w) of smooth masks with edges, and probabilities (Q, K) of a few labels a mask."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, 12, 3, 4, generator=generator) * 8
+    logits = torch.nn.functional.interpolate(coarse, size=masks, mode="bicubic")[0]
+    return logits, (torch.randn(12, labels, generator=generator) * 3).softmax(dim=1)
+
+
+@pytest.mark.parametrize("values", [2**24, 1], ids=["few strips", "row by row"])
+@pytest.mark.parametrize(
+    ("masks", "size"),
+    [
+        ((40, 50), (40, 50)),
+        ((41, 57), (123, 171)),
+        ((80, 60), (33, 31)),
+        ((1, 9), (5, 40)),
+        ((10, 1), (40, 5)),
+        ((8, 8), (9, 9)),
+    ],
+)
+def test_a_contest_has_the_same_winners(
+    masks: tuple[int, int], size: tuple[int, int], values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores, "STRIP_VALUES", values)
+    for seed in range(5):
+        logits, classes = drawn(masks, 300, seed)
+        whole = Contest.of_all(EBSeg.combine(logits, classes, size))
+        contests = list(scores.contests(logits, classes, size, best=2))
+        label_map, shares = (
+            torch.cat(parts) for parts in zip(*(best_labels(c, 0.2) for c in contests), strict=True)
+        )
+        margins = torch.cat([certainty(contest, "margin") for contest in contests])
+        expected, their_shares = best_labels(whole, 0.2)
+        # Sums of other numbers of labels may be rounded otherwise: where two are equal, either may win.
+        sure = (certainty(whole, "margin") > 1e-6) & ((their_shares - 0.2).abs() > 1e-6)
+        assert sure.float().mean() > 0.9 and torch.equal(label_map[sure], expected[sure])
+        torch.testing.assert_close(shares, their_shares, rtol=0, atol=1e-6)
+        torch.testing.assert_close(margins, certainty(whole, "margin"), rtol=0, atol=1e-6)
+        assert all(torch.equal(each.labels, each.labels.sort().values) for each in contests)
+
+
+def test_few_of_many_labels_are_scored() -> None:
+    logits, classes = drawn((64, 80), 800, 0)
+    [*contests] = scores.contests(logits, classes, (256, 320))
+    assert max(len(contest.labels) for contest in contests) < 80
+    [*contests] = scores.contests(logits, classes, (256, 320), best=800)
+    assert {len(contest.labels) for contest in contests} == {800}
+
+
+def test_few_labels_are_all_scored() -> None:
+    logits, classes = drawn((16, 20), scores.FEW_LABELS, 0)
+    [contest] = scores.contests(logits, classes, (16, 20))
+    assert contest.labels.tolist() == list(range(scores.FEW_LABELS))

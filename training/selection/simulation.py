@@ -17,6 +17,7 @@ from ebseg.ask import Memory
 from ebseg.data.samples import Sample
 from ebseg.evaluation.metrics import ConfusionMatrix, mean_percent
 from ebseg.predictor import Predictor, best_labels
+from ebseg.scores import Contest
 from ebseg.vocabulary import Vocabulary
 from training.memory.fitting import answered, fit
 from training.memory.samples import Samples
@@ -113,7 +114,7 @@ class Simulation:
 
     def _decided(self, photo: Photo, memory: Memory | None) -> tuple[Labels, Shares]:
         """Give the labels of a photo's samples, -1 where unsure, and the best labels' shares, (N,) each."""
-        found, shares = best_labels(self._scores(photo, memory).T, self.threshold)
+        found, shares = best_labels(Contest.of_all(self._scores(photo, memory).T), self.threshold)
         return found.numpy(), shares.numpy()
 
     def _certainty(self, photo: Photo, memory: Memory | None) -> float:
