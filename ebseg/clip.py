@@ -228,11 +228,9 @@ class TextClassifier(nn.Module):
     def encode_names(self, names: Sequence[str]) -> Tensor:
         """Embeddings (len(names), E) of names, each through all templates, averaged, normalised."""
         texts = [template.format(name) for name in names for template in TEMPLATES]
-        parts = [
-            F.normalize(self.encode_texts(texts[start : start + TEXTS_PER_BATCH]), dim=-1)
-            for start in range(0, len(texts), TEXTS_PER_BATCH)
-        ]
-        averaged = torch.cat(parts).unflatten(0, (len(names), len(TEMPLATES))).mean(dim=1)
+        beginnings = [template.partition("{}")[0] for _ in names for template in TEMPLATES]
+        embeddings = F.normalize(self.encode_texts(texts, beginnings), dim=-1)
+        averaged = embeddings.unflatten(0, (len(names), len(TEMPLATES))).mean(dim=1)
         return F.normalize(averaged, dim=-1)
 
     def encode_labels(self, vocabulary: Vocabulary) -> Tensor:
@@ -244,21 +242,83 @@ class TextClassifier(nn.Module):
         """Name the text tower's weights: equal for equal weights, for caches of text embeddings."""
         return self._digest.of(self.tower.state_dict())
 
-    def encode_texts(self, texts: list[str]) -> Tensor:
+    def encode_texts(self, texts: Sequence[str], beginnings: Sequence[str] | None = None) -> Tensor:
         """Encode texts: embeddings (T, E), not normalised.
 
-        Attention is causal and the end token, which is the largest of all, is read out: tokens after
-        the longest text's end cannot change the result, so they are cut off.
+        ``beginnings``: with what each text begins. Attention is causal, so a beginning's keys and values are
+        the same whatever follows: they are made once for all texts that share it. And the end token, the
+        largest of all, is read out, so that nothing after it is needed: texts are encoded beside others of
+        their length.
         """
-        tower = self.tower
-        tokens = self.tokenizer(texts).to(tower.positional_embedding.device)  # (T, context)
-        ends = tokens.argmax(dim=-1)
-        length = int(ends.max()) + 1
-        x = tower.token_embedding(tokens[:, :length]) + tower.positional_embedding[:length]
-        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
-        x = tower.ln_final(x)[torch.arange(len(x), device=x.device), ends]
-        encoded: Tensor = x @ tower.text_projection
+        device = self.tower.positional_embedding.device
+        beginnings = beginnings or [""] * len(texts)
+        places = {beginning: place for place, beginning in enumerate(dict.fromkeys(beginnings))}
+        begun = self._begin(list(places))
+        of = torch.tensor([places[beginning] for beginning in beginnings], device=device)  # (T,)
+        tokens = self.tokenizer(list(texts)).to(device)  # (T, context)
+        ends = tokens.argmax(dim=-1)  # (T,)
+        # A word may be cut otherwise than its beginning alone: what is equal counts.
+        equal = tokens[:, : begun.tokens.shape[1]] == begun.tokens[of]
+        shared = torch.minimum(equal.long().cumprod(dim=1).sum(dim=1), ends)  # (T,)
+        order = (ends - shared).argsort()
+        encoded = [
+            self._end(tokens[part], shared[part], ends[part], begun, of[part])
+            for part in order.split(TEXTS_PER_BATCH)
+        ]
+        return torch.cat(encoded)[order.argsort()]
+
+    def _begin(self, beginnings: list[str]) -> "_Begun":
+        """Run the tower on the beginnings of texts."""
+        tokens = self.tokenizer(beginnings).to(self.tower.positional_embedding.device)
+        length = int(tokens.argmax(dim=-1).max())  # of the longest, without its end token
+        tokens = tokens[:, :length]
+        x = self.tower.token_embedding(tokens) + self.tower.positional_embedding[:length]
+        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        keys, values = [], []
+        for block in self.tower.transformer.resblocks:
+            q, k, v = _project(block, block.ln_1(x))
+            keys.append(k)
+            values.append(v)
+            x = x + _merge(block, F.scaled_dot_product_attention(q, k, v, attn_mask=causal))
+            x = x + block.mlp(block.ln_2(x))
+        return _Begun(tokens, keys, values)
+
+    def _end(self, tokens: Tensor, shared: Tensor, ends: Tensor, begun: "_Begun", of: Tensor) -> Tensor:
+        """Encode texts (T, context) from their tokens ``shared`` on, up to ``ends``, (T,) each: (T, E).
+
+        ``of``: (T,), the places of the texts' beginnings.
+        """
+        tower, length = self.tower, begun.tokens.shape[1]
+        rest = int((ends - shared).max()) + 1
+        texts = torch.arange(len(tokens), device=tokens.device)
+        columns = shared[:, None] + torch.arange(rest, device=tokens.device)  # (T, rest)
+        columns = columns.clamp(max=tokens.shape[1] - 1)  # behind the end: read by nobody
+        x = tower.token_embedding(tokens.gather(1, columns)) + tower.positional_embedding[columns]
+        before = torch.arange(length, device=tokens.device) < shared[:, None, None, None]  # (T, 1, 1, length)
+        causal = torch.ones(rest, rest, dtype=torch.bool, device=tokens.device).tril()
+        shape = (len(tokens), 1, rest, -1)
+        visible = torch.cat([before.expand(shape), causal.expand(shape)], dim=-1)
+        blocks = list(tower.transformer.resblocks)
+        for block, keys, values in zip(blocks, begun.keys, begun.values, strict=True):
+            q, k, v = _project(block, block.ln_1(x))
+            k, v = torch.cat([keys[of], k], dim=2), torch.cat([values[of], v], dim=2)
+            if block is blocks[-1]:  # only the end tokens are read out
+                last = ends - shared
+                x, q = x[texts, last, None], q[texts, :, last, None]
+                visible = visible[texts, :, last, None]
+            x = x + _merge(block, F.scaled_dot_product_attention(q, k, v, attn_mask=visible))
+            x = x + block.mlp(block.ln_2(x))
+        encoded: Tensor = tower.ln_final(x[:, 0]) @ tower.text_projection
         return encoded
+
+
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """Beginnings of texts. ``tokens``: (n, P). ``keys``, ``values``: (n, H, P, D), of each block."""
+
+    tokens: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
 
 
 def label_embeddings(vocabulary: Vocabulary, names: Tensor) -> Tensor:

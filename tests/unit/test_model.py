@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from ebseg.balance import balance, pool_dense_features
 from ebseg.checkpoint import load_checkpoint
+from ebseg.clip import TextClassifier
 from ebseg.config import TINY, VARIANTS, BalanceConfig, LossConfig
 from ebseg.errors import ImageError
 from ebseg.loading import checkpoint_path
@@ -232,6 +233,23 @@ def _same_values_and_gradients(found, expected, inputs):
         strict=True,
     ):
         assert torch.allclose(ours, plain, rtol=1e-9, atol=1e-9)
+
+
+def test_texts_that_share_beginnings_are_encoded_as_whole_ones():
+    torch.manual_seed(0)
+    text = TextClassifier(TINY.clip).double()
+    begin = "There is a small "
+    texts = [
+        begin + "dog in the scene.", begin + "ish thing", begin.rstrip() + "er dog", begin,
+        begin + "dog" * 200, "a photo of a dog.", "dog", "",
+    ]  # fmt: skip
+    beginnings = [begin] * 5 + ["a photo of a ", "", ""]
+    tokens = text.tokenizer(texts)
+    with torch.no_grad():
+        expected = text.tower(tokens)  # OpenCLIP's own forward, all columns of all texts
+        torch.testing.assert_close(text.encode_texts(texts, beginnings), expected)
+        torch.testing.assert_close(text.encode_texts(texts), expected)
+        torch.testing.assert_close(text.encode_texts(texts[3:4], [begin]), expected[3:4])
 
 
 @pytest.mark.parametrize(
