@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 
+from backend.commands.bench_stages import stages
 from backend.commands.demo import LABEL_STUDIO
 from backend.processes import ServerProcess, free_port
 from ebseg.children import environment, python
@@ -59,6 +60,7 @@ _BEGINNING = b"POST /%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\
 _BEGINNINGS = (b"", b"GET /hea", _BEGINNING % b"predict" + b"\r\n{", _BEGINNING % b"webhook" + b"\r\n{")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
+app.command()(stages)
 
 
 @dataclass(frozen=True)
