@@ -53,14 +53,15 @@ class Table(BaseModel):
 
     ``seconds``: of each step, round by round. ``flops``: of each stage of a photo, two for a multiplication
     and its addition; in matrix products, convolutions and attention, as nothing else is counted.
-    ``peak_bytes``: as ``runs.memory.peak_bytes``, of a process that has done the work.
+    ``peak_bytes``: as ``runs.memory.peak_bytes``, of a process that has done the work and nothing that takes
+    more; None where that is not known.
     """
 
     model_config = ConfigDict(frozen=True)
 
     seconds: dict[str, Annotated[list[float], Field(min_length=1)]]
     flops: dict[str, int] = {}
-    peak_bytes: int
+    peak_bytes: int | None = None
 
     @property
     def medians(self) -> dict[str, float]:
@@ -102,7 +103,7 @@ class Report(BaseModel):
         for title, table in reports[0].tables.items():
             same = [report.tables[title] for report in reports]
             seconds = {step: [took for each in same for took in each.seconds[step]] for step in table.seconds}
-            peak = max(each.peak_bytes for each in same)
+            peak = max((each.peak_bytes for each in same if each.peak_bytes), default=None)
             tables[title] = table.model_copy(update={"seconds": seconds, "peak_bytes": peak})
         return reports[0].model_copy(update={"tables": tables})
 
@@ -211,7 +212,7 @@ def plan(config: ModelConfig, megapixels: Sequence[float], labels: Sequence[int]
 
 
 def measure_stages(variant: str, work: Work) -> Report:
-    """Measure all that is planned for a variant, each table in a process of its own."""
+    """Measure all that is planned for a variant, each table in a new process."""
     tables = {}
     for title, measure in work.items():
         with ProcessPoolExecutor(
@@ -237,22 +238,22 @@ def measure_photo(config: ModelConfig, megapixels: float, labels: int, rounds: i
             predictor.predict(photo, vocabulary)
             return meter.gained()
 
-    with FlopCounterMode(display=False) as counter:
+    with doing("Counting its operations"), FlopCounterMode(display=False) as counter:
         flops = predict(counter.get_total_flops)
     clock = partial(_clock, device)
     images = torch.rand(1, 3, *predictor.encode(photo).encoded.padded, device=device)
+    original_encoder(predictor.net, images)  # warm-up, as the first photo was
     seconds: dict[str, list[float]] = {step: [] for step in (*Stage, OTHER, PHOTO, ENCODER)}
-    for number in count(rounds + 1, f"Photos of {megapixels:g} megapixels, {_named(labels)}"):
+    for _ in count(rounds, f"Photos of {megapixels:g} megapixels, {_named(labels)}"):
         begun = clock()
         original_encoder(predictor.net, images)
         gained = {ENCODER: clock() - begun} | predict(clock)
         gained[PHOTO] = sum(gained[step] for step in (*Stage, OTHER))
-        if number:  # the first is a warm-up
-            for step, values in seconds.items():
-                values.append(gained[step])
+        for step, values in seconds.items():
+            values.append(gained[step])
     return Table(
         seconds=seconds,
-        flops={step: int(number) for step, number in flops.items()},
+        flops={step: int(gained) for step, gained in flops.items()},
         peak_bytes=peak,
     )
 
@@ -292,7 +293,7 @@ def measure_regions(megapixels: float, rounds: int) -> Table:
             took = seconds_of(partial(masks_to_regions, drawn, scores, control))
             if number:  # the first is a warm-up
                 seconds[control.name].append(took)
-    return Table(seconds=seconds, peak_bytes=peak_bytes(torch.device("cpu")))
+    return Table(seconds=seconds)  # drawing took more memory
 
 
 def photo_size(megapixels: float) -> tuple[int, int]:

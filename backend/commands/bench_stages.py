@@ -128,7 +128,9 @@ def _print_table(table: "Table") -> None:
     Console().print(grid)
     if whole:
         typer.echo(f"  {whole / medians[ENCODER]:.2f} times segment-anything's encoder")
-    typer.echo(f"  {table.peak_bytes / 2**30:.2f} GiB of memory at most\n")
+    if table.peak_bytes:
+        typer.echo(f"  {_gib(table.peak_bytes)} of memory at most")
+    typer.echo()
 
 
 def _print_comparison(compared: "Comparison") -> None:
@@ -140,9 +142,11 @@ def _print_comparison(compared: "Comparison") -> None:
             grid.add_row(step, _ms(change.before), _ms(change.after), ratio)
         Console().print(grid)
         before, after = compared.before.tables[title], compared.after.tables[title]
-        typer.echo(
-            f"  at most {before.peak_bytes / 2**30:.2f}, {after.peak_bytes / 2**30:.2f} GiB of memory\n"
-        )
+        if before.peak_bytes and after.peak_bytes:
+            typer.echo(
+                f"  {_gib(before.peak_bytes)} of memory at most before, {_gib(after.peak_bytes)} after"
+            )
+        typer.echo()
     typer.echo(f"EBSeg {compared.after.variant} with random weights, {_machine(compared.after)}")
     if not compared.in_turns:
         typer.echo(
@@ -158,6 +162,10 @@ def _grid(*columns: str) -> Grid:
 
 def _ms(seconds: float | None) -> str:
     return "" if seconds is None else f"{1000 * seconds:.1f}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 def _machine(report: "Report") -> str:

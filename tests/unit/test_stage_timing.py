@@ -127,6 +127,12 @@ def test_reports_of_turns_are_joined():
     assert joined.tables["text"].peak_bytes == 5000
 
 
+def test_turns_without_a_peak_are_joined_into_none():
+    table = Table(seconds={"brush": [1.0]})
+    turn = report(a=[1.0]).model_copy(update={"tables": {"regions": table}})
+    assert Report.joined([turn, turn]).tables["regions"].peak_bytes is None
+
+
 def test_medians_are_compared_step_by_step():
     before, after = (
         report(same=[2.0, 4.0], old=[1.0], nothing=[0.0]),

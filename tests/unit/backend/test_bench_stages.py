@@ -21,7 +21,7 @@ def measured(monkeypatch):
         tables = {
             TITLES[0]: Table(seconds=seconds, flops={"SAM": 2_000_000_000}, peak_bytes=2**30),
             TITLES[1]: Table(seconds={"all labels": [0.25]}, peak_bytes=2**29),
-            TITLES[2]: Table(seconds={"brush": [0.0125]}, peak_bytes=2**29),
+            TITLES[2]: Table(seconds={"brush": [0.0125]}),
         }
         machine = Machine(cpu="Some CPU", cores=2, threads=2, instructions="avx512f", torch="2.9", gpu=None)
         report = Report(variant="tiny", device="cpu", machine=machine, tables=tables)
@@ -60,6 +60,7 @@ def test_a_report_is_compared_with_an_earlier_one(measured, tmp_path):
     answer = invoke("--against", str(file))
     assert ["whole", "photo", "1000.0", "800.0", "0.80"] in rows(answer)
     assert ["SAM", "200.0", "200.0", "1.00"] in rows(answer)
+    assert "1.00 GiB of memory at most before, 1.00 GiB after" in answer.stdout
     assert "before is of another run, cpu: Some CPU" in answer.stdout
     compared = json.loads(invoke("--against", str(file), "--json").stdout)
     assert compared["in_turns"] is False
