@@ -27,6 +27,7 @@ from ebseg.mask_decoder import MaskDecoder
 from ebseg.pixel_decoder import ClipFusion, PixelDecoder
 from ebseg.sam import SpatialEncoder
 from ebseg.scores import score_strips
+from ebseg.stages import Stage, stage
 from ebseg.vocabulary import Vocabulary
 
 PAD_MULTIPLE = 32
@@ -158,13 +159,20 @@ class EBSeg(nn.Module):
         padding, so that more of it than a photo has alone would change what is found. Raises ImageError where
         the sizes differ.
         """
-        clip_images, sam_images = self.preprocess(images)
-        features = self.clip(clip_images, surgery=True)
-        maps = self.fusion(self.sam(sam_images), features.fusion)  # four (B, ., ., .), shallow to deep
-        mask_features, memories = self.pixel_decoder(maps)  # (B, D, h, w) and three coarser ones
-        prediction = self.mask_decoder(mask_features, memories, features.grid)
-        recognised, dense = self.clip.recognise(features, prediction.bias)  # (B, Q, E) and (B, E, g, G)
-        pooled = pool_dense_features(prediction.masks, dense)  # (B, Q, E)
+        with stage(Stage.PREPROCESSING):
+            clip_images, sam_images = self.preprocess(images)
+        with stage(Stage.CLIP):
+            features = self.clip(clip_images, surgery=True)
+        with stage(Stage.SAM):
+            spatial = self.sam(sam_images)
+        with stage(Stage.PIXEL_DECODER):
+            maps = self.fusion(spatial, features.fusion)  # four (B, ., ., .), shallow to deep
+            mask_features, memories = self.pixel_decoder(maps)  # (B, D, h, w) and three coarser ones
+        with stage(Stage.MASK_DECODER):
+            prediction = self.mask_decoder(mask_features, memories, features.grid)
+        with stage(Stage.RECOGNITION):
+            recognised, dense = self.clip.recognise(features, prediction.bias)  # (B, Q, E) and (B, E, g, G)
+            pooled = pool_dense_features(prediction.masks, dense)  # (B, Q, E)
         rows, columns = sam_images.shape[-2:]
         return Encoded(
             masks=prediction.masks,
@@ -178,6 +186,7 @@ class EBSeg(nn.Module):
         )
 
     @torch.inference_mode()
+    @stage(Stage.BALANCING)
     def classify(self, encoded: Encoded, vocabulary: Vocabulary, *, text: Tensor | None = None) -> Tensor:
         """Tell what each mask may be: probabilities (B, Q, K) that sum to one with its background's."""
         embeddings = self.class_embeddings(vocabulary, text)  # (K + 1, E)
@@ -262,7 +271,8 @@ class EBSeg(nn.Module):
     def class_embeddings(self, vocabulary: Vocabulary, text: Tensor | None = None) -> Tensor:
         """Text embeddings (K + 1, E) of the labels, L2-normalised, the learned background last."""
         if text is None:
-            text = self.text.encode_labels(vocabulary)
+            with stage(Stage.TEXT):
+                text = self.text.encode_labels(vocabulary)
         embeddings: Tensor = self.text(text.to(self.text.background.device))
         return embeddings
 

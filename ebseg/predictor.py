@@ -25,6 +25,7 @@ from ebseg.pointing import point
 from ebseg.resize import shortest_edge_size
 from ebseg.scores import Contest, contests, score_strips
 from ebseg.segmentation import Segmentation
+from ebseg.stages import Stage, stage
 from ebseg.text_cache import TextCache, TextEncoder
 from ebseg.vocabulary import Vocabulary
 
@@ -127,11 +128,13 @@ class Predictor:
         Raises ImageError for a photo that cannot be read.
         """
         pixels = as_array(photo)
-        resized = resize_shortest_edge(pixels, self.config.test_size, self.config.test_max_size)
-        image = torch.from_numpy(resized).to(self.device).permute(2, 0, 1).float()  # (3, h, w)
+        with stage(Stage.PREPROCESSING):
+            resized = resize_shortest_edge(pixels, self.config.test_size, self.config.test_max_size)
+            image = torch.from_numpy(resized).to(self.device).permute(2, 0, 1).float()  # (3, h, w)
         return EncodedPhoto(self.net.encode([image]), (pixels.shape[0], pixels.shape[1]))
 
     @torch.inference_mode()
+    @stage(Stage.SCORES)
     def decide(
         self,
         encoded: EncodedPhoto,

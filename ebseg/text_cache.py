@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ebseg.clip import TextClassifier, label_embeddings
 from ebseg.files import nobody_elses, whole
+from ebseg.stages import Stage, stage
 from ebseg.vocabulary import TEMPLATES, Vocabulary
 
 _log = logging.getLogger(__name__)
@@ -120,6 +121,7 @@ class TextEncoder:
         self._text = text
         self._cache = cache or TextCache(None)
 
+    @stage(Stage.TEXT)
     def __call__(self, vocabulary: Vocabulary) -> Tensor:
         """Give the labels' embeddings (K, E), float32 on the CPU: ``text`` of the model's methods."""
         names = [prompt for prompts in vocabulary.prompts for prompt in prompts]

@@ -23,6 +23,7 @@ from ebseg.checkpoint import save_checkpoint, save_head
 from ebseg.config import RECIPES, ModelConfig
 from ebseg.loading import load
 from ebseg.model import EBSeg
+from ebseg.progress import count, doing
 from ebseg.runs.memory import peak_bytes
 from ebseg.vocabulary import Vocabulary
 
@@ -49,14 +50,15 @@ def time_model(config: ModelConfig, vocabulary: Vocabulary, rounds: int) -> Time
 
     The encoder is segment-anything's own code, blocks and all but its neck, on the same photo.
     """
-    net = EBSeg(config)
-    text = net.text.encode_labels(vocabulary)
+    with doing("A new model, and its labels' texts"):
+        net = EBSeg(config)
+        text = net.text.encode_labels(vocabulary)
     image = torch.rand(3, SIDE, SIDE) * 255
     _, sam_images = net.preprocess([image])
     photo, encoder = [], []
-    for _ in range(rounds + 1):
-        encoder.append(_seconds(lambda: _original_encoder(net, sam_images)))
-        photo.append(_seconds(lambda: net.segment(image, vocabulary, (SIDE, SIDE), text=text)))
+    for _ in count(rounds + 1, "Photos"):
+        encoder.append(seconds_of(lambda: original_encoder(net, sam_images)))
+        photo.append(seconds_of(lambda: net.segment(image, vocabulary, (SIDE, SIDE), text=text)))
     return Times(photo=statistics.median(photo[1:]), encoder=statistics.median(encoder[1:]))  # first: warm-up
 
 
@@ -94,8 +96,9 @@ def _training_cost(
     config: ModelConfig, vocabulary: Vocabulary, rounds: int, side: int, threads: int
 ) -> TrainingCost:
     torch.set_num_threads(threads)
-    net = EBSeg(config).train()
-    text = net.text.encode_labels(vocabulary)
+    with doing("A new model, and its labels' texts"):
+        net = EBSeg(config).train()
+        text = net.text.encode_labels(vocabulary)
     trained = list(net.head.values())
     optimiser = torch.optim.AdamW(trained)
     image = torch.rand(1, 3, side, side) * 255
@@ -110,9 +113,9 @@ def _training_cost(
         optimiser.step()
 
     step, encoder = [], []
-    for _ in range(rounds + 1):
-        encoder.append(_seconds(lambda: _original_encoder(net, sam_images)))
-        step.append(_seconds(train))
+    for _ in count(rounds + 1, "Training steps"):
+        encoder.append(seconds_of(lambda: original_encoder(net, sam_images)))
+        step.append(seconds_of(train))
     return TrainingCost(  # first: warm-up
         step=statistics.median(step[1:]),
         encoder=statistics.median(encoder[1:]),
@@ -157,17 +160,19 @@ def write_random_model(path: Path, config: ModelConfig, vocabulary: Vocabulary) 
 
 def _write_models(folder: Path, config: ModelConfig, vocabulary: Vocabulary) -> None:
     whole = folder / "whole.safetensors"
-    net = write_random_model(whole, config, vocabulary)
-    save_head(net, folder / "head.safetensors", backbone=str(whole))
+    with doing("Writing a model and a head"):
+        net = write_random_model(whole, config, vocabulary)
+        save_head(net, folder / "head.safetensors", backbone=str(whole))
 
 
 def _projects_cost(folder: Path, projects: int) -> ProjectsCost:
     whole, head = folder / "whole.safetensors", folder / "head.safetensors"
     before, seconds = _resident(), list[float]()
-    base = load(whole, device="cpu")
+    with doing("Loading the model"):
+        base = load(whole, device="cpu")
     one, others = _resident(), []
-    for _ in range(projects):
-        seconds.append(_seconds(lambda: others.append(load(head, device="cpu", beside=base))))
+    for _ in count(projects, "Models of projects"):
+        seconds.append(seconds_of(lambda: others.append(load(head, device="cpu", beside=base))))
     return ProjectsCost(
         projects=projects,
         file=whole.stat().st_size,
@@ -184,7 +189,8 @@ def _resident() -> int:
 
 
 @torch.inference_mode()
-def _original_encoder(net: EBSeg, images: torch.Tensor) -> None:
+def original_encoder(net: EBSeg, images: torch.Tensor) -> None:
+    """Run segment-anything's own code, blocks and all but its neck, on images (B, 3, height, width)."""
     encoder = net.sam.encoder
     x = encoder.patch_embed(images)
     x = x + net.sam.positions(x.shape[1], x.shape[2])
@@ -192,7 +198,8 @@ def _original_encoder(net: EBSeg, images: torch.Tensor) -> None:
         x = block(x)
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def seconds_of(call: Callable[[], object]) -> float:
+    """Tell how many seconds a call takes."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started

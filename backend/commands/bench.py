@@ -19,13 +19,14 @@ from typing import Annotated, Any
 
 import typer
 from PIL import Image
-from rich.progress import track
 
+from backend.commands.bench_stages import stages
 from backend.commands.demo import LABEL_STUDIO
 from backend.processes import ServerProcess, free_port
 from ebseg.children import environment, python
 from ebseg.config import find_variant
 from ebseg.data.drawn.synthetic import PHRASES, draw_scene
+from ebseg.progress import count, doing
 from ebseg.vocabulary import Vocabulary
 
 CONCURRENT_PREDICTIONS = 4
@@ -59,6 +60,7 @@ _BEGINNING = b"POST /%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\
 _BEGINNINGS = (b"", b"GET /hea", _BEGINNING % b"predict" + b"\r\n{", _BEGINNING % b"webhook" + b"\r\n{")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
+app.command()(stages)
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def train(
 @app.command()
 def projects(
     variant: Annotated[str, typer.Option(help="Size of the model; its weights are random.")] = "base",
-    count: Annotated[int, typer.Option("--projects", min=1, help="Projects with their own champion.")] = 20,
+    number: Annotated[int, typer.Option("--projects", min=1, help="Projects with their own champion.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Measure the memory of projects' champions beside the base, whose backbone they share.
@@ -181,13 +183,13 @@ def projects(
     config = find_variant(variant)
     from ebseg.timing import measure_projects  # as above
 
-    cost = measure_projects(config, Vocabulary(PHRASES[:LABELS]), count)
+    cost = measure_projects(config, Vocabulary(PHRASES[:LABELS]), number)
     if as_json:
         typer.echo(json.dumps(asdict(cost)))
         return
     typer.echo(
         f"EBSeg {variant}: a file of {cost.file / 1e6:.0f} MB, a head of {cost.head / 1e6:.0f} MB; in memory "
-        f"{cost.base / 1e6:.0f} MB, and {cost.others / 1e6:.0f} MB more for {count} projects; loading the "
+        f"{cost.base / 1e6:.0f} MB, and {cost.others / 1e6:.0f} MB more for {number} projects; loading the "
         f"first took {cost.first:.2f} s, another one {cost.seconds:.2f} s"
     )
 
@@ -236,8 +238,8 @@ def measure_prompts(address: str, photo: str) -> tuple[float, list[Latency]]:
         return _timed(address, "POST", "/predict", {**body, "params": {"context": {"result": [region]}}})
 
     first = seconds("keypointlabels", 0)
-    clicks = [seconds("keypointlabels", 0) for _ in range(PROMPTS)]
-    boxes = [seconds("rectanglelabels", 40) for _ in range(PROMPTS)]
+    clicks = [seconds("keypointlabels", 0) for _ in count(PROMPTS, "Clicks")]
+    boxes = [seconds("rectanglelabels", 40) for _ in count(PROMPTS, "Boxes")]
     return first, [_latency("click", clicks), _latency("box", boxes)]
 
 
@@ -261,7 +263,7 @@ def measure_latency(address: str, photos: list[str], seconds: float) -> tuple[li
     for worker in workers:
         worker.start()
     times: dict[str, list[float]] = {"/health": [], "/setup": [], "/webhook": []}
-    for _ in track(range(int(seconds)), "Measuring", transient=True):
+    for _ in count(int(seconds), "Short calls while photos are predicted"):
         second = time.monotonic() + 1
         while time.monotonic() < second:
             times["/health"].append(_timed(address, "GET", "/health", None))
@@ -357,7 +359,8 @@ def _served(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
     )
     try:
         with process.running(python("-m", "ebseg", "serve"), variables):
-            process.wait_until_ready("/ready", MODEL_SECONDS)
+            with doing("Loading the model"):
+                process.wait_until_ready("/ready", MODEL_SECONDS)
             yield address, [f"http://{host}/{number}.png" for number in range(SCENES + 1)]
     finally:
         media.shutdown()

@@ -19,6 +19,7 @@ from ebseg.data.drawn.synthetic import draw_scene
 from ebseg.errors import TrainingError
 from ebseg.images import read_image
 from ebseg.loading import load
+from ebseg.progress import count, doing
 from ebseg.vocabulary import Vocabulary
 from training.queue.orders import Which
 from training.queue.plans import submit_plan
@@ -67,7 +68,7 @@ def measure_relabelling(
     """
     reach_this_machine_directly()
     files = [folder / f"{number}.png" for number in range(photos)]
-    for number, file in enumerate(files):
+    for number, file in zip(count(photos, "Drawing photos"), files, strict=True):
         Image.fromarray(draw_scene(SCENE_SEED, number, size=SIZE).image).save(file)
     variables = {**loop_settings(folder), "EBSEG_MEMORY": "false"}
     settings = load_settings(home=Path(variables["EBSEG_HOME"]), model=model)
@@ -84,11 +85,16 @@ def measure_relabelling(
         def relabel() -> None:
             _wait(connection, submit_plan(connection, project.id, version, Which.ALL), worker)
 
-        relabel()
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        with doing("The worker predicts all photos for the first time"):
+            relabel()
+        with (
+            doing("The model alone predicts them"),
+            ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh,
+        ):
             alone = fresh.submit(_model_alone, model, labels, files).result()
         before = _cpu_of(server.process)
-        relabelled = _cost(relabel, photos, lambda: _cpu_of(worker))
+        with doing("The worker predicts all photos anew"):
+            relabelled = _cost(relabel, photos, lambda: _cpu_of(worker))
         return Relabelling(photos, alone, relabelled, (_cpu_of(server.process) - before) / photos)
 
 

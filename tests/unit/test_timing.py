@@ -24,7 +24,7 @@ def test_the_costs_of_training_are_printed(monkeypatch):
     assert asked == [(BASE, 171, 3), (BASE, 171, 5)]
 
 
-@pytest.mark.parametrize("command", ["model", "train"])
+@pytest.mark.parametrize("command", ["model", "train", "stages"])
 def test_an_unknown_variant_is_refused(command):
     answer = CliRunner().invoke(app, [command, "--variant", "huge"])
     assert isinstance(answer.exception, ConfigError)

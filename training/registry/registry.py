@@ -23,6 +23,7 @@ from typing import Any
 from ebseg.errors import ConfigError, EBSegError, MlflowUnavailable
 from ebseg.files import locked
 from ebseg.label_studio.version import model_of
+from ebseg.model_names import OFFICIAL_FILES, PACKAGED, checkpoint_path
 from ebseg.runs.mlflow_store import connect, disconnect, experiment_id, is_made, unusable
 from training.registry.aliases import CANDIDATE, CHAMPION, HISTORY, own, project_of
 from training.registry.decision import Decision
@@ -54,8 +55,8 @@ class Registry:
         """Give a project's champion; where there is none, the settings' model becomes a version and the base.
 
         ``project``: see ``champion``. A released or packaged model is not copied. Raises what
-        ``ebseg.loading.checkpoint_path`` raises, and ConfigError where the champion comes from another model
-        than the settings'.
+        ``ebseg.model_names.checkpoint_path`` raises, and ConfigError where the champion comes from another
+        model than the settings'.
         """
         self._part_projects()
         champion = self.champion(project)
@@ -70,8 +71,7 @@ class Registry:
         champion = self.champion()
         if champion is not None and self.descends(champion):
             return champion
-        from ebseg.loading import PACKAGED, checkpoint_path, version_name
-        from ebseg.model_names import OFFICIAL_FILES
+        from ebseg.loading import version_name
 
         model = self._settings.model
         path = checkpoint_path(model)
@@ -193,11 +193,9 @@ class Registry:
         """Give a version's file on this machine, downloaded once where it has to be.
 
         Raises ConfigError for a version that was not registered by this package, and what
-        ``ebseg.loading.checkpoint_path`` raises for one that was not copied.
+        ``ebseg.model_names.checkpoint_path`` raises for one that was not copied.
         """
         if "checkpoint" in version.tags:
-            from ebseg.loading import checkpoint_path
-
             return checkpoint_path(version.tags["checkpoint"])
         file, run_id = version.tags.get("file"), run_of(version)
         if file is None:
@@ -216,7 +214,7 @@ class Registry:
 
         It is a registered version, or the settings' model. Raises ConfigError where it is neither.
         """
-        from ebseg.loading import checkpoint_path, version_name
+        from ebseg.loading import version_name
 
         for version in reversed(self.versions()):
             if version.is_called(name):

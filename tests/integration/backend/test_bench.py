@@ -1,7 +1,17 @@
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from backend.commands import bench_stages
+from backend.commands.bench import app
+from ebseg.errors import ConfigError
+from ebseg.stage_timing import ENCODER, OTHER, PHOTO
+from ebseg.stages import Stage
 from tests.servers import EXECUTABLE
 
 
@@ -54,3 +64,50 @@ def test_relabelling_is_measured_in_a_label_studio_of_its_own():
     for part in ("model", "worker"):
         assert report[part]["seconds"] > 0 and report[part]["cpu"] > 0
     assert report["speed"] == report["model"]["seconds"] / report["worker"]["seconds"]
+
+
+SMALLEST = ("--variant", "tiny", "--rounds", "1", "--megapixels", "0.05", "--labels", "1")
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """Copy this checkout's code, to be changed."""
+    root = Path(__file__).parents[3]
+    for package in ("ebseg", "training", "backend"):
+        shutil.copytree(
+            root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "tiny")
+        )
+    return tmp_path
+
+
+def change(file, old, new):
+    content = file.read_text()
+    assert old in content
+    file.write_text(content.replace(old, new))
+
+
+def test_stages_are_measured_here_and_in_another_checkout_by_its_own_code(checkout, monkeypatch):
+    """Each is a run of the real command."""
+    monkeypatch.setattr(bench_stages, "TURNS", 1)
+    change(checkout / "ebseg" / "stages.py", '"SAM"', '"spatial encoder"')
+    answer = CliRunner().invoke(app, ["stages", *SMALLEST, "--against", str(checkout), "--json"])
+    assert answer.exception is None and answer.stderr == ""
+    compared = json.loads(answer.stdout)
+    titles = ["photo of 0.05 megapixels, 1 label", "text of 1 label", "regions at 0.05 megapixels"]
+    assert list(compared["after"]["tables"]) == list(compared["changes"]) == titles
+    photo = compared["after"]["tables"][titles[0]]
+    assert set(photo["seconds"]) == {*Stage, OTHER, PHOTO, ENCODER}
+    assert all(len(values) == 1 and values[0] > 0 for values in photo["seconds"].values())
+    assert photo["flops"]["SAM"] > 0 and photo["peak_bytes"] > 0
+    changes = compared["changes"][titles[0]]
+    assert changes["SAM"]["before"] is None and changes["SAM"]["after"] > 0
+    assert changes["spatial encoder"]["before"] > 0 and changes["spatial encoder"]["after"] is None
+    assert changes[PHOTO]["ratio"] == changes[PHOTO]["after"] / changes[PHOTO]["before"]
+    assert compared["in_turns"] is True
+
+
+def test_a_checkout_of_before_there_was_the_command_is_named(checkout):
+    change(checkout / "backend" / "commands" / "bench.py", "app.command()(stages)", "")
+    answer = CliRunner().invoke(app, ["stages", *SMALLEST, "--against", str(checkout)])
+    assert isinstance(answer.exception, ConfigError)
+    assert str(checkout) in str(answer.exception) and "No such command" in str(answer.exception)
