@@ -453,7 +453,10 @@ class ModelLoader:
             torch.set_num_threads(settings.torch_threads)
         with self._lock:
             name = checkpoint or settings.model
-            self._newest = load(name, device=settings.device, beside=self._newest)
+            self._newest = load(
+                name, device=settings.device, beside=self._newest, precision=settings.precision
+            )
+            logger.info("%s encodes photos in %s", self._newest.version, self._newest.precision)
             self._encoded = self._encoded or EncodedPhotos(CACHE_BYTES)
             return Engine(self._newest, encoded=self._encoded)
 

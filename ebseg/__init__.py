@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(name: str | Path, *, device: str | None = None) -> "Predictor":
+def load(name: str | Path, *, device: str | None = None, precision: str = "float32") -> "Predictor":
     """Load a model by name, ready to predict; see ``ebseg.loading.load``."""
     from ebseg.loading import load  # PyTorch is imported only when a model is wanted
 
-    return load(name, device=device)
+    return load(name, device=device, precision=precision)

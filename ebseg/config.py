@@ -5,6 +5,7 @@ paper's (section 4.2 and the released checkpoints); ``TINY`` is ours and ships i
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,6 +29,19 @@ def checked(kind: type[Config], values: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise ConfigError(f"these settings cannot be used: {faults}") from error
+
+
+class InferencePrecision(StrEnum):
+    """What a model computes a photo's masks and embeddings with.
+
+    ``AUTO``: bfloat16 on a CPU that multiplies it faster than float32, else float32. ``INT8``: the frozen
+    encoders' products with weights and inputs of 8 bits, on a CPU.
+    """
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BF16 = "bf16"
+    INT8 = "int8"
 
 
 class ClipConfig(_Frozen):

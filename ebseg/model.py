@@ -11,6 +11,7 @@ height x width: the photo at test size; padded: up to multiples of 32; stride 4:
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -25,6 +26,7 @@ from ebseg.errors import ImageError
 from ebseg.losses import Generators, Prediction, Totals, criterion, targets_of
 from ebseg.mask_decoder import MaskDecoder
 from ebseg.pixel_decoder import ClipFusion, PixelDecoder
+from ebseg.precision import Int8Products, encoders_weights
 from ebseg.sam import SpatialEncoder
 from ebseg.scores import score_strips
 from ebseg.stages import Stage, stage
@@ -102,6 +104,11 @@ class Backbone:
         """The name of the tensors' content, worked out once (EBSeg-B: a second): 32 hexadecimal digits."""
         return self._digest.of(self.tensors)
 
+    @cached_property
+    def int8(self) -> Int8Products:
+        """The encoders' products in 8-bit integers: a context, which all models on this backbone share."""
+        return Int8Products(encoders_weights(self.tensors))
+
 
 class EBSeg(nn.Module):
     """Open-vocabulary segmentation with balanced image embeddings.
@@ -175,11 +182,11 @@ class EBSeg(nn.Module):
             pooled = pool_dense_features(prediction.masks, dense)  # (B, Q, E)
         rows, columns = sam_images.shape[-2:]
         return Encoded(
-            masks=prediction.masks,
-            a=prediction.embeddings,
-            b=recognised,
-            c=pooled,
-            dense=dense,
+            masks=prediction.masks.float(),  # all may be of half precision, under autocast
+            a=prediction.embeddings.float(),
+            b=recognised.float(),
+            c=pooled.float(),
+            dense=dense.float(),
             features=F.normalize(mask_features, dim=1).half(),
             sizes=tuple((image.shape[-2], image.shape[-1]) for image in images),
             padded=(rows, columns),

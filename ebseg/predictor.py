@@ -16,12 +16,13 @@ from torch import Tensor
 
 from ebseg.ask import Ask, Measure, Memory, Photo, Pointed, Threshold
 from ebseg.certainty import certainty, contenders
-from ebseg.config import ModelConfig
+from ebseg.config import InferencePrecision, ModelConfig
 from ebseg.errors import ConfigError, ImageError
 from ebseg.images import read_image
 from ebseg.memory import join
 from ebseg.model import EBSeg, Encoded
 from ebseg.pointing import point
+from ebseg.precision import choose_precision, computing
 from ebseg.resize import shortest_edge_size
 from ebseg.scores import Contest, contests, score_strips
 from ebseg.segmentation import Segmentation
@@ -59,7 +60,8 @@ class Predictor:
 
     ``version`` names the weights. ``device`` is where the model runs (see ``choose_device``). ``threshold``
     is the share, 0..1, under which a pixel stays unlabelled. ``text_cache`` keeps text embeddings between
-    calls; without one they are kept as long as the predictor lives. Puts ``net`` into evaluation mode.
+    calls; without one they are kept as long as the predictor lives. ``precision`` is what photos are encoded
+    with (see ``choose_precision``). Puts ``net`` into evaluation mode.
     """
 
     def __init__(
@@ -70,9 +72,11 @@ class Predictor:
         device: str | torch.device | None = None,
         threshold: float = DEFAULT_THRESHOLD,
         text_cache: TextCache | None = None,
+        precision: InferencePrecision = InferencePrecision.FLOAT32,
     ) -> None:
         self.version = version
         self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
         self.threshold = _checked_threshold(threshold)
         self.net = net.to(self.device).eval()
         self.texts = TextEncoder(net.text, text_cache)
@@ -131,7 +135,9 @@ class Predictor:
         with stage(Stage.PREPROCESSING):
             resized = resize_shortest_edge(pixels, self.config.test_size, self.config.test_max_size)
             image = torch.from_numpy(resized).to(self.device).permute(2, 0, 1).float()  # (3, h, w)
-        return EncodedPhoto(self.net.encode([image]), (pixels.shape[0], pixels.shape[1]))
+        with computing(self.precision, self.device, lambda: self.net.backbone.int8):
+            encoded = self.net.encode([image])
+        return EncodedPhoto(encoded, (pixels.shape[0], pixels.shape[1]))
 
     @torch.inference_mode()
     @stage(Stage.SCORES)

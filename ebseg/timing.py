@@ -12,17 +12,23 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from torch import nn
 
 from ebseg.checkpoint import save_checkpoint, save_head
-from ebseg.config import RECIPES, ModelConfig
+from ebseg.config import RECIPES, InferencePrecision, ModelConfig
+from ebseg.data.drawn.scenes import BENCHMARK_SEED
+from ebseg.data.drawn.synthetic import PHRASES, draw_scene
+from ebseg.evaluation.metrics import ConfusionMatrix
 from ebseg.loading import load
 from ebseg.model import EBSeg
+from ebseg.predictor import Predictor
 from ebseg.progress import count, doing
 from ebseg.runs.memory import peak_bytes
 from ebseg.vocabulary import Vocabulary
@@ -60,6 +66,53 @@ def time_model(config: ModelConfig, vocabulary: Vocabulary, rounds: int) -> Time
         encoder.append(seconds_of(lambda: original_encoder(net, sam_images)))
         photo.append(seconds_of(lambda: net.segment(image, vocabulary, (SIDE, SIDE), text=text)))
     return Times(photo=statistics.median(photo[1:]), encoder=statistics.median(encoder[1:]))  # first: warm-up
+
+
+@dataclass(frozen=True)
+class PrecisionCost:
+    """What a precision takes and answers.
+
+    ``seconds``: median, of a photo's encoding. ``agreement``: share of pixels whose label is that of float32,
+    and ``miou``: in percent, both of drawn scenes; None for random weights, which answer nothing.
+    """
+
+    seconds: float
+    agreement: float | None
+    miou: float | None
+
+
+def compare_precisions(model: str, rounds: int, scenes: int) -> dict[InferencePrecision, PrecisionCost]:
+    """Encode a 640x640 photo in each precision in turns; then compare the labels of so many drawn scenes.
+
+    ``model``: what ``load`` takes; it runs on the CPU. Without scenes only the time is measured.
+    """
+    predictors: dict[InferencePrecision, Predictor] = {}
+    for precision in (InferencePrecision.FLOAT32, InferencePrecision.BF16, InferencePrecision.INT8):
+        beside = next(iter(predictors.values()), None)
+        predictors[precision] = load(model, device="cpu", beside=beside, precision=precision)
+    photo = np.random.default_rng(0).integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8)
+    seconds: dict[InferencePrecision, list[float]] = {precision: [] for precision in predictors}
+    for _ in count(rounds + 1, "Photos in each precision"):
+        for precision, predictor in predictors.items():
+            seconds[precision].append(seconds_of(partial(predictor.encode, photo)))
+    vocabulary = Vocabulary(PHRASES)
+    matrices = {precision: ConfusionMatrix(len(vocabulary)) for precision in predictors}
+    same: dict[InferencePrecision, list[float]] = {precision: [] for precision in predictors}
+    for number in count(scenes, "Drawn scenes in each precision"):
+        scene = draw_scene(BENCHMARK_SEED, number)
+        found = {precision: p.predict(scene.image, vocabulary, 0.0) for precision, p in predictors.items()}
+        for precision, answer in found.items():
+            matrices[precision].add(answer.label_map, scene.label_map)
+            whole = found[InferencePrecision.FLOAT32].label_map
+            same[precision].append(float((answer.label_map == whole).mean()))
+    return {
+        precision: PrecisionCost(
+            seconds=statistics.median(seconds[precision][1:]),  # the first is a warm-up
+            agreement=statistics.fmean(same[precision]) if scenes else None,
+            miou=100 * float(np.nanmean(matrices[precision].iou())) if scenes else None,
+        )
+        for precision in predictors
+    }
 
 
 @dataclass(frozen=True)

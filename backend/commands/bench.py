@@ -24,7 +24,7 @@ from backend.commands.bench_stages import stages
 from backend.commands.demo import LABEL_STUDIO
 from backend.processes import ServerProcess, free_port
 from ebseg.children import environment, python
-from ebseg.config import find_variant
+from ebseg.config import InferencePrecision, find_variant
 from ebseg.data.drawn.synthetic import PHRASES, draw_scene
 from ebseg.progress import count, doing
 from ebseg.vocabulary import Vocabulary
@@ -145,6 +145,34 @@ def model(
         f"EBSeg {variant}: {times.photo:.2f} s a photo, segment-anything's encoder {times.encoder:.2f} s: "
         f"{times.ratio:.2f} times"
     )
+
+
+@app.command()
+def precision(
+    model: Annotated[str, typer.Option(help="Model name or checkpoint file.")] = "ebseg-tiny",
+    variant: Annotated[str, typer.Option(help="Use random weights of this size instead.")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Photos to measure.")] = 5,
+    scenes: Annotated[int, typer.Option(min=1, help="Drawn scenes to compare labels on.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Measure what each EBSEG_PRECISION takes on this machine, and how far its labels are float32's.
+
+    Random weights answer nothing: of these only the time is measured. Example: ebseg bench precision
+    """
+    from ebseg.timing import compare_precisions  # as above
+
+    with tempfile.TemporaryDirectory() as folder:
+        used = _random_weights(variant, Path(folder)) if variant else model
+        costs = compare_precisions(used, rounds, 0 if variant else scenes)
+    if as_json:
+        typer.echo(json.dumps({name: asdict(cost) for name, cost in costs.items()}))
+        return
+    whole = costs[InferencePrecision.FLOAT32].seconds
+    for name, cost in costs.items():
+        line = f"{name:8} {cost.seconds:.3f} s a photo, {whole / cost.seconds:.2f} times as fast as float32"
+        if cost.agreement is not None:
+            line += f"; {cost.agreement:.2%} of the pixels have its labels, mIoU {cost.miou:.1f}"
+        typer.echo(line)
 
 
 @app.command()

@@ -108,7 +108,7 @@ def predict_tasks(
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
     if plan and path.version(loop.registry.ensure_base(project).name) != version:
         return {"outcome": f"{version} is not served any more"}
-    predictor = load(loop.registry.named(version), device=settings.device)
+    predictor = load(loop.registry.named(version), settings.device, settings.precision)
     order = Ordering(loop.storage, project, predictor.version, settings.select)
     model = Engine(predictor, encoded=order.photos)
     done = loop.progress.stage("predicting", len(tasks))

@@ -152,7 +152,8 @@ class _Remembering:
     def _predictor(self) -> Predictor:
         """The model, which is loaded when a photo is new to it."""
         if self._model is None:
-            self._model = load(self._checkpoint, device=self._loop.settings.device)
+            settings = self._loop.settings
+            self._model = load(self._checkpoint, settings.device, settings.precision)
         return self._model
 
     def _read(self, project: int, keys: Keys) -> list[Samples]:

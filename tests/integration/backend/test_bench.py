@@ -35,6 +35,18 @@ def test_the_benchmark_measures_a_served_model(checkpoint):
         assert 0 < latency["p50"] <= latency["p99"] <= latency["longest"]
 
 
+def test_precisions_are_compared(checkpoint):
+    command = [sys.executable, "-c", "from ebseg.cli import main; main()", "bench", "precision", "--json"]
+    options = ["--model", str(checkpoint), "--rounds", "1", "--scenes", "1"]
+    run = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    assert list(report) == ["float32", "bf16", "int8"]
+    assert report["float32"]["agreement"] == 1
+    for cost in report.values():
+        assert cost["seconds"] > 0 and 0 < cost["agreement"] <= 1 and 0 <= cost["miou"] <= 100
+
+
 def test_projects_take_a_head_each():
     """Three take less than one whole model: the backbone is in memory once."""
     command = [sys.executable, "-c", "from ebseg.cli import main; main()", "bench", "projects"]

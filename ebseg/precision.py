@@ -1,0 +1,111 @@
+"""Numbers of fewer bits for what a photo costs: faster where the CPU multiplies them faster.
+
+The paper's numbers are those of float32, which evaluation and training keep.
+"""
+
+import functools
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ebseg.config import InferencePrecision
+from ebseg.errors import ConfigError
+
+WORTH = 1.5
+"""How many times faster bfloat16 has to multiply than float32 for ``InferencePrecision.AUTO`` to take it."""
+
+_TOKENS, _WIDTH = 512, 768
+_ROUNDS = 5
+_LARGEST_INT8 = 127
+
+
+def choose_precision(asked: InferencePrecision, device: torch.device) -> InferencePrecision:
+    """Give what is asked for; for ``AUTO``, what a measurement of a tenth of a second finds best here.
+
+    Raises ConfigError for int8 on anything but a CPU.
+    """
+    if asked is InferencePrecision.INT8 and device.type != "cpu":
+        raise ConfigError(f"precision 'int8' is for CPUs, not for {str(device)!r}: choose float32 or bf16")
+    if asked is not InferencePrecision.AUTO:
+        return asked
+    return (
+        InferencePrecision.BF16
+        if device.type == "cpu" and bf16_speed() >= WORTH
+        else InferencePrecision.FLOAT32
+    )
+
+
+@functools.cache
+def bf16_speed() -> float:
+    """Measure, once a process, how many times faster than float32 this CPU multiplies bfloat16."""
+    x, weight = torch.ones(_TOKENS, _WIDTH), torch.ones(4 * _WIDTH, _WIDTH)
+    halves = x.bfloat16(), weight.bfloat16()
+    seconds: tuple[list[float], list[float]] = ([], [])
+    with torch.inference_mode():
+        for _ in range(_ROUNDS + 1):
+            for taken, operands in zip(seconds, ((x, weight), halves), strict=True):
+                begun = time.perf_counter()
+                F.linear(*operands)
+                taken.append(time.perf_counter() - begun)
+    whole, half = (statistics.median(taken[1:]) for taken in seconds)  # the first is a warm-up
+    return whole / half
+
+
+class Int8Products(TorchFunctionMode):
+    """A context in which linear layers of some weights multiply 8-bit integers: dynamic quantisation.
+
+    Weights have a scale a row, inputs one a call; sums have 32 bits, results are float32. ``weights``:
+    matrices that never change. Other layers stay as they are. For one thread at a time.
+    """
+
+    def __init__(self, weights: Sequence[nn.Parameter]) -> None:
+        super().__init__()
+        self._weights = {id(weight): weight for weight in weights}
+        self._packed: dict[int, Any] = {}  # PyTorch's own form of a weight and its bias
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Stand in for ``F.linear`` of one of the weights; PyTorch calls it for each of its functions."""
+        if func is F.linear and len(args) > 1 and id(args[1]) in self._weights:
+            return self._linear(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _linear(self, x: Tensor, weight: nn.Parameter, bias: Tensor | None = None) -> Tensor:
+        if id(weight) not in self._packed:
+            self._packed[id(weight)] = _packed(weight.detach(), bias)
+        # Inputs of 7 bits: without VNNI, pairs of products of 8 bits overflow in a CPU's 16-bit sums.
+        product: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed[id(weight)], reduce_range=True)
+        return product
+
+
+def _packed(weight: Tensor, bias: Tensor | None) -> Any:
+    scales = weight.abs().amax(dim=1).clamp(min=torch.finfo().tiny).double() / _LARGEST_INT8
+    with warnings.catch_warnings():
+        # PyTorch wants to drop its quantised tensors one day; its own prepacking takes nothing else yet.
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
+        zeros = torch.zeros(len(weight), dtype=torch.long)
+        quantised = torch.quantize_per_channel(weight, scales, zeros, axis=0, dtype=torch.qint8)
+    return torch.ops.quantized.linear_prepack(quantised, bias)
+
+
+def encoders_weights(tensors: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
+    """Choose, of a backbone's tensors by name, the matrices of both image encoders."""
+    return [p for name, p in tensors.items() if name.startswith(("clip.", "sam.")) and p.dim() == 2]
+
+
+def computing(
+    precision: InferencePrecision, device: torch.device, int8: Callable[[], Int8Products]
+) -> AbstractContextManager[object]:
+    """Give the context in which a model computes; ``int8`` makes the products of its encoders."""
+    if precision is InferencePrecision.BF16:
+        return torch.autocast(device.type, torch.bfloat16)
+    return int8() if precision is InferencePrecision.INT8 else nullcontext()
