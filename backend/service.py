@@ -457,6 +457,8 @@ class ModelLoader:
                 name, device=settings.device, beside=self._newest, precision=settings.precision
             )
             logger.info("%s encodes photos in %s", self._newest.version, self._newest.precision)
+            # Now: the first project with a model of its own would wait for it (EBSeg-B: more than a second).
+            logger.debug("its backbone is %s", self._newest.net.backbone.digest)
             self._encoded = self._encoded or EncodedPhotos(CACHE_BYTES)
             return Engine(self._newest, encoded=self._encoded)
 

@@ -135,9 +135,12 @@ class Predictor:
         with stage(Stage.PREPROCESSING):
             resized = resize_shortest_edge(pixels, self.config.test_size, self.config.test_max_size)
             image = torch.from_numpy(resized).to(self.device).permute(2, 0, 1).float()  # (3, h, w)
+        return EncodedPhoto(self.encode_batch([image]), (pixels.shape[0], pixels.shape[1]))
+
+    def encode_batch(self, images: Sequence[Tensor]) -> Encoded:
+        """Encode photos at test size in the predictor's precision; see ``EBSeg.encode``."""
         with computing(self.precision, self.device, lambda: self.net.backbone.int8):
-            encoded = self.net.encode([image])
-        return EncodedPhoto(encoded, (pixels.shape[0], pixels.shape[1]))
+            return self.net.encode(images)
 
     @torch.inference_mode()
     @stage(Stage.SCORES)

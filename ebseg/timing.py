@@ -9,7 +9,7 @@ step takes 15.6 times the encoder's time (29.1 s) and 12.5 GiB.
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -115,6 +115,30 @@ def compare_precisions(model: str, rounds: int, scenes: int) -> dict[InferencePr
     }
 
 
+def time_batches(
+    config: ModelConfig, sizes: Sequence[int], rounds: int, precision: InferencePrecision
+) -> dict[int, float]:
+    """Time ``EBSeg.encode`` of so many 640x640 photos at once, in turns, on a GPU where there is one.
+
+    Gives the median seconds a photo, by the number at once.
+    """
+    with doing("A new model"):
+        predictor = Predictor(EBSeg(config), version="random", precision=precision)
+    device = predictor.device
+    images = list(torch.rand(max(sizes), 3, SIDE, SIDE, device=device) * 255)
+    seconds: dict[int, list[float]] = {size: [] for size in sizes}
+    for _ in count(rounds + 1, "Batches"):
+        for size in sizes:
+            seconds[size].append(seconds_of(partial(_encoded, predictor, images[:size])) / size)
+    return {size: statistics.median(taken[1:]) for size, taken in seconds.items()}  # the first: warm-up
+
+
+def _encoded(predictor: Predictor, images: Sequence[torch.Tensor]) -> None:
+    predictor.encode_batch(images)
+    if predictor.device.type == "cuda":
+        torch.cuda.synchronize(predictor.device)
+
+
 @dataclass(frozen=True)
 class TrainingCost:
     """Median seconds of a training step and of segment-anything's encoder; GiB of memory at most."""
@@ -181,8 +205,9 @@ class ProjectsCost:
     """What models of projects take beside one that is loaded.
 
     ``file``, ``head``: bytes of the files of a whole model and of a head. ``base``: resident bytes that the
-    loaded model took, ``others``: that the heads took together. ``first``: seconds that loading the first
-    head took, which also names the backbone; ``seconds``: the median of the others.
+    loaded model took, ``others``: that the heads took together. ``named``: seconds that naming the backbone
+    by its content took, once a process; ``first``: that loading the first head took; ``seconds``: the median
+    of the others.
     """
 
     projects: int
@@ -190,6 +215,7 @@ class ProjectsCost:
     head: int
     base: int
     others: int
+    named: float
     first: float
     seconds: float
 
@@ -223,6 +249,7 @@ def _projects_cost(folder: Path, projects: int) -> ProjectsCost:
     before, seconds = _resident(), list[float]()
     with doing("Loading the model"):
         base = load(whole, device="cpu")
+    named = seconds_of(lambda: base.net.backbone.digest)  # as the service does when it starts
     one, others = _resident(), []
     for _ in count(projects, "Models of projects"):
         seconds.append(seconds_of(lambda: others.append(load(head, device="cpu", beside=base))))
@@ -232,6 +259,7 @@ def _projects_cost(folder: Path, projects: int) -> ProjectsCost:
         head=head.stat().st_size,
         base=one - before,
         others=_resident() - one,
+        named=named,
         first=seconds[0],
         seconds=statistics.median(seconds[1:] or seconds),
     )

@@ -41,6 +41,8 @@ MODEL_SECONDS = 600.0
 PROMPTS = 20
 """Clicks on a photo, and boxes."""
 
+MOST_AT_ONCE = 64
+
 PAUSE_SECONDS = 0.02
 """Between two short calls, so that the measurement itself takes little of the machine."""
 
@@ -176,6 +178,42 @@ def precision(
 
 
 @app.command()
+def batches(
+    *,
+    variant: Annotated[str, typer.Option(help="Size of the model; its weights are random.")] = "base",
+    sizes: Annotated[
+        list[int],
+        typer.Option(
+            "--size",
+            min=1,
+            max=MOST_AT_ONCE,
+            help="Photos at once; may be given several times.",
+            default_factory=lambda: [1, 2, 4],
+            show_default="1, 2, 4",
+        ),
+    ],
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured.")] = 5,
+    precision: Annotated[InferencePrecision, typer.Option(help="As EBSEG_PRECISION.")] = (
+        InferencePrecision.FLOAT32
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Measure 640x640 photos that are encoded one, two or more at once, on a GPU where there is one.
+
+    Example: ebseg bench batches --size 1 --size 32 --precision bf16
+    """
+    config = find_variant(variant)
+    from ebseg.timing import time_batches  # as above
+
+    seconds = time_batches(config, sizes, rounds, precision)
+    if as_json:
+        typer.echo(json.dumps(seconds))
+        return
+    for size, each in seconds.items():
+        typer.echo(f"EBSeg {variant}, {size} at once: {1000 * each:.1f} ms a photo")
+
+
+@app.command()
 def train(
     variant: Annotated[str, typer.Option(help="Size of the model; its weights are random.")] = "base",
     rounds: Annotated[int, typer.Option(min=1, help="Steps to measure.")] = 5,
@@ -217,8 +255,9 @@ def projects(
         return
     typer.echo(
         f"EBSeg {variant}: a file of {cost.file / 1e6:.0f} MB, a head of {cost.head / 1e6:.0f} MB; in memory "
-        f"{cost.base / 1e6:.0f} MB, and {cost.others / 1e6:.0f} MB more for {number} projects; loading the "
-        f"first took {cost.first:.2f} s, another one {cost.seconds:.2f} s"
+        f"{cost.base / 1e6:.0f} MB, and {cost.others / 1e6:.0f} MB more for {number} projects; naming the "
+        f"backbone took {cost.named:.2f} s, loading the first head {cost.first:.2f} s, another one "
+        f"{cost.seconds:.2f} s"
     )
 
 

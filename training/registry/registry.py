@@ -28,7 +28,7 @@ from ebseg.runs.mlflow_store import connect, disconnect, experiment_id, is_made,
 from training.registry.aliases import CANDIDATE, CHAMPION, HISTORY, own, project_of
 from training.registry.decision import Decision
 from training.registry.history import History
-from training.registry.model_files import MODEL_FOLDER, fetch, upload
+from training.registry.model_files import MODEL_FOLDER, fetch, upload, version_in
 from training.registry.opened import Opened
 from training.registry.parting import SHARE_TAG, is_parted, part
 from training.registry.version import Version, line_of, run_of, version_of
@@ -71,14 +71,12 @@ class Registry:
         champion = self.champion()
         if champion is not None and self.descends(champion):
             return champion
-        from ebseg.loading import version_name
-
         model = self._settings.model
         path = checkpoint_path(model)
         released = model if model == PACKAGED or model in OFFICIAL_FILES else None
         base = self._add(
             path,
-            key=f"base {self._settings.base_model} {version_name(path)}",
+            key=f"base {self._settings.base_model} {version_in(path)}",
             run_id=None,
             tags={},
             released=released,
@@ -214,13 +212,11 @@ class Registry:
 
         It is a registered version, or the settings' model. Raises ConfigError where it is neither.
         """
-        from ebseg.loading import version_name
-
         for version in reversed(self.versions()):
             if version.is_called(name):
                 return self.checkpoint(version)
         path = checkpoint_path(self._settings.model)
-        if version_name(path) not in (name, model_of(name)):
+        if version_in(path) not in (name, model_of(name)):
             raise ConfigError(f"no model has the version {name!r}: it is not registered as {self._model!r}")
         return path
 
@@ -399,9 +395,7 @@ class Registry:
         released: str | None = None,
     ) -> Version:
         """Register a file, or the name of a released model, once for each key."""
-        from ebseg.loading import version_name
-
-        name = version_name(path)
+        name = version_in(path)
         with self._lock("register"), self._store() as opened:
             for version in opened.versions():
                 if version.tags.get("key") == key:
