@@ -60,7 +60,7 @@ class Registry:
         self._part_projects()
         champion = self.champion(project)
         if champion is None:
-            return self.start_over()
+            return self._make_base()
         self._require_descent(champion)
         return champion
 
@@ -70,6 +70,9 @@ class Registry:
         champion = self.champion()
         if champion is not None and self.descends(champion):
             return champion
+        return self._make_base()
+
+    def _make_base(self) -> Version:
         from ebseg.loading import PACKAGED, checkpoint_path, version_name
         from ebseg.model_names import OFFICIAL_FILES
 
@@ -405,10 +408,11 @@ class Registry:
 
         name = version_name(path)
         with self._lock("register"), self._store() as opened:
-            for version in opened.versions():
+            versions = opened.versions()
+            for version in versions:
                 if version.tags.get("key") == key:
                     return version
-            if opened.registered() is None:
+            if not versions and opened.registered() is None:
                 opened.client.create_registered_model(self._model)
             run_id = run_id or self._new_run(opened, name)
             where = {"file": path.name} if released is None else {"checkpoint": released}
