@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ MOST_PROCESSES = 4
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and so the commands that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# As the Makefile has it: else each process of each run compiles all tests anew, and each command our modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 TOGETHER = {

@@ -40,9 +40,16 @@ class Opened:
 
     def aliased(self, alias: str) -> Version | None:
         """Give the version that has an alias."""
-        registered = self.registered()
-        number = None if registered is None else registered.aliases.get(alias)
-        return None if number is None else self.get(int(number))
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self.client.get_model_version_by_alias(self.model, alias)
+        except MlflowException as error:
+            # Without the model; without the alias.
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
+        return version_of(found, list(found.aliases))
 
     def get(self, number: int) -> Version:
         """Give the version of that number."""

@@ -61,7 +61,7 @@ class Registry:
         self._part_projects()
         champion = self.champion(project)
         if champion is None:
-            return self.start_over()
+            return self._make_base()
         self._require_descent(champion)
         return champion
 
@@ -71,6 +71,9 @@ class Registry:
         champion = self.champion()
         if champion is not None and self.descends(champion):
             return champion
+        return self._make_base()
+
+    def _make_base(self) -> Version:
         model = self._settings.model
         path = checkpoint_path(model)
         released = model if model == PACKAGED or model in OFFICIAL_FILES else None
@@ -397,10 +400,11 @@ class Registry:
         """Register a file, or the name of a released model, once for each key."""
         name = version_in(path)
         with self._lock("register"), self._store() as opened:
-            for version in opened.versions():
+            versions = opened.versions()
+            for version in versions:
                 if version.tags.get("key") == key:
                     return version
-            if opened.registered() is None:
+            if not versions and opened.registered() is None:
                 opened.client.create_registered_model(self._model)
             run_id = run_id or self._new_run(opened, name)
             where = {"file": path.name} if released is None else {"checkpoint": released}

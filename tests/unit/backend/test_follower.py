@@ -1,6 +1,7 @@
 """Following the champion: which model is loaded first, which replaces it, and what a broken one costs."""
 
 import logging
+import shutil
 import threading
 import time
 from dataclasses import dataclass
@@ -319,9 +320,11 @@ def test_looking_for_a_champion_makes_no_store(tmp_path):
 
 
 def test_the_registrys_champion_is_served_and_so_is_the_one_before_after_a_rollback(
-    tmp_path, checkpoint, successor
+    tmp_path, checkpoint, successor, mlflow_database
 ):
     settings = Settings(home=tmp_path / "home", model=str(checkpoint), follow_seconds=0.05)
+    settings.home.mkdir()
+    shutil.copy(mlflow_database, settings.home)
     registry = training.registry.registry.Registry(settings)
     base = registry.ensure_base()
     client = create_app(settings, connect=lambda: 1 / 0).test_client()

@@ -35,7 +35,7 @@ def save_png(path: Path, values: npt.NDArray[np.uint8], palette: bool = False) -
     if palette:
         image.putpalette(np.random.default_rng(0).integers(0, 256, 768, np.uint8).tobytes())
         assert image.mode == "P"
-    image.save(path, compress_level=1)
+    image.save(path, compress_level=0)  # most is random, which gets no smaller
 
 
 def coco_stuff(root: Path, photos: str = "coco/val2017", maps: str = "coco/stuffthingmaps/val2017") -> Truth:
