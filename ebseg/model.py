@@ -250,7 +250,11 @@ class EBSeg(nn.Module):
     @staticmethod
     def combine(masks: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:
         """Class scores (K, rows, columns) from mask logits (Q, ., .) and class probabilities (Q, K)."""
-        return torch.cat(list(score_strips(masks, classes, size)), dim=1)
+        scores, top = masks.new_empty(classes.shape[1], *size), 0
+        for strip in score_strips(masks, classes, size):
+            scores[:, top : top + strip.shape[1]] = strip
+            top += strip.shape[1]
+        return scores
 
     def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Normalise and pad photos (3, ., .) RGB 0..255; CLIP's copy is smaller.
