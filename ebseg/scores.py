@@ -22,8 +22,8 @@ FEW_LABELS = 64
 TILE = 8
 """Side of the squares, in pixels at test size, in each of which the labels' scores are bounded."""
 
-_ROUNDING = 1e-5
-"""By which share sums of Q products may be off in float32, and more."""
+_ROUNDING = 1e-6
+"""By which share of the largest score sums of Q products are off in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +77,18 @@ def _scores(classes: Tensor, shares: Tensor) -> Tensor:
 
 
 def _contenders(source: Tensor, classes: Tensor, best: int) -> Tensor:
-    """Give the indices, ascending, of labels that can be among the best in a tile of masks (Q, n, w)."""
+    """Give the indices, ascending, of labels that can be among the best in a tile of masks (Q, n, w).
+
+    What all labels have of a mask makes none of them better than another: bounds are of how a label differs
+    from the mean one, and so are close where labels are alike.
+    """
     most, least = (
-        classes.T @ _over_tiles(source, extreme).flatten(1).sigmoid() for extreme in (torch.amax, torch.amin)
-    )  # (K, tiles) each
-    needed = least.topk(best, dim=0).values[-1] * (1 - _ROUNDING)  # (tiles,)
-    return (most >= needed).any(dim=1).nonzero()[:, 0]
+        _over_tiles(source, extreme).flatten(1).sigmoid() for extreme in (torch.amax, torch.amin)
+    )  # (Q, tiles) each
+    own = (classes - classes.mean(dim=1, keepdim=True)).T  # (K, Q)
+    middle, spread = own @ (most + least), own.abs() @ (most - least)  # (K, tiles), twice the score's
+    needed = (middle - spread).topk(best, dim=0).values[-1] - _ROUNDING * classes.sum(dim=0).max()
+    return (middle + spread >= needed).any(dim=1).nonzero()[:, 0]
 
 
 def _over_tiles(source: Tensor, extreme: Callable[..., Tensor]) -> Tensor:
