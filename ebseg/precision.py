@@ -63,7 +63,7 @@ class Int8Products(TorchFunctionMode):
     """A context in which linear layers of some weights multiply 8-bit integers: dynamic quantisation.
 
     Weights have a scale a row, inputs one a call; sums have 32 bits, results are float32. ``weights``:
-    matrices that never change. Other layers stay as they are. For one thread at a time.
+    matrices that never change. Other layers stay as they are. Threads may share one.
     """
 
     def __init__(self, weights: Sequence[nn.Parameter]) -> None:
