@@ -162,7 +162,7 @@ class World:
         save_file({"weight": torch.zeros(1)}, path, metadata=header)
         return path
 
-    def load(self, path: Path, device: str | None = None, beside: Model | None = None) -> Model:
+    def load(self, path: Path, device: str | None = None, precision: object = None) -> Model:
         version = version_name(Path(path))
         return Model(version, self.rows[version])
 

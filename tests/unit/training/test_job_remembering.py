@@ -31,7 +31,7 @@ def model(world, random_tiny, monkeypatch):
             world.encoded.append(photo.shape)
             return super().encode(photo)
 
-    def load(path, device=None):
+    def load(path, device, precision):
         return Counting(random_tiny, version="base-0", device="cpu")
 
     monkeypatch.setattr(remembering, "load", load)
