@@ -162,7 +162,13 @@ class World:
         save_file({"weight": torch.zeros(1)}, path, metadata=header)
         return path
 
-    def load(self, path: Path, device: str | None = None, precision: object = None) -> Model:
+    def load(
+        self,
+        path: Path,
+        device: str | None = None,
+        precision: str | None = None,
+        beside: Model | None = None,
+    ) -> Model:
         version = version_name(Path(path))
         return Model(version, self.rows[version])
 
