@@ -8,7 +8,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -100,12 +99,3 @@ def _packed(weight: Tensor, bias: Tensor | None) -> Any:
 def encoders_weights(tensors: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
     """Choose, of a backbone's tensors by name, the matrices of both image encoders."""
     return [p for name, p in tensors.items() if name.startswith(("clip.", "sam.")) and p.dim() == 2]
-
-
-def computing(
-    precision: InferencePrecision, device: torch.device, int8: Callable[[], Int8Products]
-) -> AbstractContextManager[object]:
-    """Give the context in which a model computes; ``int8`` makes the products of its encoders."""
-    if precision is InferencePrecision.BF16:
-        return torch.autocast(device.type, torch.bfloat16)
-    return int8() if precision is InferencePrecision.INT8 else nullcontext()

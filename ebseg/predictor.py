@@ -4,7 +4,7 @@ Q masks, K labels; H x W: the photo's own size; h x w: the masks', which is the 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ebseg.images import read_image
 from ebseg.memory import join
 from ebseg.model import EBSeg, Encoded
 from ebseg.pointing import point
-from ebseg.precision import choose_precision, computing
+from ebseg.precision import choose_precision
 from ebseg.resize import shortest_edge_size
 from ebseg.scores import Contest, contests, score_strips
 from ebseg.segmentation import Segmentation
@@ -139,8 +139,14 @@ class Predictor:
 
     def encode_batch(self, images: Sequence[Tensor]) -> Encoded:
         """Encode photos at test size in the predictor's precision; see ``EBSeg.encode``."""
-        with computing(self.precision, self.device, lambda: self.net.backbone.int8):
+        with self._computing():
             return self.net.encode(images)
+
+    def _computing(self) -> AbstractContextManager[object]:
+        """Give the context in which the model computes in the predictor's precision."""
+        if self.precision is InferencePrecision.BF16:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return self.net.backbone.int8 if self.precision is InferencePrecision.INT8 else nullcontext()
 
     @torch.inference_mode()
     @stage(Stage.SCORES)

@@ -64,11 +64,15 @@ def contests(masks: Tensor, classes: Tensor, size: tuple[int, int], best: int = 
     """
     labels = classes.shape[1]
     whole = classes.sum(dim=1, keepdim=True)  # (Q, 1)
+    # What all labels have of a mask makes none of them better than another: bounds are of how a label differs
+    # from the mean one, and so are close where labels are alike.
+    own = (classes - whole / labels).T  # (K, Q)
+    slack = _ROUNDING * classes.sum(dim=0).max()
     for source, shares in _resized_strips(masks, size, labels):
         if labels <= max(FEW_LABELS, best):
             yield Contest.of_all(_scores(classes, shares))
         else:
-            chosen = _contenders(source, classes, best)
+            chosen = _contenders(source, own, best, slack)
             yield Contest(_scores(classes[:, chosen], shares), chosen, _scores(whole, shares)[0])
 
 
@@ -76,18 +80,16 @@ def _scores(classes: Tensor, shares: Tensor) -> Tensor:
     return torch.einsum("qk,qhw->khw", classes, shares)
 
 
-def _contenders(source: Tensor, classes: Tensor, best: int) -> Tensor:
+def _contenders(source: Tensor, own: Tensor, best: int, slack: Tensor) -> Tensor:
     """Give the indices, ascending, of labels that can be among the best in a tile of masks (Q, n, w).
 
-    What all labels have of a mask makes none of them better than another: bounds are of how a label differs
-    from the mean one, and so are close where labels are alike.
+    ``own``: (K, Q), by how much each label is above the mean. ``slack``: what scores are off by.
     """
     most, least = (
         _over_tiles(source, extreme).flatten(1).sigmoid() for extreme in (torch.amax, torch.amin)
     )  # (Q, tiles) each
-    own = (classes - classes.mean(dim=1, keepdim=True)).T  # (K, Q)
     middle, spread = own @ (most + least), own.abs() @ (most - least)  # (K, tiles), twice the score's
-    needed = (middle - spread).topk(best, dim=0).values[-1] - _ROUNDING * classes.sum(dim=0).max()
+    needed = (middle - spread).topk(best, dim=0).values[-1] - slack
     return (middle + spread >= needed).any(dim=1).nonzero()[:, 0]
 
 
