@@ -6,14 +6,16 @@ Format 1 holds a whole model, and in its config the weights of a loss, which are
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ebseg.config import ModelConfig
 from ebseg.errors import CheckpointError, ConfigError, VocabularyError
@@ -120,7 +122,7 @@ def load_checkpoint(path: Path) -> tuple[EBSeg, dict[str, str]]:
     _require_file(path)
     if path.suffix != ".safetensors":
         state = read_official(path)
-        net = EBSeg(official_variant(state, path))
+        net = _unfilled(official_variant(state, path), None)
         load_official(net, state)
         require_finite(path, {name: state[name] for name in official_names(net).values()})
         return net, {}
@@ -128,7 +130,7 @@ def load_checkpoint(path: Path) -> tuple[EBSeg, dict[str, str]]:
     if header.backbone is not None:
         found = _find_backbone(header.backbone, path)
         return _with_head(load_checkpoint(found)[0], str(found), header.backbone, header, state)
-    net = EBSeg(header.config, training_vocabulary=header.vocabulary)
+    net = _unfilled(header.config, header.vocabulary)
     _fill(dict(net.named_parameters()), header, state)
     return net, header.metadata
 
@@ -245,6 +247,28 @@ def _read(path: Path, *, tensors: bool = True) -> tuple[_Header, dict[str, Tenso
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors ({error}): fetch it again.") from error
     return _parse_header(content, path), state
+
+
+class _NoInitialValues(TorchFunctionMode):
+    """Leaves out drawing numbers for new parameters: for EBSeg-B that takes a second."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(function, "__module__", None) == nn.init.__name__:
+            return given["tensor"] if "tensor" in given else args[0]
+        return function(*args, **given)
+
+
+def _unfilled(config: ModelConfig, vocabulary: Vocabulary | None) -> EBSeg:
+    """Make a model whose parameters hold whatever was in memory, to be filled from a file."""
+    with _NoInitialValues():
+        return EBSeg(config, training_vocabulary=vocabulary)
 
 
 def _fill(wanted: Mapping[str, nn.Parameter], header: _Header, state: Mapping[str, Tensor]) -> None:

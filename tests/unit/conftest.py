@@ -57,6 +57,20 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     return (root / str(number) for number in itertools.count())
 
 
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    root = tmp_path_factory.mktemp("tests")
+    return (root / str(number) for number in itertools.count())
+
+
+@pytest.fixture
+def tmp_path(folders: Iterator[Path]) -> Path:
+    """Make a folder; pytest's own fixture reads the names of all others first."""
+    path = next(folders)
+    path.mkdir()
+    return path
+
+
 @pytest.fixture(autouse=True)
 def own_cache_folder(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep tests away from the text embeddings of the person who runs them."""

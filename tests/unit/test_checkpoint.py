@@ -80,6 +80,12 @@ class _Exploit:
         return (os.mkdir, ("exploited",))
 
 
+def test_a_model_that_is_filled_from_a_file_has_all_buffers(random_tiny, random_checkpoint):
+    net, _ = load_checkpoint(random_checkpoint)
+    found, wanted = dict(net.named_buffers()), dict(random_tiny.named_buffers())
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

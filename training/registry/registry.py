@@ -58,8 +58,7 @@ class Registry:
         ``ebseg.model_names.checkpoint_path`` raises, and ConfigError where the champion comes from another
         model than the settings'.
         """
-        self._part_projects()
-        champion = self.champion(project)
+        champion = self._parted_champion(project)
         if champion is None:
             return self._make_base()
         self._require_descent(champion)
@@ -67,11 +66,17 @@ class Registry:
 
     def start_over(self) -> Version:
         """Give the base, if it comes from the settings' model; else that becomes the base."""
-        self._part_projects()
-        champion = self.champion()
+        champion = self._parted_champion(None)
         if champion is not None and self.descends(champion):
             return champion
         return self._make_base()
+
+    def _parted_champion(self, project: int | None) -> Version | None:
+        """Give the champion, after each project has got its own."""
+        if not self._is_made:
+            return None
+        with self._parted_store() as opened:
+            return self._champion(opened, project)
 
     def _make_base(self) -> Version:
         model = self._settings.model
@@ -236,8 +241,7 @@ class Registry:
         Raises ChampionChanged where another one than the expected is served now.
         """
         self._require_descent(version)
-        self._part_projects()
-        with self._lock(CHAMPION), self._store() as opened:
+        with self._parted_store() as opened, self._lock(CHAMPION):
             current = self._champion(opened, project)
             number = None if current is None else current.number
             if expected_champion is not None and number != expected_champion:
@@ -260,8 +264,7 @@ class Registry:
 
         ``require`` raises for a version that must not become it. Raises ConfigError where none is known.
         """
-        self._part_projects()
-        with self._lock(CHAMPION), self._store() as opened:
+        with self._parted_store() as opened, self._lock(CHAMPION):
             current = self._champion(opened, project)
             before = [] if current is None else opened.before(self._owner(project), current.number)
             if not before:
@@ -332,16 +335,15 @@ class Registry:
             with self._store() as opened:
                 self._note(opened, version, numbers, tags)
 
-    def _part_projects(self) -> None:
-        """Give projects their own champions where one was all projects': see ``part``. Done once."""
-        if self._settings.share == "all" or not self._is_made:
-            return
+    @contextmanager
+    def _parted_store(self) -> Iterator[Opened]:
+        """Open MLflow once projects have their own champions where one was all projects': see ``part``."""
         with self._store() as opened:
-            if is_parted(opened):
-                return
-        with self._lock(CHAMPION), self._store() as opened:
-            if not is_parted(opened):  # another process may have been faster
-                part(opened)
+            if self._settings.share == "project" and not is_parted(opened):
+                with self._lock(CHAMPION):
+                    if not is_parted(opened):  # another process may have been faster
+                        part(opened)
+            yield opened
 
     def _owner(self, project: int | None) -> int | None:
         """Tell whose a project's champion is: its own, or, None, all projects'."""

@@ -118,6 +118,18 @@ def halves(height: int, width: int) -> np.ndarray:
     return label_map
 
 
+def write_model(folder: Path, version: str) -> Path:
+    """Write a file that has the header of a checkpoint and no weights to speak of."""
+    path = folder / f"{version}.safetensors"
+    folder.mkdir(exist_ok=True)
+    header = {
+        "ebseg_format": "1", "version": version, "config": TINY.model_dump_json(),
+        "training_vocabulary": Vocabulary(["sky"]).to_json(),
+    }  # fmt: skip
+    save_file({"weight": torch.zeros(1)}, path, metadata=header)
+    return path
+
+
 class Watched:
     """A job that nobody looks at; ``stages``: what it said that it does."""
 
@@ -130,37 +142,28 @@ class Watched:
 
 
 class World:
-    """Project 1 in Label Studio, and a loop around it.
+    """Project 1 in Label Studio, and a loop around it that begins with the model in ``base``.
 
     ``rows``: of ROWS, how many each model gets right, by its version. ``train``: called with a training's
     spec, gives the name of the version that comes of it. ``now``: what the clock says.
     """
 
-    def __init__(self, home: Path, connection: redis.Redis, **settings: Any) -> None:
+    def __init__(self, home: Path, connection: redis.Redis, base: Path) -> None:
         self.home, self.connection, self.now = home, connection, NOW
         self.fake, self.photos, self.jobs = FakeLabelStudio(), Photos(), Watched()
         self.rows = {"base-0": 3, "better-1": 8}
         self.train = lambda spec: "better-1"
         self.trained: list[dict[str, Any]] = []
         self.settings = Settings(
-            **{
-                "home": home, "model": str(self.model_file("base-0")), "redis_url": "redis://nobody",
-                "label_studio_url": "http://studio", "label_studio_api_key": "key", "patience": 0.0,
-                "debounce": 0.0, "min_new_annotations": 4, "min_held_out": 4, "memory": False,
-            } | settings
+            home=home, model=str(base), redis_url="redis://nobody", label_studio_url="http://studio",
+            label_studio_api_key="key", patience=0.0, debounce=0.0, min_new_annotations=4, min_held_out=4,
+            memory=False,
         )  # fmt: skip
         self.registry = self.loop().registry
         connection.sadd(PROJECTS_KEY, 1)
 
     def model_file(self, version: str) -> Path:
-        path = self.home / "files" / f"{version}.safetensors"
-        path.parent.mkdir(exist_ok=True)
-        header = {
-            "ebseg_format": "1", "version": version, "config": TINY.model_dump_json(),
-            "training_vocabulary": Vocabulary(["sky"]).to_json(),
-        }  # fmt: skip
-        save_file({"weight": torch.zeros(1)}, path, metadata=header)
-        return path
+        return write_model(self.home / "files", version)
 
     def load(
         self,

@@ -260,6 +260,7 @@ def test_tasks_that_were_deferred_are_predicted_by_the_next_look(served, monkeyp
 
 
 def test_before_the_first_training_there_is_no_plan(world):
+    world.change(registered_model="nothing-yet")
     open_plan(world.connection, "plan-1-base-0")
     sweep(world)
     assert world.waiting() == ["snapshot-1-0"]

@@ -16,8 +16,10 @@ from ebseg.checkpoint import load_checkpoint, save_head
 from ebseg.config import TINY
 from ebseg.errors import CheckpointError, ConfigError, MlflowUnavailable
 from ebseg.loading import version_name
-from ebseg.runs.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, disconnect
+from ebseg.runs.mlflow_store import connect, default_tracking_uri, disconnect
 from ebseg.vocabulary import Vocabulary
+from tests.unit.training.conftest import copy_home
+from tests.unit.training.loop_world import write_model
 from training.registry.decision import Decision, Verdict
 from training.registry.history import LONGEST_TAG, predecessors, succeed
 from training.registry.opened import Opened
@@ -37,11 +39,8 @@ DECISION = Decision(
 
 
 @pytest.fixture
-def home(mlflow_database, tmp_path, monkeypatch):
+def home(mlflow_database, tmp_path, mlflow_environment, monkeypatch):
     """Give a folder with MLflow's database; the process runs elsewhere."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for variable, value in ENVIRONMENT.items():
-        monkeypatch.setenv(variable, value)
     home, elsewhere = tmp_path / "the home", tmp_path / "elsewhere"
     home.mkdir()
     elsewhere.mkdir()
@@ -73,14 +72,28 @@ def model_file(tmp_path):
     return write
 
 
+@pytest.fixture(scope="module")
+def home_with_three(mlflow_database, tmp_path_factory):
+    """Make a home whose registry has the base and two candidates, to be copied."""
+    home = tmp_path_factory.mktemp("three") / "home"
+    home.mkdir()
+    shutil.copy(mlflow_database, home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        registry = Registry(Settings(home=home))
+        registry.ensure_base()
+        for number in (2, 3):
+            file = write_model(home / "files", f"street-{number}")
+            registry.register(file, key=f"train-{number}", run_id=None, tags={"project": "1"})
+    return home
+
+
 @pytest.fixture
-def three(registry, model_file):
-    """Register the base and two candidates."""
-    registry.ensure_base()
-    for number in (2, 3):
-        file = model_file(version=f"street-{number}")
-        registry.register(file, key=f"train-{number}", run_id=None, tags={"project": "1"})
-    return registry
+def three(home, home_with_three):
+    """Give a registry with the base and two candidates, in the home."""
+    shutil.rmtree(home)
+    copy_home(home_with_three, home)
+    return Registry(Settings())
 
 
 def champion_of(registry):
