@@ -7,14 +7,12 @@ import itertools
 import os
 import sqlite3
 import ssl
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from werkzeug.serving import make_server
 
 from ebseg.config import RECIPES
 from ebseg.runs.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, disconnect
@@ -150,44 +148,3 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
     utils.create_sqlalchemy_engine = _quicker(utils.create_sqlalchemy_engine)
     return root / "mlflow.db"
-
-
-@pytest.fixture
-def serve_mlflow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager[int]]:
-    """Give a context that runs MLflow's own application on a database and a folder; it yields the port."""
-
-    @contextmanager
-    def serve(root: Path, port: int = 0) -> Iterator[int]:
-        for variable, value in {
-            "_MLFLOW_SERVER_FILE_STORE": default_tracking_uri(root),
-            "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(root / "files"),
-            "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
-            # It sets these for the process; here they are restored.
-            "MLFLOW_TRACKING_URI": "",
-            "MLFLOW_REGISTRY_URI": "",
-        }.items():
-            monkeypatch.setenv(variable, value)
-        from mlflow.server import app, handlers
-        from mlflow.tracking._model_registry import utils as registry
-        from mlflow.tracking._tracking_service import utils as tracking
-
-        for module, name in (
-            (handlers, "_tracking_store"),  # another test's
-            (handlers, "_model_registry_store"),
-            (handlers, "_artifact_repo"),
-            (registry, "_registry_uri"),
-            (tracking, "_tracking_uri"),
-        ):
-            monkeypatch.setattr(module, name, None)
-        served = make_server("127.0.0.1", port, app, threaded=True)
-        thread = threading.Thread(target=served.serve_forever)
-        thread.start()
-        try:
-            yield served.server_port
-        finally:
-            served.shutdown()
-            thread.join()
-            served.server_close()
-
-    return serve

@@ -2,7 +2,6 @@ import ast
 import json
 import os
 import re
-import subprocess
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from pkgutil import resolve_name
@@ -15,7 +14,6 @@ from typer.main import get_command
 
 from backend.commands import COMMANDS as backend_commands
 from ebseg import cli
-from ebseg.children import python
 from ebseg.commands import COMMANDS, Command
 from ebseg.commands.predict import plan_outputs
 from ebseg.errors import TrainingError
@@ -314,26 +312,6 @@ def test_tables_say_what_the_commands_do(name: str, command: Command) -> None:
     help_ = get_command(resolve_name(command.app)).help
     assert help_ is not None
     assert command.help == help_.partition("\n")[0]
-
-
-def test_help_imports_nothing_that_takes_long() -> None:
-    code = "import sys\nsys.argv[1:] = ['--help']\nfrom ebseg.cli import main\nmain()"
-    slow = {"flask", "httpx", "mlflow", "numpy", "pydantic", "redis", "rq", "torch", "waitress"}
-    assert slow & _imported(code) == set()
-
-
-def test_help_and_bad_usage_of_a_command_need_no_pytorch() -> None:
-    tables = (COMMANDS, training_commands, backend_commands)
-    apps = [command.app for table in tables for command in table.values()]
-    code = f"from pkgutil import resolve_name\nfor app in {apps}: resolve_name(app)"
-    assert {"mlflow", "open_clip", "torch"} & _imported(code) == set()
-
-
-def _imported(code: str) -> set[str]:
-    """Run a program in a process of its own; give the modules that it imports."""
-    whole = f"import atexit, sys\natexit.register(lambda: print('\\n' + ' '.join(sys.modules)))\n{code}"
-    done = subprocess.run(python("-c", whole), capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
 
 
 def test_few_functions_import_modules_of_ours() -> None:

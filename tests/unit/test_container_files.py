@@ -91,17 +91,6 @@ def test_our_services_are_given_settings_that_there_are(name):
     assert set(SERVICES[name]["environment"]) - VARIABLES == set()
 
 
-@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # MLflow's own commands
-def test_mlflow_is_started_with_options_and_variables_that_it_has():
-    from mlflow import environment_variables
-    from mlflow.cli import cli
-
-    server, *options = SERVICES["mlflow"]["command"][1:]
-    known = {option for parameter in cli.commands[server].params for option in parameter.opts}
-    assert {option.split("=")[0] for option in options} - known == set()
-    assert set(SERVICES["mlflow"]["environment"]) - set(vars(environment_variables)) == set()
-
-
 @pytest.mark.parametrize("name", OURS)
 def test_mlflow_answers_to_the_name_that_our_services_call_it_by(name):
     from mlflow.server.security_utils import is_allowed_host_header

@@ -1,5 +1,4 @@
 import json
-import logging
 import os
 import re
 import shutil
@@ -185,28 +184,6 @@ def test_pictures_leave_model_and_random_numbers_as_they_were(root, random_tiny)
     assert [module.training for module in random_tiny.modules()] == modes
     assert all(torch.equal(value, weights[name]) for name, value in random_tiny.state_dict().items())
     run.finished(root)
-
-
-def test_an_outage_is_one_warning_and_nothing_is_lost(root, random_tiny, monkeypatch, caplog, serve_mlflow):
-    run = MlflowRun(root / "one", name="one", validation=[SAMPLE])
-    with serve_mlflow(root) as port:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-        run.started(random_tiny, CONFIG, [Photos()], 0)
-        run.stepped(progress(2))
-    monkeypatch.setattr(ebseg.runs.tracking, "RETRY_AFTER", 0.0)
-    run.stepped(progress(4))
-    run.stored(random_tiny, 4)
-    run.stepped(progress(6))
-    warnings = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [warning.split(";")[0] for warning in warnings] == ["MLflow does not answer"]
-    with serve_mlflow(root, port):
-        run.finished(root / "one" / "model.safetensors")
-    run.failed(ValueError("the server is down again"))  # raises nothing
-
-    client, found = recorded(root)
-    assert found.info.status == "FINISHED"
-    assert [step for step, _ in points(client, found.info.run_id, "loss")] == [2, 4, 6]
-    assert {path.name for path in (root / "files").rglob("*.png")} == {"truth.png", "step-000004.png"}
 
 
 def test_a_store_that_cannot_be_used_is_refused_at_the_start(root, random_tiny, monkeypatch):

@@ -3,14 +3,11 @@ import io
 import json
 import logging
 import os
-import sys
-import time
 from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
-import psutil
 import pytest
 import scipy.io
 from PIL import Image
@@ -138,30 +135,6 @@ def test_several_processes_do_the_same(tmp_path: Path) -> None:
     hashes = [{file: value[0] for file, value in contents(tmp_path / n).items()} for n in ("1", "2")]
     traps = [value.pop("ADE20K_2021_17_01/index_ade20k.pkl") for value in hashes]
     assert hashes[0] == hashes[1] and len(traps) == 2
-
-
-def test_workers_end_with_a_killed_run(tmp_path: Path) -> None:
-    """Pipes that nobody writes to keep both workers busy."""
-    maps = tmp_path / "coco/stuffthingmaps/val2017"
-    for folder in (maps, tmp_path / "coco/val2017"):
-        folder.mkdir(parents=True)
-    for name in ("1.png", "2.png"):
-        os.mkfifo(maps / name)
-    arguments = ["data", "prepare", "coco-stuff-171", "--root", str(tmp_path), "--workers", "2"]
-    main = psutil.Popen([sys.executable, "-m", "ebseg", *arguments])
-    try:
-        while (
-            len(workers := [child for child in main.children() if "spawn_main" in str(child.cmdline())]) < 2
-        ):
-            assert main.poll() is None
-            time.sleep(0.02)
-    finally:
-        main.kill()
-    main.wait()
-    _, alive = psutil.wait_procs(workers, timeout=60)
-    for worker in alive:
-        worker.kill()
-    assert not alive
 
 
 def test_photos_of_context_are_copies(tmp_path: Path) -> None:

@@ -1,8 +1,5 @@
 """What a run's folder holds by which name: runs of older versions go on from these."""
 
-import subprocess
-import sys
-
 import pytest
 
 from ebseg.runs.folder import RunFolder, step_of
@@ -67,9 +64,3 @@ def test_progress_that_is_not_told_yet_is_empty(tmp_path):
     assert folder.read_progress() == {}
     folder.progress.write_text('{"stage": "starting"}\n')
     assert folder.read_progress() == {"stage": "starting"}
-
-
-@pytest.mark.parametrize("module", ["parent", "child", "folder", "spec", "progress_file"])
-def test_a_worker_and_a_waiting_process_do_without_pytorch(module):
-    code = f"import sys, training.finetuning.{module}\nsys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,8 +2,6 @@
 
 import inspect
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -90,13 +88,3 @@ def test_plans_for_other_tasks_are_other_jobs(which):
 def test_what_the_jobs_are_called_in_no_module_is_an_attribute_error():
     with pytest.raises(AttributeError, match="training.jobs.*no attribute 'anything'"):
         _ = training.jobs.anything
-
-
-@pytest.mark.parametrize(
-    "modules",
-    ["training.queue.triggers", "training.jobs.reading, training.jobs.planning, training.jobs.sweeping"],
-    ids=["who asks for jobs", "jobs that compute nothing"],
-)
-def test_pytorch_is_not_imported(modules):
-    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

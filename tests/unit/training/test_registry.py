@@ -498,28 +498,6 @@ def test_a_version_that_was_registered_by_hand_is_refused(three):
         three.checkpoint(version)
 
 
-def test_through_a_server_files_are_fetched_once_and_whole(home, model_file, serve_mlflow):
-    with serve_mlflow(home) as port:
-        registry = Registry(Settings(mlflow_tracking_uri=f"http://127.0.0.1:{port}"))
-        registry.ensure_base()
-        registry.register(model_file(version="street/2"), key="train-2", run_id=None, tags={})
-        other = registry.register(model_file(version="street-3"), key="train-3", run_id=None, tags={})
-        registry.promote(registry.version("2"), "better", expected_champion=1)
-        registry.record_decision(registry.version("2"), DECISION)
-        assert registry.decision(registry.version("2"))["gain"] == 2.75
-        champion = registry.champion()
-        kept = registry.checkpoint(champion)
-        assert kept == home / "models" / "street_2-2.safetensors"
-        assert version_name(kept) == "street/2"
-        for file in (home / "files").rglob("*.safetensors"):
-            file.write_bytes(model_file(version="another").read_bytes())
-        with pytest.raises(ConfigError, match="is another and should be street-3: it is damaged"):
-            registry.checkpoint(other)
-        assert registry.rollback("worse").number == 1
-    assert registry.checkpoint(champion) == kept  # also while the server is down
-    assert [path.name for path in (home / "models").iterdir()] == [kept.name]
-
-
 def test_an_mlflow_that_cannot_be_used_is_one_line_without_secrets(home, tmp_path, monkeypatch, capfd):
     def reason(uri):
         with pytest.raises(MlflowUnavailable, match="set MLFLOW_TRACKING_URI") as refused:
