@@ -74,6 +74,11 @@ class ServerProcess:
         finally:
             self._stop()
 
+    @property
+    def pid(self) -> int:
+        """The number of the process that runs, the leader of its group."""
+        return int(json.loads(self._record.read_text())["pid"])
+
     def _start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         with self.log.open("wb") as log:
             try:

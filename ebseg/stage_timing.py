@@ -4,7 +4,6 @@ Random weights take the time of real ones. A photo is of noise, which takes the 
 regions are made of is a drawn scene, as random weights would answer with noise, of which regions take longer.
 """
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ from ebseg.label_studio.label_config import Control, Label
 from ebseg.label_studio.regions import masks_to_regions
 from ebseg.machine import Machine, this_machine
 from ebseg.model import EBSeg
+from ebseg.photo_sizes import photo_size
 from ebseg.predictor import Predictor, choose_device
 from ebseg.progress import count, doing
 from ebseg.runs.memory import peak_bytes
@@ -36,8 +36,6 @@ from ebseg.text_cache import TextEncoder
 from ebseg.timing import original_encoder, seconds_of
 from ebseg.vocabulary import MAX_LABELS, Vocabulary
 
-LEAST_MEGAPIXELS, MOST_MEGAPIXELS = 0.05, 16.0
-ASPECT = 4 / 3
 """Width by height of a photo."""
 
 OTHER = "other"
@@ -205,11 +203,7 @@ def plan(config: ModelConfig, megapixels: Sequence[float], labels: Sequence[int]
     Raises ConfigError for a size or a number out of bounds.
     """
     for size in megapixels:
-        if not LEAST_MEGAPIXELS <= size <= MOST_MEGAPIXELS:
-            raise ConfigError(
-                f"photos of {size:g} megapixels are not measured; choose from {LEAST_MEGAPIXELS:g} to "
-                f"{MOST_MEGAPIXELS:g}"
-            )
+        photo_size(size)
     for number in labels:
         if not 1 <= number <= MAX_LABELS:
             raise ConfigError(f"{number} labels are not measured; choose from 1 to {MAX_LABELS}")
@@ -308,12 +302,6 @@ def measure_regions(megapixels: float, rounds: int) -> Table:
             if number:  # the first is a warm-up
                 seconds[control.name].append(took)
     return Table(seconds=seconds)  # drawing took more memory
-
-
-def photo_size(megapixels: float) -> tuple[int, int]:
-    """Give the (height, width) of a photo of so many pixels, 4 wide to 3 high."""
-    height = round(math.sqrt(megapixels * 1e6 / ASPECT))
-    return height, round(height * ASPECT)
 
 
 def some_labels(number: int) -> Vocabulary:

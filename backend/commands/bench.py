@@ -1,6 +1,5 @@
 """``ebseg bench``: how fast the service answers Label Studio's short calls, and what the model costs."""
 
-import http.client
 import json
 import random
 import socket
@@ -11,22 +10,29 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from PIL import Image
 
+from backend.commands.bench_served import (
+    LABELS,
+    SCENE_SIZE,
+    call,
+    draw,
+    label_config,
+    random_weights,
+    served,
+)
 from backend.commands.bench_stages import stages
+from backend.commands.bench_throughput import throughput
 from backend.commands.demo import LABEL_STUDIO
-from backend.processes import ServerProcess, free_port
-from ebseg.children import environment, python
 from ebseg.config import InferencePrecision, find_variant
-from ebseg.data.drawn.synthetic import PHRASES, draw_scene
-from ebseg.progress import count, doing
+from ebseg.data.drawn.synthetic import PHRASES
+from ebseg.label_studio.kinds.brush import BRUSH
+from ebseg.photo_sizes import photo_size
+from ebseg.progress import count
 from ebseg.vocabulary import Vocabulary
 
 CONCURRENT_PREDICTIONS = 4
@@ -34,10 +40,6 @@ CONCURRENT_PREDICTIONS = 4
 
 TASKS_PER_CALL = 4
 SCENES = 4
-SCENE_SIZE = (360, 480)
-LABELS = 8
-RANDOM_WEIGHTS = "random.safetensors"
-MODEL_SECONDS = 600.0
 PROMPTS = 20
 """Clicks on a photo, and boxes."""
 
@@ -46,11 +48,7 @@ MOST_AT_ONCE = 64
 PAUSE_SECONDS = 0.02
 """Between two short calls, so that the measurement itself takes little of the machine."""
 
-_LABEL_TAGS = "".join(f'<Label value="{phrase}"/>' for phrase in PHRASES[:LABELS])
-_LABEL_CONFIG = (
-    f'<View><Image name="image" value="$image"/>'
-    f'<BrushLabels name="mask" toName="image">{_LABEL_TAGS}</BrushLabels></View>'
-)
+BRUSHES = label_config(BRUSH)
 
 _EVENT = {
     "action": "ANNOTATION_UPDATED",
@@ -63,6 +61,7 @@ _BEGINNINGS = (b"", b"GET /hea", _BEGINNING % b"predict" + b"\r\n{", _BEGINNING 
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 app.command()(stages)
+app.command()(throughput)
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,9 @@ def service(
     variant: Annotated[str, typer.Option(help="Serve random weights of this size instead.")] = "",
     seconds: Annotated[float, typer.Option(min=1, help="How long to measure.")] = 20.0,
     slow: Annotated[int, typer.Option(min=0, help="Connections that send no request to its end.")] = 0,
+    megapixels: Annotated[
+        float, typer.Option(min=0, help="Size of a photo, 4 wide to 3 high; 0: 480x360.")
+    ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Measure smart tools, then /health, /setup and /webhook while four /predict calls run; over real HTTP.
@@ -94,10 +96,13 @@ def service(
     Example: ebseg bench service --seconds 30 --slow 200
     """
     with tempfile.TemporaryDirectory() as folder:
-        served = _random_weights(variant, Path(folder)) if variant else model
-        with _served(served, Path(folder)) as (address, photos), _kept_slow(address, slow):
-            first, prompts = measure_prompts(address, photos[-1])
-            latencies, predicted = measure_latency(address, photos[:-1], seconds)
+        given = random_weights(variant, Path(folder)) if variant else model
+        size = photo_size(megapixels) if megapixels else SCENE_SIZE
+        files = draw(Path(folder), range(SCENES + 1), size)
+        with served(given, Path(folder)) as service, _kept_slow(service.address, slow):
+            *photos, pointed_at = map(service.photo, files)
+            first, prompts = measure_prompts(service.address, pointed_at, size)
+            latencies, predicted = measure_latency(service.address, photos, seconds)
     if as_json:
         numbers = {"predicted": predicted, "latencies": [asdict(each) for each in latencies]}
         pointed = {"first_click": first, "prompts": [asdict(each) for each in prompts]}
@@ -107,15 +112,6 @@ def service(
     _print(prompts)
     typer.echo(f"{predicted} photos in {seconds:g} s, {CONCURRENT_PREDICTIONS} calls of /predict at a time")
     _print(latencies)
-
-
-def _random_weights(variant: str, folder: Path) -> str:
-    """Write a model of random weights; give its path."""
-    config = find_variant(variant)
-    from ebseg.timing import write_random_model  # PyTorch is slow to import
-
-    write_random_model(folder / RANDOM_WEIGHTS, config, Vocabulary(PHRASES[:LABELS]))
-    return str(folder / RANDOM_WEIGHTS)
 
 
 def _print(latencies: Sequence[Latency]) -> None:
@@ -164,7 +160,7 @@ def precision(
     from ebseg.timing import compare_precisions  # as above
 
     with tempfile.TemporaryDirectory() as folder:
-        used = _random_weights(variant, Path(folder)) if variant else model
+        used = random_weights(variant, Path(folder)) if variant else model
         costs = compare_precisions(used, rounds, 0 if variant else scenes)
     if as_json:
         typer.echo(json.dumps({name: asdict(cost) for name, cost in costs.items()}))
@@ -276,7 +272,7 @@ def relabelling(
     from backend.demo.relabelling import measure_relabelling  # as above
 
     with tempfile.TemporaryDirectory() as folder:
-        used = _random_weights(variant, Path(folder)) if variant else model
+        used = random_weights(variant, Path(folder)) if variant else model
         cost = measure_relabelling(used, list(PHRASES[:LABELS]), photos, label_studio, Path(folder))
     if as_json:
         typer.echo(json.dumps({**asdict(cost), "speed": cost.speed}))
@@ -289,19 +285,20 @@ def relabelling(
     )
 
 
-def measure_prompts(address: str, photo: str) -> tuple[float, list[Latency]]:
+def measure_prompts(address: str, photo: str, size: tuple[int, int]) -> tuple[float, list[Latency]]:
     """Give the seconds of the first click on a photo, and those of clicks and boxes after it.
 
-    ``address``, ``photo``: as in ``measure_latency``; a photo that was not asked for yet.
+    ``address``, ``photo``: as in ``measure_latency``; a photo that was not asked for yet. ``size``: its
+    height and width, in pixels.
     """
     chance = random.Random(0)
 
-    def seconds(kind: str, size: float) -> float:
-        value: dict[str, Any] = {"x": chance.uniform(0, 100 - size), "y": chance.uniform(0, 100 - size)}
-        value |= {"width": size, "height": size, "rotation": 0, kind: [chance.choice(PHRASES[:LABELS])]}
+    def seconds(kind: str, side: float) -> float:
+        value: dict[str, Any] = {"x": chance.uniform(0, 100 - side), "y": chance.uniform(0, 100 - side)}
+        value |= {"width": side, "height": side, "rotation": 0, kind: [chance.choice(PHRASES[:LABELS])]}
         region: dict[str, Any] = {"type": kind, "to_name": "image", "value": value}
-        region |= {"original_width": SCENE_SIZE[1], "original_height": SCENE_SIZE[0]}
-        body = {"tasks": [{"id": 1, "data": {"image": photo}}], "label_config": _LABEL_CONFIG}
+        region |= {"original_width": size[1], "original_height": size[0]}
+        body = {"tasks": [{"id": 1, "data": {"image": photo}}], "label_config": BRUSHES}
         return _timed(address, "POST", "/predict", {**body, "params": {"context": {"result": [region]}}})
 
     first = seconds("keypointlabels", 0)
@@ -323,7 +320,7 @@ def measure_latency(address: str, photos: list[str], seconds: float) -> tuple[li
 
     def predict() -> None:
         while time.monotonic() < end:
-            answer = _call(address, "POST", "/predict", {"tasks": tasks, "label_config": _LABEL_CONFIG})
+            answer = call(address, "POST", "/predict", {"tasks": tasks, "label_config": BRUSHES})
             predicted.append(sum(bool(result) for result in json.loads(answer)["results"]))
 
     workers = [threading.Thread(target=predict) for _ in range(CONCURRENT_PREDICTIONS)]
@@ -334,7 +331,7 @@ def measure_latency(address: str, photos: list[str], seconds: float) -> tuple[li
         second = time.monotonic() + 1
         while time.monotonic() < second:
             times["/health"].append(_timed(address, "GET", "/health", None))
-            times["/setup"].append(_timed(address, "POST", "/setup", {"schema": _LABEL_CONFIG}))
+            times["/setup"].append(_timed(address, "POST", "/setup", {"schema": BRUSHES}))
             times["/webhook"].append(_timed(address, "POST", "/webhook", _EVENT))
             time.sleep(PAUSE_SECONDS)
     for worker in workers:
@@ -349,22 +346,8 @@ def _latency(path: str, values: list[float]) -> Latency:
 
 def _timed(address: str, method: str, path: str, body: Any) -> float:
     begun = time.perf_counter()
-    _call(address, method, path, body)
+    call(address, method, path, body)
     return time.perf_counter() - begun
-
-
-def _call(address: str, method: str, path: str, body: Any) -> bytes:
-    """Call as Label Studio does: a connection for each call."""
-    connection = http.client.HTTPConnection(address, timeout=100)
-    try:
-        connection.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        content = response.read()
-    finally:
-        connection.close()
-    if response.status != http.HTTPStatus.OK:
-        raise RuntimeError(f"{path} answered {response.status} {response.reason}")
-    return content
 
 
 def open_slow(address: str, number: int) -> list[socket.socket]:
@@ -405,37 +388,3 @@ def _is_open(connection: socket.socket) -> bool:
         return True
     connection.close()
     return False
-
-
-@contextmanager
-def _served(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve scenes, one more than are predicted, and, in a process of its own, the model; give addresses."""
-    for number in range(SCENES + 1):
-        Image.fromarray(draw_scene(1, number, size=SCENE_SIZE).image).save(folder / f"{number}.png")
-    media = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
-    threading.Thread(target=media.serve_forever, daemon=True).start()
-    host = f"127.0.0.1:{media.server_port}"
-    address = f"127.0.0.1:{free_port()}"
-    process = ServerProcess("The service", f"http://{address}", folder / "service.log")
-    variables = environment(
-        EBSEG_MODEL=model,
-        EBSEG_HOST="127.0.0.1",
-        EBSEG_PORT=address.partition(":")[2],
-        EBSEG_ALLOWED_HOSTS=host,
-        EBSEG_HOME=str(folder / "home"),  # its jobs and its registry are nobody's
-    )
-    try:
-        with process.running(python("-m", "ebseg", "serve"), variables):
-            with doing("Loading the model"):
-                process.wait_until_ready("/ready", MODEL_SECONDS)
-            yield address, [f"http://{host}/{number}.png" for number in range(SCENES + 1)]
-    finally:
-        media.shutdown()
-        media.server_close()
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    """Files of a folder, without a line for each request."""
-
-    def log_message(self, *_arguments: object) -> None:
-        pass

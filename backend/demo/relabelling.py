@@ -1,6 +1,5 @@
 """How fast a worker relabels a project, side by side with the model alone: in a Label Studio of its own."""
 
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -133,7 +132,7 @@ def _wait(connection: Redis, plan: str, worker: ServerProcess) -> None:
 
 def _cpu_of(process: ServerProcess) -> float:
     """Give the seconds of CPU that a process, its children and those that have ended have used."""
-    leader = psutil.Process(json.loads(process.log.with_suffix(".pid").read_text())["pid"])
+    leader = psutil.Process(process.pid)
     ended = leader.cpu_times()
     used = [each.cpu_times() for each in [leader, *leader.children(recursive=True)]]
     return ended.children_user + ended.children_system + sum(each.user + each.system for each in used)

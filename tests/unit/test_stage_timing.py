@@ -5,6 +5,7 @@ import pytest
 from ebseg.config import TINY
 from ebseg.errors import ConfigError
 from ebseg.machine import Machine
+from ebseg.photo_sizes import photo_size
 from ebseg.stage_timing import (
     ALL_LABELS,
     ENCODER,
@@ -18,7 +19,6 @@ from ebseg.stage_timing import (
     measure_photo,
     measure_regions,
     measure_text,
-    photo_size,
     plan,
     some_labels,
 )

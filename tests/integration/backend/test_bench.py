@@ -35,6 +35,17 @@ def test_the_benchmark_measures_a_served_model(checkpoint):
         assert 0 < latency["p50"] <= latency["p99"] <= latency["longest"]
 
 
+def test_the_service_is_compared_with_its_model_alone(checkpoint):
+    command = [sys.executable, "-c", "from ebseg.cli import main; main()", "bench", "throughput", "--json"]
+    options = ["--model", str(checkpoint), "--photos", "2", "--kind", "polygon", "--callers", "2"]
+    run = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    assert (report["kind"], report["callers"], report["photos"]) == ("polygon", 2, 2)
+    assert report["ratio"] == pytest.approx(report["http"] / report["alone"]) and report["alone"] > 0
+    assert len(report["memory"]) == 2 and min(report["memory"]) > 2**20
+
+
 def test_precisions_are_compared(checkpoint):
     command = [sys.executable, "-c", "from ebseg.cli import main; main()", "bench", "precision", "--json"]
     options = ["--model", str(checkpoint), "--rounds", "1", "--scenes", "1"]

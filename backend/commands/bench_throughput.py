@@ -1,0 +1,194 @@
+"""``ebseg bench throughput``: what the service costs beside its model, by kinds of regions and by callers."""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import count as numbers
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import psutil
+import typer
+
+from backend.commands.bench_served import (
+    LABELS,
+    SCENE_SIZE,
+    Service,
+    call,
+    draw,
+    label_config,
+    random_weights,
+    served,
+)
+from ebseg.data.drawn.synthetic import PHRASES
+from ebseg.errors import ConfigError
+from ebseg.label_studio.kinds import KINDS, Kind
+from ebseg.photo_sizes import photo_size
+from ebseg.progress import doing
+from ebseg.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from ebseg.predictor import Predictor
+
+WRITTEN = {kind.tag.lower(): kind for kind in KINDS if kind.write}
+"""The kinds of regions that are predicted, by name."""
+
+MOST_CALLERS = 32
+MOST_ALONE = 40
+"""Photos that the model predicts alone: its time does not change."""
+
+LOOK_EVERY = 50
+"""Photos after which the service's memory is read."""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Seconds a photo over HTTP, and of the model alone on such photos, right before.
+
+    ``memory``: the service's bytes at the beginning, after each 50 photos, and at the end.
+    """
+
+    kind: str
+    callers: int
+    photos: int
+    alone: float
+    http: float
+    memory: list[int]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long it takes over HTTP."""
+        return self.http / self.alone
+
+
+def throughput(
+    *,
+    model: Annotated[str, typer.Option(help="Model name or checkpoint file.")] = "ebseg-tiny",
+    variant: Annotated[str, typer.Option(help="Serve random weights of this size instead.")] = "",
+    kinds: Annotated[
+        list[str],
+        typer.Option(
+            "--kind",
+            help=f"Kind of regions ({', '.join(WRITTEN)}); may be given several times.",
+            default_factory=lambda: list(WRITTEN),
+            show_default="all",
+        ),
+    ],
+    callers: Annotated[
+        list[int],
+        typer.Option(
+            min=1,
+            max=MOST_CALLERS,
+            help="Calls of /predict at a time; may be given several times.",
+            default_factory=lambda: [1, 8],
+            show_default="1, 8",
+        ),
+    ],
+    photos: Annotated[int, typer.Option(min=1, help="Photos of each measurement, one a call.")] = 24,
+    megapixels: Annotated[
+        float, typer.Option(min=0, help="Size of a photo, 4 wide to 3 high; 0: 480x360.")
+    ] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Measure predictions over HTTP, side by side with the model alone, and the service's memory.
+
+    Each photo is new to the service, which fetches, decodes and predicts it and writes its regions. Example:
+    ebseg bench throughput --kind polygon --callers 8
+    """
+    if unknown := set(kinds) - WRITTEN.keys():
+        raise ConfigError(f"no kind of regions {sorted(unknown)}; known: {', '.join(WRITTEN)}")
+    size = photo_size(megapixels) if megapixels else SCENE_SIZE
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        given = random_weights(variant, folder) if variant else model
+        with (
+            served(given, folder) as service,
+            ProcessPoolExecutor(1, get_context("spawn"), _load, (given,)) as fresh,
+        ):
+            unused = numbers()
+            for number in callers:
+                for kind in kinds:
+                    measured = _measure(service, fresh, kind, number, islice(unused, photos), folder, size)
+                    typer.echo(json.dumps(_report(measured)) if as_json else _line(measured))
+
+
+def _report(measured: Throughput) -> dict[str, Any]:
+    return {**asdict(measured), "ratio": measured.ratio}
+
+
+def _line(measured: Throughput) -> str:
+    before, after = (used / 2**20 for used in (measured.memory[0], measured.memory[-1]))
+    return (
+        f"{measured.kind:9} {measured.callers:2} at a time: {1000 * measured.http:6.0f} ms a photo, "
+        f"the model alone {1000 * measured.alone:6.0f} ms: {measured.ratio:.2f} times; "
+        f"the service has {before:.0f} MiB before, {after:.0f} after"
+    )
+
+
+def _measure(
+    service: Service,
+    fresh: ProcessPoolExecutor,
+    kind: str,
+    callers: int,
+    scenes: Iterator[int],
+    folder: Path,
+    size: tuple[int, int],
+) -> Throughput:
+    with doing("Drawing photos"):
+        files = draw(folder, scenes, size)
+    with doing("The model alone"):
+        alone = fresh.submit(_alone, files[:MOST_ALONE]).result()
+    with doing(f"The service, {kind}, {callers} at a time"):
+        seconds, memory = _over_http(service, WRITTEN[kind], callers, files)
+    for file in files:
+        file.unlink()
+    return Throughput(kind, callers, len(files), alone, seconds, memory)
+
+
+def _over_http(service: Service, kind: Kind, callers: int, files: list[Path]) -> tuple[float, list[int]]:
+    process = psutil.Process(service.process.pid)
+    memory = [process.memory_info().rss]
+    predict = partial(_predict, service, label_config(kind))
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(callers) as pool:
+        for done, _ in enumerate(pool.map(predict, files), 1):
+            if done % LOOK_EVERY == 0:
+                memory.append(process.memory_info().rss)
+    seconds = (time.perf_counter() - begun) / len(files)
+    return seconds, [*memory, process.memory_info().rss]
+
+
+def _predict(service: Service, config: str, file: Path) -> None:
+    task = {"id": int(file.stem), "data": {"image": service.photo(file)}}
+    answer = json.loads(call(service.address, "POST", "/predict", {"tasks": [task], "label_config": config}))
+    if not answer["results"][0]:
+        raise RuntimeError(f"{file.name} got no prediction: {service.process.log} says why")
+
+
+_loaded: "Predictor"
+"""The model of the process that has it alone."""
+
+
+def _load(model: str) -> None:
+    from ebseg.loading import load  # PyTorch is slow to import
+
+    global _loaded
+    _loaded = load(model)
+
+
+def _alone(files: list[Path]) -> float:
+    """Predict decoded photos; give the seconds of each."""
+    from ebseg.images import read_image  # as above
+
+    vocabulary, photos = Vocabulary(PHRASES[:LABELS]), [read_image(file) for file in files]
+    _loaded.texts(vocabulary)
+    begun = time.perf_counter()
+    for photo in photos:
+        _loaded.predict(photo, vocabulary)
+    return (time.perf_counter() - begun) / len(photos)
