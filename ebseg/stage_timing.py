@@ -203,7 +203,7 @@ def plan(config: ModelConfig, megapixels: Sequence[float], labels: Sequence[int]
     Raises ConfigError for a size or a number out of bounds.
     """
     for size in megapixels:
-        photo_size(size)
+        photo_size(size)  # now, and not in the process that measures
     for number in labels:
         if not 1 <= number <= MAX_LABELS:
             raise ConfigError(f"{number} labels are not measured; choose from 1 to {MAX_LABELS}")

@@ -87,8 +87,8 @@ def service(
     seconds: Annotated[float, typer.Option(min=1, help="How long to measure.")] = 20.0,
     slow: Annotated[int, typer.Option(min=0, help="Connections that send no request to its end.")] = 0,
     megapixels: Annotated[
-        float, typer.Option(min=0, help="Size of a photo, 4 wide to 3 high; 0: 480x360.")
-    ] = 0.0,
+        float | None, typer.Option(help="Size of a photo, 4 wide to 3 high; by default 480x360.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Measure smart tools, then /health, /setup and /webhook while four /predict calls run; over real HTTP.
@@ -97,12 +97,12 @@ def service(
     """
     with tempfile.TemporaryDirectory() as folder:
         given = random_weights(variant, Path(folder)) if variant else model
-        size = photo_size(megapixels) if megapixels else SCENE_SIZE
+        size = SCENE_SIZE if megapixels is None else photo_size(megapixels)
         files = draw(Path(folder), range(SCENES + 1), size)
-        with served(given, Path(folder)) as service, _kept_slow(service.address, slow):
-            *photos, pointed_at = map(service.photo, files)
-            first, prompts = measure_prompts(service.address, pointed_at, size)
-            latencies, predicted = measure_latency(service.address, photos, seconds)
+        with served(given, Path(folder)) as running, _kept_slow(running.address, slow):
+            *photos, pointed_at = map(running.photo, files)
+            first, prompts = measure_prompts(running.address, pointed_at, size)
+            latencies, predicted = measure_latency(running.address, photos, seconds)
     if as_json:
         numbers = {"predicted": predicted, "latencies": [asdict(each) for each in latencies]}
         pointed = {"first_click": first, "prompts": [asdict(each) for each in prompts]}

@@ -92,8 +92,8 @@ def throughput(
     ],
     photos: Annotated[int, typer.Option(min=1, help="Photos of each measurement, one a call.")] = 24,
     megapixels: Annotated[
-        float, typer.Option(min=0, help="Size of a photo, 4 wide to 3 high; 0: 480x360.")
-    ] = 0.0,
+        float | None, typer.Option(help="Size of a photo, 4 wide to 3 high; by default 480x360.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Measure predictions over HTTP, side by side with the model alone, and the service's memory.
@@ -103,7 +103,7 @@ def throughput(
     """
     if unknown := set(kinds) - WRITTEN.keys():
         raise ConfigError(f"no kind of regions {sorted(unknown)}; known: {', '.join(WRITTEN)}")
-    size = photo_size(megapixels) if megapixels else SCENE_SIZE
+    size = SCENE_SIZE if megapixels is None else photo_size(megapixels)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = random_weights(variant, folder) if variant else model

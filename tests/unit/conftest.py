@@ -49,14 +49,8 @@ def pytest_collection() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Name a folder for each test; most never make it."""
-    root = tmp_path_factory.mktemp("caches")
-    return (root / str(number) for number in itertools.count())
-
-
-@pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Name a folder for whoever asks; most are never made."""
     root = tmp_path_factory.mktemp("tests")
     return (root / str(number) for number in itertools.count())
 
@@ -70,9 +64,9 @@ def tmp_path(folders: Iterator[Path]) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_cache_folder(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def own_cache_folder(folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep tests away from the text embeddings of the person who runs them."""
-    monkeypatch.setenv("EBSEG_CACHE_DIR", str(next(caches)))
+    monkeypatch.setenv("EBSEG_CACHE_DIR", str(next(folders)))
 
 
 def _random_tiny() -> "EBSeg":
