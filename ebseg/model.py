@@ -28,7 +28,7 @@ from ebseg.mask_decoder import MaskDecoder
 from ebseg.pixel_decoder import ClipFusion, PixelDecoder
 from ebseg.precision import Int8Products, encoders_weights
 from ebseg.sam import SpatialEncoder
-from ebseg.scores import score_strips
+from ebseg.scores import Masks, score_strips
 from ebseg.stages import Stage, stage
 from ebseg.vocabulary import Vocabulary
 
@@ -74,13 +74,9 @@ class Encoded:
             padded=self.padded,
         )
 
-    def masks_at_test_size(self, index: int = 0) -> Tensor:
-        """Give mask logits (Q, height, width) of one photo, the padding cut off."""
-        height, width = self.sizes[index]
-        padded = F.interpolate(
-            self.masks[index : index + 1], size=self.padded, mode="bilinear", align_corners=False
-        )
-        return padded[0, :, :height, :width]
+    def resizable(self, index: int = 0) -> Masks:
+        """Give one photo's masks, to be resized to its test size and its own."""
+        return Masks(self.masks[index], self.padded, self.sizes[index])
 
     @property
     def nbytes(self) -> int:
@@ -156,7 +152,7 @@ class EBSeg(nn.Module):
         """
         encoded = self.encode([image])
         classes = self.classify(encoded, vocabulary, text=text)  # (1, Q, K)
-        return self.combine(encoded.masks_at_test_size(), classes[0], size)
+        return self.combine(encoded.resizable(), classes[0], size)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Tensor]) -> Encoded:
@@ -248,9 +244,9 @@ class EBSeg(nn.Module):
             return criterion(predictions, targets, embeddings, config, generators=generators, totals=totals)
 
     @staticmethod
-    def combine(masks: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:
-        """Class scores (K, rows, columns) from mask logits (Q, ., .) and class probabilities (Q, K)."""
-        scores, top = masks.new_empty(classes.shape[1], *size), 0
+    def combine(masks: Masks, classes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Class scores (K, rows, columns) from masks and their class probabilities (Q, K)."""
+        scores, top = classes.new_empty(classes.shape[1], *size), 0
         for strip in score_strips(masks, classes, size):
             scores[:, top : top + strip.shape[1]] = strip
             top += strip.shape[1]

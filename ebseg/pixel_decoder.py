@@ -70,8 +70,10 @@ class PixelDecoder(nn.Module):
         """Decode four (B, C, h, w) maps: one of any stride, for stride 4, then those at 8, 16 and 32.
 
         Returns the mask features (B, D, height / 4, width / 4) and three (B, D, h, w) memories at
-        strides 32, 16 and 8, in this order. Mixed precision stops here, as in the authors' code.
+        strides 32, 16 and 8, in this order. A training's mixed precision stops here, as in the authors' code.
         """
+        if not torch.is_grad_enabled():
+            return self._decode(maps)
         with torch.autocast(maps[0].device.type, enabled=False):
             return self._decode([x.to(self.mask_features.weight.dtype) for x in maps])
 
@@ -89,8 +91,10 @@ class PixelDecoder(nn.Module):
         for layer in self.layers:
             tokens = layer(tokens, positions, sampling)
         parts = tokens.split([h * w for h, w in shapes], dim=1)
+        # Flat first: PyTorch has fast kernels for maps whose photos follow one another, as these do then.
         memories = [
-            part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)
+            part.flatten(0, 1).unflatten(0, (-1, *shape)).permute(0, 3, 1, 2)
+            for part, shape in zip(parts, shapes, strict=True)
         ]
         stride_4 = (2 * shapes[-1][0], 2 * shapes[-1][1])
         # A 1x1 convolution without bias and a resizing commute: see SpatialEncoder.
@@ -202,7 +206,7 @@ class DeformableAttention(nn.Module):
         rows of one head lie side by side in memory, which is several times faster on a CPU than
         ``grid_sample`` with its one read a channel, and gives the same numbers.
         """
-        table = sampling.table(self.values(tokens))
+        table = sampling.table(self.values(tokens).float())  # of which ``embedding_bag`` sums up fastest
         # The layer gives x and y in turns; apart, they are long runs of one kind.
         weight, bias = (
             p.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) for p in self.offsets.parameters()

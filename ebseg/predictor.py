@@ -1,6 +1,6 @@
 """A photo in, a Segmentation out: resize, encode, score in strips, decide, leave unsure pixels unlabelled.
 
-Q masks, K labels; H x W: the photo's own size; h x w: the masks', which is the photo's at test size.
+Q masks, K labels; H x W: the photo's own size; h x w: the masks'.
 """
 
 from collections.abc import Iterator, Sequence
@@ -161,7 +161,7 @@ class Predictor:
         """Label every pixel of a photo that this model has encoded; the rest as in ``Ask``."""
         thresholds = self._thresholds(threshold, vocabulary)
         classes = self.net.classify(encoded.encoded, vocabulary, text=self.texts(vocabulary))[0]
-        masks = encoded.encoded.masks_at_test_size()
+        masks = encoded.encoded.resizable()
         if memory is not None and memory.model == self.version:
             scored = score_strips(masks, classes, encoded.size)
             joined = join(memory, scored, encoded.encoded, vocabulary.names, encoded.size)

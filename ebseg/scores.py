@@ -1,6 +1,6 @@
 """Class scores of a large photo, a few rows at a time, and of those labels alone that decide it.
 
-Q masks, K labels; H x W: the photo's own size; h x w: the masks', which is the photo's at test size.
+Q masks, K labels; H x W: the photo's own size; h x w: the masks'; height x width: the photo's at test size.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,6 +27,45 @@ _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
+class Masks:
+    """Masks of a photo, which are resized twice, bilinearly: to test size, then to the photo's own.
+
+    ``logits``: (Q, h, w), small, as the decoder gives them. ``padded``: the (rows, columns) that they cover
+    at test size, of which the photo has ``size``, (height, width). All masks in full would take 200 MB: rows
+    are made where they are asked for, of the small ones at once, as two resizings of rows are one product
+    with weights.
+    """
+
+    logits: Tensor
+    padded: tuple[int, int]
+    size: tuple[int, int]
+
+    def at_test_size(self, top: int, bottom: int) -> Tensor:
+        """Give rows ``top`` to ``bottom`` of the masks at test size: (Q, rows, width)."""
+        first, weights = self._weights(top, bottom)
+        return weights @ self._columns(first, weights)
+
+    def resized(self, top: int, bottom: int, size: tuple[int, int]) -> Tensor:
+        """Give rows ``top`` to ``bottom`` of the masks at a photo's own size (H, W): (Q, rows, W)."""
+        start, weights = _row_weights(self.size[0], size[0], top, bottom, self.logits)
+        first, inner = self._weights(start, start + weights.shape[1])
+        return (weights @ inner) @ _to_width(self._columns(first, inner), size[1])
+
+    def source(self, top: int, bottom: int, height: int) -> Tensor:
+        """Give the rows at test size that some of a photo of ``height`` are interpolated from."""
+        start, weights = _row_weights(self.size[0], height, top, bottom, self.logits)
+        return self.at_test_size(start, start + weights.shape[1])
+
+    def _weights(self, top: int, bottom: int) -> tuple[int, Tensor]:
+        return _row_weights(self.logits.shape[1], self.padded[0], top, bottom, self.logits)
+
+    def _columns(self, first: int, weights: Tensor) -> Tensor:
+        """Give the small rows that the weights belong to, of the photo's width at test size."""
+        rows = self.logits[:, first : first + weights.shape[1]]
+        return _to_width(rows, self.padded[1])[..., : self.size[1]]
+
+
+@dataclass(frozen=True, eq=False)
 class Contest:
     """The scores that decide which label is the best of each pixel, or which few are.
 
@@ -44,17 +83,17 @@ class Contest:
         return cls(scores, torch.arange(len(scores), device=scores.device), scores.sum(dim=0))
 
 
-def score_strips(masks: Tensor, classes: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+def score_strips(masks: Masks, classes: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
     """Yield class scores (K, rows, W), strip by strip from the top: together those of ``EBSeg.combine``.
 
-    ``masks``: (Q, h, w) logits; ``classes``: (Q, K) probabilities; ``size``: (H, W). The scores of 1,000
-    labels on a photo of 12 megapixels would take 48 GB at once.
+    ``classes``: (Q, K) probabilities; ``size``: (H, W). The scores of 1,000 labels on a photo of 12
+    megapixels would take 48 GB at once.
     """
-    for _, shares in _resized_strips(masks, size, classes.shape[1]):
-        yield _scores(classes, shares)
+    for top, bottom in _strips(masks, size, classes.shape[1]):
+        yield _scores(classes, masks.resized(top, bottom, size).sigmoid_())
 
 
-def contests(masks: Tensor, classes: Tensor, size: tuple[int, int], best: int = 1) -> Iterator[Contest]:
+def contests(masks: Masks, classes: Tensor, size: tuple[int, int], best: int = 1) -> Iterator[Contest]:
     """Yield what decides each pixel's best label, or its ``best`` ones, strip by strip from the top.
 
     The arguments are those of ``score_strips``, and so are the scores; but of hundreds of labels few can win
@@ -68,11 +107,12 @@ def contests(masks: Tensor, classes: Tensor, size: tuple[int, int], best: int = 
     # from the mean one, and so are close where labels are alike.
     own = (classes - whole / labels).T  # (K, Q)
     slack = _ROUNDING * classes.sum(dim=0).max()
-    for source, shares in _resized_strips(masks, size, labels):
+    for top, bottom in _strips(masks, size, labels):
+        shares = masks.resized(top, bottom, size).sigmoid_()
         if labels <= max(FEW_LABELS, best):
             yield Contest.of_all(_scores(classes, shares))
         else:
-            chosen = _contenders(source, own, best, slack)
+            chosen = _contenders(masks.source(top, bottom, size[0]), own, best, slack)
             yield Contest(_scores(classes[:, chosen], shares), chosen, _scores(whole, shares)[0])
 
 
@@ -104,38 +144,38 @@ def _over_tiles(source: Tensor, extreme: Callable[..., Tensor]) -> Tensor:
     return extreme(extreme(windows.unfold(1, TILE + 1, TILE), dim=-1).unfold(2, TILE + 1, TILE), dim=-1)
 
 
-def _resized_strips(masks: Tensor, size: tuple[int, int], labels: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield, strip by strip, the rows of masks (Q, n, w) that it comes of and its shares (Q, rows, W), 0..1.
+def _strips(masks: Masks, size: tuple[int, int], labels: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each strip and that of the next one.
 
     The strips are so low that scores of so many ``labels`` hold STRIP_VALUES numbers at most.
     """
     height, width = size
-    rows = STRIP_VALUES // (width * (2 * len(masks) + labels))
+    rows = STRIP_VALUES // (width * (2 * len(masks.logits) + labels))
     rows = min(max(rows, 1), STRIP_ROWS)
     for top in range(0, height, rows):
-        source, weights = _rows(masks, top, min(top + rows, height), height)
-        resized = source
-        if source.shape[-1] != width:
-            resized = F.interpolate(
-                source[None], size=(source.shape[1], width), mode="bilinear", align_corners=False
-            )[0]
-        yield source, (weights @ resized).sigmoid_()
+        yield top, min(top + rows, height)
 
 
-def _rows(masks: Tensor, top: int, bottom: int, height: int) -> tuple[Tensor, Tensor]:
-    """Give the rows (Q, n, w) of masks that rows ``top`` to ``bottom`` of ``height`` are interpolated from.
+def _to_width(rows: Tensor, width: int) -> Tensor:
+    """Resize (Q, n, w) along its rows."""
+    if rows.shape[-1] == width:
+        return rows
+    return F.interpolate(rows[None], size=(rows.shape[1], width), mode="bilinear", align_corners=False)[0]
 
-    And the weights (bottom - top, n) to do so bilinearly; pixel centres are at half coordinates
-    (``align_corners=False``).
+
+def _row_weights(source_height: int, height: int, top: int, bottom: int, like: Tensor) -> tuple[int, Tensor]:
+    """Tell what rows ``top`` to ``bottom`` of ``height`` are interpolated from, bilinearly, and how.
+
+    Gives the first of n rows of ``source_height``, and their weights (bottom - top, n), of the type and on
+    the device of ``like``; pixel centres are at half coordinates (``align_corners=False``).
     """
-    source_height = masks.shape[-2]
-    target = torch.arange(bottom - top, device=masks.device)
+    target = torch.arange(bottom - top, device=like.device)
     centres = (((target + top + 0.5) * (source_height / height)) - 0.5).clamp(min=0)
     above = centres.long()
     below = (above + 1).clamp(max=source_height - 1)
     first, last = int(above[0]), int(below[-1]) + 1
-    share = (centres - above).to(masks.dtype)
-    weights = masks.new_zeros(bottom - top, last - first)
+    share = (centres - above).to(like.dtype)
+    weights = like.new_zeros(bottom - top, last - first)
     weights[target, above - first] = 1 - share
     weights[target, below - first] += share
-    return masks[:, first:last], weights
+    return first, weights

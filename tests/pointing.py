@@ -15,7 +15,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 from rich.progress import track
 
@@ -61,9 +60,8 @@ def measured(
 ) -> Iterator[tuple[int, list[float]]]:
     """Point at each part of a photo; give its label and the IoU of each of ``COLUMNS``."""
     encoded = predictor.encode(photo)
-    masks = encoded.encoded.masks_at_test_size()
-    size = photo.shape[:2]
-    proposals = torch.nn.functional.interpolate(masks[None], size=size, mode="bilinear")[0].numpy() > 0
+    size = (photo.shape[0], photo.shape[1])
+    proposals = encoded.encoded.resizable().resized(0, size[0], size).numpy() > 0
 
     def find(label: int, **pointed: tuple) -> Mask:
         found = predictor.point(encoded, photo, vocabulary, Pointed(label, **pointed))

@@ -61,7 +61,7 @@ class Judged:
     ) -> tuple[EncodedPhoto, list[torch.Tensor], np.ndarray]:
         encoded, texts = self.predictor.encode(photo), self.predictor.texts(self.vocabulary)
         classes = self.predictor.net.classify(encoded.encoded, self.vocabulary, text=texts)[0]
-        strips = list(score_strips(encoded.encoded.masks_at_test_size(), classes, encoded.size))
+        strips = list(score_strips(encoded.encoded.resizable(), classes, encoded.size))
         return encoded, strips, truth
 
     @torch.inference_mode()

@@ -125,7 +125,7 @@ class ModelLabeller:
         else:
             encoded = self._net.encode(images)
             classes = self._net.classify(encoded, self._vocabulary, text=text)[0]
-            strips = contests(encoded.masks_at_test_size(), classes, prepared.size)
+            strips = contests(encoded.resizable(), classes, prepared.size)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # else the scores would be charged with the network's time
         return partial(_best, strips)

@@ -30,7 +30,7 @@ def test_observing_ends_where_the_models_own_forward_pass_does(random_tiny):
     outcome = observe(random_tiny, scene.image, scene.label_map, random_tiny.class_embeddings(vocabulary))
     image = torch.from_numpy(scene.image).permute(2, 0, 1).float()
     encoded = random_tiny.encode([image])
-    masks, classes = encoded.masks_at_test_size(), random_tiny.classify(encoded, vocabulary)[0]
+    masks, classes = encoded.resizable().at_test_size(0, 64), random_tiny.classify(encoded, vocabulary)[0]
     exponents = random_tiny.config.balance
     found = class_probabilities(outcome, random_tiny.seen(vocabulary), exponents)
     torch.testing.assert_close(found, classes)

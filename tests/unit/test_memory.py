@@ -34,7 +34,7 @@ def memory(labels=("road", "car"), share=(1.0, 1.0), model="random"):
 def scores(predictor, with_memory=None):
     photo = predictor.encode(PHOTO)
     classes = predictor.net.classify(photo.encoded, LABELS)[0]
-    strips = score_strips(photo.encoded.masks_at_test_size(), classes, photo.size)
+    strips = score_strips(photo.encoded.resizable(), classes, photo.size)
     if with_memory is not None:
         strips = join(with_memory, strips, photo.encoded, LABELS.names, photo.size)
     return torch.cat([strip.clone() for strip in strips], dim=1)

@@ -38,7 +38,7 @@ def test_any_photo_gives_scores_of_the_size_asked_for(net, height, width, size):
 def test_padding_is_cut_off_again(net):
     encoded = net.encode([torch.rand(3, 50, 77) * 255])
     classes = net.classify(encoded, Vocabulary(LABELS))
-    assert encoded.masks_at_test_size().shape == (TINY.decoder.queries, 50, 77)
+    assert encoded.resizable().at_test_size(0, 50).shape == (TINY.decoder.queries, 50, 77)
     assert classes.shape == (1, TINY.decoder.queries, 3)
     assert (classes.sum(dim=2) <= 1 + 1e-5).all()
 
@@ -65,8 +65,9 @@ def test_a_batch_says_of_each_photo_what_it_says_of_it_alone():
         for name in ("masks", "a", "b", "c", "dense"):
             assert same(getattr(one, name), getattr(alone, name)), name
         assert torch.allclose(one.features, alone.features, rtol=0, atol=1e-3)  # of half precision, up to 1
-        assert same(one.masks_at_test_size(), alone.masks_at_test_size())
-        assert same(together.masks_at_test_size(index), alone.masks_at_test_size())
+        assert one.resizable().size == together.resizable(index).size == alone.resizable().size
+        assert same(one.resizable().logits, alone.resizable().logits)
+        assert same(together.resizable(index).logits, alone.resizable().logits)
         assert same(classes[index], net.classify(alone, vocabulary)[0])
         assert (one.sizes, one.padded) == (alone.sizes, alone.padded)
 
@@ -85,7 +86,7 @@ def test_labels_are_asked_for_of_what_was_encoded_before_they_were_known(net):
     parts = ("masks", "a", "b", "c", "dense", "features")
     before = {name: getattr(encoded, name).clone() for name in parts}
     for vocabulary in (Vocabulary(LABELS), Vocabulary(["tree"])):
-        scores = net.combine(encoded.masks_at_test_size(), net.classify(encoded, vocabulary)[0], (40, 60))
+        scores = net.combine(encoded.resizable(), net.classify(encoded, vocabulary)[0], (40, 60))
         assert torch.equal(scores, net.segment(image, vocabulary, (40, 60)))
     assert all(torch.equal(getattr(encoded, name), tensor) for name, tensor in before.items())
     assert encoded.nbytes == sum(tensor.nbytes for tensor in before.values()) > 2**16

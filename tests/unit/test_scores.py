@@ -1,11 +1,43 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ebseg import scores
 from ebseg.certainty import certainty
 from ebseg.model import EBSeg
 from ebseg.predictor import best_labels
-from ebseg.scores import Contest
+from ebseg.scores import Contest, Masks
+
+
+def at_test_size(logits: torch.Tensor) -> Masks:
+    """Give masks that are of test size as they are."""
+    size = (logits.shape[1], logits.shape[2])
+    return Masks(logits, size, size)
+
+
+@pytest.mark.parametrize("values", [2**24, 1], ids=["few strips", "row by row"])
+@pytest.mark.parametrize(
+    ("small", "test_size", "size"),
+    [((40, 56), (150, 213), (90, 128)), ((40, 56), (160, 224), (410, 97)), ((8, 8), (1, 31), (5, 1))],
+)
+def test_two_resizings_in_one_are_pytorchs_own(
+    small: tuple[int, int],
+    test_size: tuple[int, int],
+    size: tuple[int, int],
+    values: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scores, "STRIP_VALUES", values)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, *small, generator=generator) * 10
+    classes = torch.rand(5, 7, generator=generator)
+    padded = (4 * small[0], 4 * small[1])
+    first = F.interpolate(logits[None], size=padded, mode="bilinear")[..., : test_size[0], : test_size[1]]
+    second = F.interpolate(first, size=size, mode="bilinear")[0]
+    masks = Masks(logits, padded, test_size)
+    torch.testing.assert_close(masks.at_test_size(0, test_size[0]), first[0], rtol=0, atol=1e-4)
+    expected = torch.einsum("qk,qhw->khw", classes, second.sigmoid())
+    torch.testing.assert_close(EBSeg.combine(masks, classes, size), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("values", [2**24, 1], ids=["few strips", "row by row"])
@@ -29,8 +61,9 @@ def test_strips_are_the_scores_of_the_whole(
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(5, *masks, generator=generator) * 10
     classes = torch.rand(5, 7, generator=generator)
-    strips = list(scores.score_strips(logits, classes, size))
-    whole = EBSeg.combine(logits, classes, size)
+    strips = list(scores.score_strips(at_test_size(logits), classes, size))
+    resized = F.interpolate(logits[None], size=size, mode="bilinear")[0].sigmoid()
+    whole = torch.einsum("qk,qhw->khw", classes, resized)
     # Coordinates are rounded in another order than in PyTorch's kernel: an ulp of a coordinate near 100,
     # 1e-5, times a step of up to 50 between logits, times the sigmoid's slope.
     torch.testing.assert_close(torch.cat(strips, dim=1), whole, rtol=0, atol=1e-4)
@@ -38,22 +71,22 @@ def test_strips_are_the_scores_of_the_whole(
 
 
 def test_memory_does_not_grow_with_photo_and_vocabulary() -> None:
-    masks, classes = torch.zeros(4, 6, 8), torch.zeros(4, 1000)
+    masks, classes = at_test_size(torch.zeros(4, 6, 8)), torch.zeros(4, 1000)
     strip = next(scores.score_strips(masks, classes, (3000, 4000)))
     assert strip.numel() <= scores.STRIP_VALUES
 
 
-def drawn(masks: tuple[int, int], labels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give logits (Q, h, w) of smooth masks with edges, and probabilities (Q, K) of a few labels a mask."""
+def drawn(masks: tuple[int, int], labels: int, seed: int) -> tuple[Masks, torch.Tensor]:
+    """Give smooth masks (Q, h, w) with edges, and probabilities (Q, K) of a few labels a mask."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(1, 12, 3, 4, generator=generator) * 8
     logits = torch.nn.functional.interpolate(coarse, size=masks, mode="bicubic")[0]
-    return logits, (torch.randn(12, labels, generator=generator) * 3).softmax(dim=1)
+    return at_test_size(logits), (torch.randn(12, labels, generator=generator) * 3).softmax(dim=1)
 
 
 @pytest.mark.parametrize("values", [2**24, 1], ids=["few strips", "row by row"])
 @pytest.mark.parametrize(
-    ("masks", "size"),
+    ("small", "size"),
     [
         ((40, 50), (40, 50)),
         ((41, 57), (123, 171)),
@@ -64,13 +97,13 @@ def drawn(masks: tuple[int, int], labels: int, seed: int) -> tuple[torch.Tensor,
     ],
 )
 def test_a_contest_has_the_same_winners(
-    masks: tuple[int, int], size: tuple[int, int], values: int, monkeypatch: pytest.MonkeyPatch
+    small: tuple[int, int], size: tuple[int, int], values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scores, "STRIP_VALUES", values)
     for seed in range(5):
-        logits, classes = drawn(masks, 300, seed)
-        whole = Contest.of_all(EBSeg.combine(logits, classes, size))
-        contests = list(scores.contests(logits, classes, size, best=2))
+        masks, classes = drawn(small, 300, seed)
+        whole = Contest.of_all(EBSeg.combine(masks, classes, size))
+        contests = list(scores.contests(masks, classes, size, best=2))
         label_map, shares = (
             torch.cat(parts) for parts in zip(*(best_labels(c, 0.2) for c in contests), strict=True)
         )
@@ -85,14 +118,14 @@ def test_a_contest_has_the_same_winners(
 
 
 def test_few_of_many_labels_are_scored() -> None:
-    logits, classes = drawn((64, 80), 800, 0)
-    [*contests] = scores.contests(logits, classes, (256, 320))
+    masks, classes = drawn((64, 80), 800, 0)
+    [*contests] = scores.contests(masks, classes, (256, 320))
     assert max(len(contest.labels) for contest in contests) < 80
-    [*contests] = scores.contests(logits, classes, (256, 320), best=800)
+    [*contests] = scores.contests(masks, classes, (256, 320), best=800)
     assert {len(contest.labels) for contest in contests} == {800}
 
 
 def test_few_labels_are_all_scored() -> None:
-    logits, classes = drawn((16, 20), scores.FEW_LABELS, 0)
-    [contest] = scores.contests(logits, classes, (16, 20))
+    masks, classes = drawn((16, 20), scores.FEW_LABELS, 0)
+    [contest] = scores.contests(masks, classes, (16, 20))
     assert contest.labels.tolist() == list(range(scores.FEW_LABELS))
