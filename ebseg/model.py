@@ -178,7 +178,7 @@ class EBSeg(nn.Module):
             pooled = pool_dense_features(prediction.masks, dense)  # (B, Q, E)
         rows, columns = sam_images.shape[-2:]
         return Encoded(
-            masks=prediction.masks.float(),  # all may be of half precision, under autocast
+            masks=prediction.masks.float().contiguous(),  # all may be of half precision, under autocast
             a=prediction.embeddings.float(),
             b=recognised.float(),
             c=pooled.float(),

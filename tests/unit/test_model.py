@@ -11,7 +11,7 @@ from ebseg.clip import TextClassifier
 from ebseg.config import TINY, VARIANTS, BalanceConfig, LossConfig
 from ebseg.errors import ImageError
 from ebseg.loading import checkpoint_path
-from ebseg.mask_decoder import LargestProducts
+from ebseg.mask_decoder import LargestProducts, largest_products
 from ebseg.model import EBSeg
 from ebseg.pixel_decoder import DeformableAttention, Sampling
 from ebseg.sam import SpatialEncoder
@@ -267,6 +267,21 @@ def test_largest_products_are_pooled_products(shape, grid, ties):
     products = (kernels @ pixels.transpose(1, 2)).unflatten(2, shape)
     expected = F.adaptive_max_pool2d(products, grid).flatten(2)
     _same_values_and_gradients(LargestProducts.apply(kernels, pixels, shape, grid), expected, inputs)
+
+
+def test_largest_products_are_the_same_without_gradients():
+    kernels, pixels = torch.randn(2, 6, 8), torch.randn(2, 12 * 20, 8)
+    expected = LargestProducts.apply(kernels, pixels, (12, 20), (3, 10))
+    torch.testing.assert_close(largest_products(kernels, pixels, (12, 20), (3, 10)), expected)
+
+
+def test_the_pixel_decoder_trains_in_float32_and_answers_in_what_is_chosen(random_tiny):
+    maps = [torch.randn(1, TINY.sam.width, side, side) for side in (8, 8, 4, 2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        trained, _ = random_tiny.pixel_decoder(maps)
+        with torch.no_grad():
+            answered, _ = random_tiny.pixel_decoder(maps)
+    assert (trained.dtype, answered.dtype) == (torch.float32, torch.bfloat16)
 
 
 def test_sampled_rows_are_sampled_maps():
