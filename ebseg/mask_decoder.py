@@ -119,7 +119,8 @@ def _products(kernels: Tensor, features: Tensor) -> Tensor:
     Tall by narrow, which CPUs multiply faster than narrow by wide in half precision; ``einsum`` would not.
     """
     products = features.flatten(2).transpose(1, 2) @ kernels.to(features.dtype).transpose(1, 2)  # (B, hw, Q)
-    return products.transpose(1, 2).unflatten(2, features.shape[-2:])
+    maps: Tensor = products.transpose(1, 2).unflatten(2, features.shape[-2:])
+    return maps
 
 
 class DecoderLayer(nn.Module):

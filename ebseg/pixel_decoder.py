@@ -259,7 +259,8 @@ class DeformableAttention(nn.Module):
 
     def _by_head(self, x: Tensor) -> Tensor:
         """Part numbers (B, N, C) by head: (B, N, H, S * P)."""
-        return x.unflatten(2, (self.heads, -1))
+        parted: Tensor = x.unflatten(2, (self.heads, -1))
+        return parted
 
 
 def _pixel_centres(shapes: list[tuple[int, int]], device: torch.device) -> Tensor:
