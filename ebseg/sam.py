@@ -62,8 +62,8 @@ class SpatialEncoder(nn.Module):
         x = self.encoder.patch_embed(images)  # (B, h, w, C)
         x = x + self.positions(x.shape[1], x.shape[2])
         if not torch.is_grad_enabled():
-            # A patch's channels side by side: the convolution gives them apart, and so they would stay. Training
-            # gains nothing from it, and one that was begun otherwise goes on with its very numbers.
+            # A patch's channels side by side: the convolution gives them apart, and so they would stay.
+            # Training gains nothing from it, and one that was begun otherwise goes on with its very numbers.
             x = x.contiguous()
         outputs: list[Tensor] = []
         for depth, block in enumerate(self.encoder.blocks):
