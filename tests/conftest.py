@@ -20,6 +20,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# Services' and workers' answers are compared with float32's, pixel by pixel: a CPU with AMX would take bf16.
+os.environ["EBSEG_PRECISION"] = "float32"
+
 
 TOGETHER = {
     "parity": "parity/",

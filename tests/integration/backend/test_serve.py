@@ -26,7 +26,7 @@ def environment(label_studio, **settings: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("EBSEG_")}
     chosen = {
         "EBSEG_PORT": "0", "EBSEG_MIN_AREA": "0", "EBSEG_LEARN": "false", "EBSEG_FOLLOW": "false",
-        "LABEL_STUDIO_URL": label_studio.url,
+        "EBSEG_PRECISION": "float32", "LABEL_STUDIO_URL": label_studio.url,
     }  # fmt: skip
     return inherited | chosen | settings
 
