@@ -73,9 +73,6 @@ CHANGES: dict[str, Change] = {
     "batch x 2": _with(batch=8),
     "whole photos": _recipe(short_edges=(256,), crop=256),
     "larger photos": _recipe(short_edges=(224, 256, 320, 360), crop=256),
-    "whole photos, steps x 3": replace(
-        _recipe(short_edges=(256,), crop=256), config=_with(steps=1800).config
-    ),
     "no SSC": _losses(ssc=0.0),
     "last two blocks": replace(_SHIPPED, unfrozen=2),
     "last two blocks, steps x 3": replace(_with(steps=1800), unfrozen=2),
