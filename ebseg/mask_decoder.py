@@ -108,7 +108,12 @@ class MaskDecoder(nn.Module):
     @torch.no_grad()
     def _visible(self, queries: Tensor, features: Tensor) -> Tensor:
         """Pixels (B, Q, hw) inside a query's mask; a query with an empty mask sees everything."""
-        masks = _products(self.mask_mlp(queries), features).flatten(2)
+        kernels = self.mask_mlp(queries)
+        masks = (
+            torch.einsum("bqd,bdhw->bqhw", kernels, features)
+            if queries.requires_grad
+            else _products(kernels, features)
+        ).flatten(2)
         inside = masks.sigmoid() >= 0.5
         return inside | ~inside.any(dim=-1, keepdim=True)
 

@@ -248,19 +248,16 @@ class DeformableAttention(nn.Module):
             self.scales * self.points
         )
         below = sampling.below * self.heads
-        rows = self._by_head(first + x * self.heads + y * below)  # (B, N, H, S * P)
-        beside = torch.tensor([[0], [self.heads]], dtype=torch.int32, device=pixels.device)
-        corners = torch.cat([beside.expand(-1, len(below)), below + beside])[:, : rows.shape[3]]  # (4, S * P)
+        row = first + x * self.heads + y * below
+        rows = (row, row + self.heads, row + below, row + below + self.heads)
         low = shares * down
-        along = torch.stack([self._by_head(x) for x in (shares - low, low)], dim=3)
-        across = torch.stack([self._by_head(x) for x in (1 - right, right)], dim=3)  # (B, N, H, 2, S * P)
-        weights = along.unsqueeze(4) * across.unsqueeze(3)  # (B, N, H, 2, 2, S * P)
-        return (rows.unsqueeze(3) + corners).flatten(3), weights.flatten(3)
+        high = shares - low
+        weights = (high - high * right, high * right, low - low * right, low * right)
+        return self._corners(rows), self._corners(weights)
 
-    def _by_head(self, x: Tensor) -> Tensor:
-        """Part numbers (B, N, C) by head: (B, N, H, S * P)."""
-        parted: Tensor = x.unflatten(2, (self.heads, -1))
-        return parted
+    def _corners(self, corners: Sequence[Tensor]) -> Tensor:
+        """Bring four corners' numbers (B, N, C) together by head: (B, N, H, 4 * S * P)."""
+        return torch.stack([x.unflatten(2, (self.heads, -1)) for x in corners], dim=3).flatten(3)
 
 
 def _pixel_centres(shapes: list[tuple[int, int]], device: torch.device) -> Tensor:
