@@ -108,12 +108,7 @@ class MaskDecoder(nn.Module):
     @torch.no_grad()
     def _visible(self, queries: Tensor, features: Tensor) -> Tensor:
         """Pixels (B, Q, hw) inside a query's mask; a query with an empty mask sees everything."""
-        kernels = self.mask_mlp(queries)
-        masks = (
-            torch.einsum("bqd,bdhw->bqhw", kernels, features)
-            if queries.requires_grad
-            else _products(kernels, features)
-        ).flatten(2)
+        masks = torch.einsum("bqd,bdhw->bqhw", self.mask_mlp(queries), features).flatten(2)
         inside = masks.sigmoid() >= 0.5
         return inside | ~inside.any(dim=-1, keepdim=True)
 
@@ -234,7 +229,7 @@ class AttentionBias(nn.Module):
         kernels = folded.flatten(1, 2).to(pixels.dtype)
         alike = all(side % cells == 0 for side, cells in zip(shape, grid, strict=True))
         largest: Tensor = (
-            largest_products(kernels, rows, shape, grid)
+            cell_maxima(kernels, rows, shape, grid)
             if alike and not torch.is_grad_enabled()
             else LargestProducts.apply(kernels, rows, shape, grid)
         )
@@ -260,20 +255,21 @@ class AttentionBias(nn.Module):
         return folded, constant[..., None]
 
 
-def largest_products(
-    kernels: Tensor, pixels: Tensor, shape: tuple[int, int], grid: tuple[int, int]
-) -> Tensor:
+def cell_maxima(kernels: Tensor, pixels: Tensor, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """As ``LargestProducts``, where all cells have as many pixels, in a third of the time that pooling takes.
 
     The first pixels of all cells are multiplied, then their second ones, and so on.
     """
     down, right = (side // cells for side, cells in zip(shape, grid, strict=True))
     maps = pixels.unflatten(1, shape)  # (B, h, w, D)
-    largest: Tensor | None = None
-    for y, x in itertools.product(range(down), range(right)):
-        products = kernels @ maps[:, y::down, x::right].flatten(1, 2).transpose(1, 2)  # (B, N, g * G)
-        largest = products if largest is None else torch.maximum(largest, products, out=largest)
-    assert largest is not None
+
+    def products(y: int, x: int) -> Tensor:  # (B, N, g * G)
+        of_cells: Tensor = kernels @ maps[:, y::down, x::right].flatten(1, 2).transpose(1, 2)
+        return of_cells
+
+    largest = products(0, 0)
+    for y, x in itertools.islice(itertools.product(range(down), range(right)), 1, None):
+        torch.maximum(largest, products(y, x), out=largest)
     return largest
 
 

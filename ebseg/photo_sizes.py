@@ -6,6 +6,7 @@ from ebseg.errors import ConfigError
 
 LEAST_MEGAPIXELS, MOST_MEGAPIXELS = 0.05, 16.0
 ASPECT = 4 / 3
+"""Width by height of a photo."""
 
 
 def photo_size(megapixels: float) -> tuple[int, int]:

@@ -206,7 +206,7 @@ class DeformableAttention(nn.Module):
         rows of one head lie side by side in memory, which is several times faster on a CPU than
         ``grid_sample`` with its one read a channel, and gives the same numbers.
         """
-        table = sampling.table(self.values(tokens).float())  # of which ``embedding_bag`` sums up fastest
+        table = sampling.table(self.values(tokens))
         # The layer gives x and y in turns; apart, they are long runs of one kind.
         weight, bias = (
             p.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) for p in self.offsets.parameters()
@@ -227,7 +227,8 @@ class DeformableAttention(nn.Module):
     def _sampled(self, table: Tensor, pixels: Tensor, shares: Tensor, sampling: Sampling) -> Tensor:
         """Weighted sums (B, N, D) of a table's rows at pixels (B, N, 2 C), x before y; shares: (B, N, C)."""
         rows, weights = self._bilinear(pixels, shares, sampling)
-        heads = table.unflatten(2, (self.heads, -1)).flatten(0, 2)  # (B * rows * H, D / H)
+        # In the weights' precision, which autocast leaves at float32: it is also what is summed up fastest.
+        heads = table.to(weights.dtype).unflatten(2, (self.heads, -1)).flatten(0, 2)  # (B * rows * H, D / H)
         summed = F.embedding_bag(
             rows.flatten(0, 2), heads, per_sample_weights=weights.flatten(0, 2), mode="sum"
         )

@@ -122,7 +122,7 @@ def _with_relative_positions(
     and the column offset between them. The query carries its products with all h + w offsets, and the
     key picks its row's and its column's by ones among zeros. So no attention bias (B, H, hw, hw) is
     made: it would be most of the memory, and a bias with a gradient keeps PyTorch from its fused kernels.
-    Those are fast for multiples of ALIGNMENT, up to which zeros are added where nothing is trained.
+    Those are fast for multiples of ALIGNMENT, up to which zeros are added.
     """
     h, w = grid
     rows = get_rel_pos(h, h, attention.rel_pos_h).to(q.dtype)  # (h, h, D)
@@ -132,7 +132,7 @@ def _with_relative_positions(
     by_column = torch.einsum("bnhwd,wkd->bnhwk", pixels, columns).flatten(2, 3)  # (B, H, hw, w)
     own_row = torch.eye(h, dtype=k.dtype, device=k.device).repeat_interleave(w, dim=0)  # (hw, h)
     own_column = torch.eye(w, dtype=k.dtype, device=k.device).repeat(h, 1)  # (hw, w)
-    missing = 0 if torch.is_grad_enabled() else -(q.shape[-1] + h + w) % ALIGNMENT
+    missing = -(q.shape[-1] + h + w) % ALIGNMENT
     places = torch.cat([own_row, own_column, own_row.new_zeros(h * w, missing)], dim=1)
     zeros = by_row.new_zeros(*by_row.shape[:3], missing)
     queries = torch.cat([q * attention.scale, by_row, by_column, zeros], dim=-1)

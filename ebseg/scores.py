@@ -89,8 +89,8 @@ def score_strips(masks: Masks, classes: Tensor, size: tuple[int, int]) -> Iterat
     ``classes``: (Q, K) probabilities; ``size``: (H, W). The scores of 1,000 labels on a photo of 12
     megapixels would take 48 GB at once.
     """
-    for top, bottom in _strips(masks, size, classes.shape[1]):
-        yield _scores(classes, masks.resized(top, bottom, size).sigmoid_())
+    for top, bottom in strips(size, 2 * len(classes) + classes.shape[1]):
+        yield scores_of(classes, masks.resized(top, bottom, size).sigmoid_())
 
 
 def contests(masks: Masks, classes: Tensor, size: tuple[int, int], best: int = 1) -> Iterator[Contest]:
@@ -107,16 +107,17 @@ def contests(masks: Masks, classes: Tensor, size: tuple[int, int], best: int = 1
     # from the mean one, and so are close where labels are alike.
     own = (classes - whole / labels).T  # (K, Q)
     slack = _ROUNDING * classes.sum(dim=0).max()
-    for top, bottom in _strips(masks, size, labels):
+    for top, bottom in strips(size, 2 * len(classes) + labels):
         shares = masks.resized(top, bottom, size).sigmoid_()
         if labels <= max(FEW_LABELS, best):
-            yield Contest.of_all(_scores(classes, shares))
+            yield Contest.of_all(scores_of(classes, shares))
         else:
             chosen = _contenders(masks.source(top, bottom, size[0]), own, best, slack)
-            yield Contest(_scores(classes[:, chosen], shares), chosen, _scores(whole, shares)[0])
+            yield Contest(scores_of(classes[:, chosen], shares), chosen, scores_of(whole, shares)[0])
 
 
-def _scores(classes: Tensor, shares: Tensor) -> Tensor:
+def scores_of(classes: Tensor, shares: Tensor) -> Tensor:
+    """Give class scores (K, ., .) of probabilities (Q, K) and masks' shares (Q, ., .), 0..1."""
     return torch.einsum("qk,qhw->khw", classes, shares)
 
 
@@ -144,14 +145,13 @@ def _over_tiles(source: Tensor, extreme: Callable[..., Tensor]) -> Tensor:
     return extreme(extreme(windows.unfold(1, TILE + 1, TILE), dim=-1).unfold(2, TILE + 1, TILE), dim=-1)
 
 
-def _strips(masks: Masks, size: tuple[int, int], labels: int) -> Iterator[tuple[int, int]]:
-    """Yield the first row of each strip and that of the next one.
+def strips(size: tuple[int, int], numbers: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each strip of a photo of (H, W), and that of the next one.
 
-    The strips are so low that scores of so many ``labels`` hold STRIP_VALUES numbers at most.
+    ``numbers``: so many are held of a pixel. The strips are so low that these are STRIP_VALUES at most.
     """
     height, width = size
-    rows = STRIP_VALUES // (width * (2 * len(masks.logits) + labels))
-    rows = min(max(rows, 1), STRIP_ROWS)
+    rows = min(max(STRIP_VALUES // (width * numbers), 1), STRIP_ROWS)
     for top in range(0, height, rows):
         yield top, min(top + rows, height)
 

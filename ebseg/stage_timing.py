@@ -36,8 +36,6 @@ from ebseg.text_cache import TextEncoder
 from ebseg.timing import original_encoder, seconds_of
 from ebseg.vocabulary import MAX_LABELS, Vocabulary
 
-"""Width by height of a photo."""
-
 OTHER = "other"
 """What of a photo's time is in no stage."""
 

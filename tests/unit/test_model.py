@@ -11,7 +11,7 @@ from ebseg.clip import TextClassifier
 from ebseg.config import TINY, VARIANTS, BalanceConfig, LossConfig
 from ebseg.errors import ImageError
 from ebseg.loading import checkpoint_path
-from ebseg.mask_decoder import LargestProducts, largest_products
+from ebseg.mask_decoder import LargestProducts, cell_maxima
 from ebseg.model import EBSeg
 from ebseg.pixel_decoder import DeformableAttention, Sampling
 from ebseg.sam import SpatialEncoder
@@ -272,7 +272,7 @@ def test_largest_products_are_pooled_products(shape, grid, ties):
 def test_largest_products_are_the_same_without_gradients():
     kernels, pixels = torch.randn(2, 6, 8), torch.randn(2, 12 * 20, 8)
     expected = LargestProducts.apply(kernels, pixels, (12, 20), (3, 10))
-    torch.testing.assert_close(largest_products(kernels, pixels, (12, 20), (3, 10)), expected)
+    torch.testing.assert_close(cell_maxima(kernels, pixels, (12, 20), (3, 10)), expected)
 
 
 def test_the_pixel_decoder_trains_in_float32_and_answers_in_what_is_chosen(random_tiny):

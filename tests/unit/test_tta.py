@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from ebseg import scores
 from ebseg.config import BASE
 from ebseg.evaluation import tta
 from ebseg.predictor import resize_shortest_edge
@@ -16,7 +17,7 @@ def test_views_are_those_of_the_protocol():
 
 @pytest.mark.parametrize("size", [(50, 83), (97, 40)])
 def test_scores_are_the_mean_of_views_that_the_model_scores_one_by_one(random_tiny, monkeypatch, size):
-    monkeypatch.setattr(tta, "STRIP_ROWS", 7)
+    monkeypatch.setattr(scores, "STRIP_ROWS", 7)
     random = np.random.default_rng(0)
     photo = random.integers(0, 255, (*size, 3), dtype=np.uint8)
     views = []
