@@ -28,7 +28,7 @@ UNIT, LOOP = "tests/unit", "tests/unit/training"
 
 @dataclass(frozen=True)
 class Target:
-    """A module, and the unit files that should notice a fault in it, the fastest first.
+    """A module, and the test files that should notice a fault in it, the fastest first.
 
     ``only``: the functions that are looked at; None for all. ``chosen``: which tests of the files are run.
     """
@@ -65,7 +65,7 @@ TARGETS = (
     _target("training/jobs/labelling.py", "labelling", "job_planning", "one_task"),
     _target("training/jobs/sweeping.py", "job_planning"),
     _target(
-        "training/finetuning/finetune.py", "finetune",
+        "training/finetuning/finetune.py", "finetune", folder="tests/integration/training",
         only=frozenset({"_choose", "_end_if_done", "interpolate"}),
         chosen="choice or mix or interpolation or ends_early or resuming",
     ),
