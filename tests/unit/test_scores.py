@@ -89,7 +89,7 @@ def drawn(masks: tuple[int, int], labels: int, seed: int) -> tuple[Masks, torch.
     ("small", "size"),
     [
         ((40, 50), (40, 50)),
-        ((41, 57), (123, 171)),
+        ((21, 29), (63, 87)),
         ((80, 60), (33, 31)),
         ((1, 9), (5, 40)),
         ((10, 1), (40, 5)),

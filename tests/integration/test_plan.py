@@ -11,7 +11,7 @@ from ebseg.vocabulary import Vocabulary
 CONFIG = TrainConfig(steps=30, batch=8, accumulation=2, crop=64)
 LABELS = Vocabulary(["sky", "road", "car"])
 SHAPE = (2, 64)
-"""Photos at once, and their edge, as CONFIG has them for two processes: PyTorch remembers what it worked out."""
+"""Photos at once, and their edge, as CONFIG has them for two processes: PyTorch knows it from then on."""
 
 
 class Photos:

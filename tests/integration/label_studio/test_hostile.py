@@ -1,4 +1,4 @@
-"""What other people send costs no more than its length: see the inputs in hostile.py."""
+"""What other people send costs no more than its length: see tests/unit/label_studio/hostile.py."""
 
 import os
 import subprocess
