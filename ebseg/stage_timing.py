@@ -70,9 +70,14 @@ class Table(BaseModel):
         return self.medians.get(PHOTO)
 
     @property
+    def encoder(self) -> float | None:
+        """Median seconds of segment-anything's encoder; None where the table is of other work."""
+        return self.medians.get(ENCODER)
+
+    @property
     def times_encoder(self) -> float | None:
         """How many times segment-anything's encoder a whole photo takes."""
-        return None if self.whole is None else self.whole / self.medians[ENCODER]
+        return None if self.whole is None or self.encoder is None else self.whole / self.encoder
 
     def flops_of(self, step: str) -> int | None:
         """Operations of a stage, or of the whole photo; None where they are not counted."""
@@ -195,6 +200,11 @@ Work = dict[str, Callable[[], Table]]
 """What is measured: tables by their titles."""
 
 
+def photo_title(megapixels: float, labels: int) -> str:
+    """Give the title of a table of a photo."""
+    return f"photo of {megapixels:g} megapixels, {_named(labels)}"
+
+
 def plan(config: ModelConfig, megapixels: Sequence[float], labels: Sequence[int], rounds: int) -> Work:
     """Plan photos of each size with each number of labels, texts of each number, regions at each size.
 
@@ -208,8 +218,7 @@ def plan(config: ModelConfig, megapixels: Sequence[float], labels: Sequence[int]
     work: Work = {}
     for size in megapixels:
         for number in labels:
-            title = f"photo of {size:g} megapixels, {_named(number)}"
-            work[title] = partial(measure_photo, config, size, number, rounds)
+            work[photo_title(size, number)] = partial(measure_photo, config, size, number, rounds)
     for number in labels:
         work[f"text of {_named(number)}"] = partial(measure_text, config, number, rounds)
     for size in megapixels:

@@ -25,6 +25,7 @@ SCENE_SIZE = (360, 480)
 """Height and width of a drawn photo, in pixels."""
 
 LABELS = 8
+JPEG_QUALITY = 95
 RANDOM_WEIGHTS = "random.safetensors"
 LOG = "service.log"
 MODEL_SECONDS = 600.0
@@ -49,11 +50,11 @@ def random_weights(variant: str, folder: Path) -> str:
 
 
 def draw(folder: Path, numbers: Iterable[int], size: tuple[int, int]) -> list[Path]:
-    """Draw scenes of (height, width) pixels into files of a folder; they are the same for equal numbers."""
-    files = [folder / f"{number}.png" for number in numbers]
+    """Draw scenes of (height, width) pixels into files of a folder; the same for equal numbers."""
+    files = [folder / f"{number}.jpg" for number in numbers]
     for file in files:
         scene = Image.fromarray(draw_scene(1, int(file.stem), size=SCENE_SIZE).image)
-        scene.resize((size[1], size[0]), Image.Resampling.BICUBIC).save(file, compress_level=1)
+        scene.resize((size[1], size[0]), Image.Resampling.BICUBIC).save(file, quality=JPEG_QUALITY)
     return files
 
 

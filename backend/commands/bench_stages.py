@@ -12,9 +12,12 @@ from rich.table import Column
 from rich.table import Table as Grid
 
 import ebseg
+from backend.commands.bench_plots import draw_photos
 from ebseg.children import environment, python
 from ebseg.config import find_variant
 from ebseg.errors import ConfigError
+from ebseg.files import require_writable
+from ebseg.plots import require_matplotlib
 from ebseg.progress import count
 
 if TYPE_CHECKING:  # PyTorch is slow to import, and `ebseg --help` does not need it
@@ -52,17 +55,26 @@ def stages(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw seconds a photo by size and by labels (PNG; with matplotlib).")
+    ] = None,
 ) -> None:
     """Measure the stages of a photo, the texts of labels, and the writing of regions of each kind.
 
     Example: ebseg bench stages --megapixels 0.4 --megapixels 12 --against ../older
     """
     config = find_variant(variant)
-    from ebseg.stage_timing import Comparison, Report, measure_stages, plan  # as above
+    if plot is not None:
+        require_matplotlib("--plot")
+        require_writable(plot)
+    from ebseg.stage_timing import Comparison, Report, measure_stages, photo_title, plan  # as above
 
     work = plan(config, megapixels, labels, rounds)
+    titles = {(size, number): photo_title(size, number) for size in megapixels for number in labels}
     if against is None:
         report = measure_stages(variant, work)
+        if plot is not None:
+            draw_photos(report, titles, plot)
         typer.echo(report.model_dump_json()) if as_json else _print_report(report)
         return
     if against.is_dir():
@@ -79,6 +91,8 @@ def stages(
         before = Report.read(_content(against), str(against), variant, work)
         after = measure_stages(variant, work)
     compared = Comparison.of(before, after, in_turns=against.is_dir())
+    if plot is not None:
+        draw_photos(compared.after, titles, plot)
     typer.echo(compared.model_dump_json()) if as_json else _print_comparison(compared)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import psutil
 import typer
 
+from backend.commands.bench_plots import draw_memory
 from backend.commands.bench_served import (
     LABELS,
     SCENE_SIZE,
@@ -28,10 +29,13 @@ from backend.commands.bench_served import (
 )
 from ebseg.data.drawn.synthetic import PHRASES
 from ebseg.errors import ConfigError
+from ebseg.files import require_writable
 from ebseg.label_studio.kinds import KINDS, Kind
 from ebseg.photo_sizes import photo_size
+from ebseg.plots import require_matplotlib
 from ebseg.progress import doing
 from ebseg.vocabulary import Vocabulary
+from training.settings import load_settings
 
 if TYPE_CHECKING:
     from ebseg.predictor import Predictor
@@ -51,7 +55,7 @@ LOOK_EVERY = 50
 class Throughput:
     """Seconds a photo over HTTP, and of the model alone on such photos, right before.
 
-    ``memory``: the service's bytes at the beginning, after each 50 photos, and at the end.
+    ``memory``: the service's bytes at the beginning, after each LOOK_EVERY photos, and at the end.
     """
 
     kind: str
@@ -95,6 +99,9 @@ def throughput(
         float | None, typer.Option(help="Size of a photo, 4 wide to 3 high; by default 480x360.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the service's memory photo by photo (PNG; with matplotlib).")
+    ] = None,
 ) -> None:
     """Measure predictions over HTTP, side by side with the model alone, and the service's memory.
 
@@ -103,7 +110,11 @@ def throughput(
     """
     if unknown := set(kinds) - WRITTEN.keys():
         raise ConfigError(f"no kind of regions {sorted(unknown)}; known: {', '.join(WRITTEN)}")
+    if plot is not None:
+        require_matplotlib("--plot")
+        require_writable(plot)
     size = SCENE_SIZE if megapixels is None else photo_size(megapixels)
+    done: list[Throughput] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = random_weights(variant, folder) if variant else model
@@ -116,10 +127,22 @@ def throughput(
                 for kind in kinds:
                     measured = _measure(service, fresh, kind, number, islice(unused, photos), folder, size)
                     typer.echo(json.dumps(_report(measured)) if as_json else _line(measured))
+                    done.append(measured)
+    if plot is not None:
+        draw_memory(list(memory_lines(done)), plot)
 
 
 def _report(measured: Throughput) -> dict[str, Any]:
     return {**asdict(measured), "ratio": measured.ratio}
+
+
+def memory_lines(done: list[Throughput]) -> Iterator[tuple[str, list[int], list[int]]]:
+    """Give the lines of a plot: a name, photos since the service started, its bytes after so many."""
+    before = 0
+    for each in done:
+        photos = [before + min(place * LOOK_EVERY, each.photos) for place in range(len(each.memory))]
+        yield f"{each.kind}, {each.callers} at a time", photos, each.memory
+        before += each.photos
 
 
 def _line(measured: Throughput) -> str:
@@ -179,7 +202,7 @@ def _load(model: str) -> None:
     from ebseg.loading import load  # PyTorch is slow to import
 
     global _loaded
-    _loaded = load(model)
+    _loaded = load(model, precision=load_settings().precision)  # as the service does
 
 
 def _alone(files: list[Path]) -> float:

@@ -1,6 +1,5 @@
 """The work of ``ebseg simulate``: look at the photos, replay, tell and draw what came of it."""
 
-import importlib.util
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import ebseg
 from ebseg.data.open import open_data
 from ebseg.data.samples import Source
 from ebseg.errors import ConfigError
-from ebseg.files import whole, write_whole_json
+from ebseg.files import write_whole_json
+from ebseg.plots import axes_beside_each_other, require_matplotlib, save
 from ebseg.predictor import Predictor
 from training.commands.simulate_request import PLOT, RESULTS, Request
 from training.selection.simulation import Photo, Point, Simulation, look
@@ -25,8 +25,8 @@ Curves = dict[Select, list[list[Point]]]
 
 def run(request: Request) -> None:
     """Replay, and tell what came of it. Raises ConfigError for too few photos, and where nothing can draw."""
-    if request.out is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("matplotlib, which --out draws with, is not here: pip install matplotlib")
+    if request.out is not None:
+        require_matplotlib("--out")
     train, val = (open_data(str(request.data), split, root=Path(), seed=0) for split in ("train", "val"))
     if request.photos[-1] > len(train):
         raise ConfigError(f"{train.name} has {len(train)} photos, fewer than --photos {request.photos[-1]}")
@@ -108,14 +108,7 @@ def _results(request: Request, curves: Curves) -> dict[str, object]:
 
 def draw(curves: Curves, path: Path) -> None:
     """Plot the mean mIoU of each order against photos, and against pixels corrected (PNG)."""
-    from matplotlib.backends.backend_agg import (
-        FigureCanvasAgg,  # no part of the product: a table does without
-    )
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    photos, pixels = figure.subplots(1, 2, sharey=True)
+    figure, (photos, pixels) = axes_beside_each_other(2)
     for select, replays in curves.items():
         miou = np.mean([[point.miou for point in points] for points in replays], axis=0)
         corrected = np.mean([[point.corrected for point in points] for points in replays], axis=0)
@@ -128,5 +121,4 @@ def draw(curves: Curves, path: Path) -> None:
         axis.grid(alpha=0.3)
     photos.set_ylabel("mIoU, percent")
     photos.legend()
-    with whole(path) as unfinished:
-        figure.savefig(unfinished, dpi=120, format="png")
+    save(figure, path)

@@ -9,6 +9,7 @@ from textwrap import wrap
 from typing import Any
 
 from ebseg.errors import ConfigError
+from ebseg.plots import axes_beside_each_other, save
 
 TITLES = {
     "mask-decoder": "mask decoder, classes by A alone",
@@ -196,12 +197,7 @@ def runs_table(runs: Runs) -> list[str]:
 
 def draw(runs: Runs, path: Path) -> None:
     """Plot every run as a dot and each row's mean as a line, metric by metric (PNG)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import; no display is needed
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(METRICS), sharey=True)
+    figure, axes = axes_beside_each_other(len(METRICS))
     for axis, (metric, title) in zip(axes, METRICS.items(), strict=True):
         means = []
         for place, results in enumerate(runs.values()):
@@ -213,4 +209,4 @@ def draw(runs: Runs, path: Path) -> None:
         axis.set_xticks(range(len(runs)), list(runs), rotation=45, ha="right", fontsize=8)
         axis.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel("mIoU, percent")
-    figure.savefig(path, dpi=120)
+    save(figure, path)

@@ -5,6 +5,8 @@ from typer.testing import CliRunner
 
 import ebseg.stage_timing
 from backend.commands.bench import app
+from backend.commands.bench_plots import draw_memory
+from backend.commands.bench_throughput import Throughput, memory_lines
 from ebseg.errors import ConfigError
 from ebseg.machine import Machine
 from ebseg.stage_timing import ENCODER, PHOTO, Report, Table
@@ -93,3 +95,30 @@ def test_a_report_without_the_photo_that_is_asked_for_is_refused(measured, tmp_p
     file.write_text(invoke("--json").stdout)
     answer = invoke("--against", str(file), "--labels", "7")
     assert "has no table of photo of 0.4 megapixels, 7 labels; it has: photo of" in str(answer.exception)
+
+
+def test_what_photos_take_is_drawn(measured, tmp_path):
+    measured(1.0)
+    answer = invoke("--plot", str(tmp_path / "new" / "photos.png"))
+    assert answer.exit_code == 0 and "whole photo" in answer.stdout
+    assert (tmp_path / "new" / "photos.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_that_cannot_be_is_told_before_the_work(measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(ebseg.stage_timing, "measure_stages", None)
+    assert isinstance(invoke("--plot", str(tmp_path)).exception, ConfigError)
+    monkeypatch.setattr("ebseg.plots.importlib.util.find_spec", lambda name: None)
+    refused = invoke("--plot", str(tmp_path / "photos.png")).exception
+    assert isinstance(refused, ConfigError) and "pip install matplotlib" in str(refused)
+
+
+def test_a_services_memory_is_drawn_from_row_to_row(tmp_path):
+    brush = Throughput("brush", 1, 120, 0.1, 0.2, [10, 20, 30, 31])
+    polygon = Throughput("polygon", 8, 50, 0.1, 0.2, [31, 32, 32])
+    lines = list(memory_lines([brush, polygon]))
+    assert lines == [
+        ("brush, 1 at a time", [0, 50, 100, 120], [10, 20, 30, 31]),
+        ("polygon, 8 at a time", [120, 170, 170], [31, 32, 32]),
+    ]
+    draw_memory(lines, tmp_path / "memory.png")
+    assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
