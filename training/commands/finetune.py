@@ -26,7 +26,9 @@ def finetune(
     ] = None,
     rehearsal: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share of general steps.")] = None,
     keep: Annotated[float | None, typer.Option(min=0, max=1, help="General mIoU that must be left.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Updates at most.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Updates at most; by default 600 to 1,800, by the photos.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0)] = None,
     background: Annotated[bool, typer.Option(help="Unlabelled pixels are none of the labels.")] = False,
     data_root: Annotated[Path, typer.Option(envvar="EBSEG_DATA_ROOT", help="Where benchmarks are.")] = Path(

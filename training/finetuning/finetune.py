@@ -9,6 +9,7 @@ docs/finetuning.md has what was measured.
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +49,9 @@ _log = logging.getLogger(__name__)
 MIXES = tuple(twentieths / 20 for twentieths in range(20, 0, -1))
 """Shares of the fine-tuned weights that are tried; the rest is the base's, which is the last resort."""
 
+LEAST_STEPS, MOST_STEPS, LOOKS = 600, 1800, 12
+"""Updates of a fine-tuning, and how often each photo is seen between the two; see ``steps_for``."""
+
 PATIENCE = timedelta(hours=2)
 """That processes wait for the main one while it alone measures, draws pictures or stores; PyTorch gives up
 after ten minutes. Where a process dies, its launcher ends the others at once."""
@@ -58,7 +62,7 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(default=600, gt=0, description="updates at most")
+    steps: int | None = Field(default=None, gt=0, description="updates at most; None: see ``steps_for``")
     batch: int = Field(default=4, gt=0, description="photos a step, over all processes")
     learning_rate: float = Field(default=5e-4, gt=0)
     unlabelled: Literal["ignored", "background"] = Field(
@@ -70,6 +74,14 @@ class FinetuneConfig(BaseModel):
     patience: int = Field(default=6, gt=0, description="looks without a better mIoU before it ends early")
     general_photos: int = Field(default=40, gt=0, description="general photos that forgetting is measured on")
     seed: int = Field(default=0, ge=0)
+
+
+def steps_for(photos: int, a_step: float) -> int:
+    """Choose the updates for so many photos to train on, of which a step sees ``a_step``.
+
+    LEAST_STEPS, or as many more, up to MOST_STEPS, as it takes for LOOKS at each (docs/finetuning.md).
+    """
+    return min(max(LEAST_STEPS, math.ceil(LOOKS * photos / a_step)), MOST_STEPS)
 
 
 @dataclass(frozen=True)
@@ -144,7 +156,9 @@ def finetune(
     _check(snapshot)
     started = time.monotonic()
     net, _ = load_checkpoint(checkpoint_path(base))
-    recipe, known = _recipe(net, config), net.training_vocabulary
+    sources, weights = _mixture(snapshot, general, config)
+    steps = config.steps or steps_for(len(snapshot.train), config.batch * weights[0])
+    recipe, known = _recipe(net, config, steps), net.training_vocabulary
     accelerator = _accelerator(recipe)
     process, processes = accelerator.process_index, accelerator.num_processes
     check_shares(recipe, processes)
@@ -158,7 +172,6 @@ def finetune(
     if np.isnan(base_mix.project):
         raise DataError(f"{snapshot.held_out.name} has no labelled pixel: hold other photos out")
     stopper = _EarlyStopping(folder.training, _Measure(snapshot.held_out, None, 0), config)
-    sources, weights = _mixture(snapshot, general, config)
     train(
         net,
         sources,
@@ -193,7 +206,7 @@ def _check(snapshot: Snapshot) -> None:
         raise ConfigError(f"{snapshot.train.name} and {snapshot.held_out.name} have different labels")
 
 
-def _recipe(net: EBSeg, config: FinetuneConfig) -> TrainConfig:
+def _recipe(net: EBSeg, config: FinetuneConfig, steps: int) -> TrainConfig:
     """Take photos' sizes, decay and clipping from the variant's recipe, the rest from the fine-tuning's."""
     if net.config.name not in RECIPES:
         raise ConfigError(f"no recipe for EBSeg {net.config.name!r}; known: {', '.join(RECIPES)}")
@@ -202,7 +215,7 @@ def _recipe(net: EBSeg, config: FinetuneConfig) -> TrainConfig:
     return recipe.model_copy(
         update={
             "losses": recipe.losses.model_copy(update={"unlabelled": unlabelled}),
-            "steps": config.steps,
+            "steps": steps,
             "batch": config.batch,
             "learning_rate": config.learning_rate,
             "seed": config.seed,

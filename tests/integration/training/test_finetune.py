@@ -26,6 +26,7 @@ from training.finetuning.finetune import (
     _Measure,
     finetune,
     interpolate,
+    steps_for,
 )
 from training.finetuning.folder import TrainingFolder
 
@@ -96,6 +97,23 @@ def test_a_stopped_fine_tuning_ends_as_one_that_was_not(random_checkpoint, tmp_p
     stored = json.loads((tmp_path / "whole" / "outcome.json").read_text())
     assert stored["chosen"]["share"] == whole.chosen.share and stored["steps"] == whole.steps == 4
     assert whole.chosen.general >= SHORT.keep * whole.base.general
+
+
+@pytest.mark.parametrize(
+    ("photos", "a_step", "steps"),
+    [(1, 2, 600), (100, 2, 600), (101, 2, 606), (250, 4, 750), (300, 2, 1800), (10_000, 2, 1800)],
+)
+def test_many_photos_get_more_steps_so_that_each_is_seen(photos, a_step, steps):
+    assert steps_for(photos, a_step) == steps
+
+
+@pytest.mark.parametrize(("looks", "steps"), [(1, 6), (2, 7), (9, 7)])
+def test_without_a_number_of_steps_the_photos_say_it(looks, steps, random_checkpoint, tmp_path, monkeypatch):
+    """Three photos, of which a step sees half a one: the other half is rehearsal."""
+    for name, value in (("LEAST_STEPS", 2), ("MOST_STEPS", 7), ("LOOKS", looks)):
+        monkeypatch.setattr(training.finetuning.finetune, name, value)
+    config = SHORT.model_copy(update={"steps": None})
+    assert _finetune(random_checkpoint, tmp_path, config).steps == steps
 
 
 def test_without_general_data_the_fine_tuned_weights_are_taken(random_checkpoint, tmp_path):
