@@ -45,5 +45,5 @@ def draw_memory(memory: Sequence[tuple[str, Sequence[int], Sequence[int]]], path
     axis.set_ylabel("resident memory, MiB")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
-    axis.legend()
+    axis.legend(loc="lower right")
     save(figure, path)
