@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 from ebseg.runs.mlflow_store import ENVIRONMENT
-from tests.unit.training.test_registry import champion_of, model_file
+from tests.integration.training.test_registry import champion_of, model_file
 from training.registry.registry import Registry
 from training.settings import Settings
 
