@@ -4,10 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ebseg.plots import axes_beside_each_other, save
+from ebseg.files import require_writable
+from ebseg.plots import axes_beside_each_other, require_matplotlib, save
 
 if TYPE_CHECKING:  # PyTorch is slow to import
     from ebseg.stage_timing import Report
+
+
+def require_plot(path: Path | None) -> None:
+    """Raise ConfigError, before long work, where ``--plot`` cannot be drawn or written; None: nobody asks."""
+    if path is not None:
+        require_matplotlib("--plot")
+        require_writable(path)
 
 
 def draw_photos(report: "Report", titles: Mapping[tuple[float, int], str], path: Path) -> None:

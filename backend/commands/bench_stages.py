@@ -12,12 +12,10 @@ from rich.table import Column
 from rich.table import Table as Grid
 
 import ebseg
-from backend.commands.bench_plots import draw_photos
+from backend.commands.bench_plots import draw_photos, require_plot
 from ebseg.children import environment, python
 from ebseg.config import find_variant
 from ebseg.errors import ConfigError
-from ebseg.files import require_writable
-from ebseg.plots import require_matplotlib
 from ebseg.progress import count
 
 if TYPE_CHECKING:  # PyTorch is slow to import, and `ebseg --help` does not need it
@@ -64,18 +62,16 @@ def stages(
     Example: ebseg bench stages --megapixels 0.4 --megapixels 12 --against ../older
     """
     config = find_variant(variant)
-    if plot is not None:
-        require_matplotlib("--plot")
-        require_writable(plot)
+    require_plot(plot)
     from ebseg.stage_timing import Comparison, Report, measure_stages, photo_title, plan  # as above
 
     work = plan(config, megapixels, labels, rounds)
     titles = {(size, number): photo_title(size, number) for size in megapixels for number in labels}
     if against is None:
         report = measure_stages(variant, work)
+        typer.echo(report.model_dump_json()) if as_json else _print_report(report)
         if plot is not None:
             draw_photos(report, titles, plot)
-        typer.echo(report.model_dump_json()) if as_json else _print_report(report)
         return
     if against.is_dir():
         options = ["--variant", variant, "--rounds", str(rounds)]
@@ -91,9 +87,9 @@ def stages(
         before = Report.read(_content(against), str(against), variant, work)
         after = measure_stages(variant, work)
     compared = Comparison.of(before, after, in_turns=against.is_dir())
+    typer.echo(compared.model_dump_json()) if as_json else _print_comparison(compared)
     if plot is not None:
         draw_photos(compared.after, titles, plot)
-    typer.echo(compared.model_dump_json()) if as_json else _print_comparison(compared)
 
 
 def _printed_by(checkout: Path, options: Sequence[str]) -> str:

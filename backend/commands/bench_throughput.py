@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import psutil
 import typer
 
-from backend.commands.bench_plots import draw_memory
+from backend.commands.bench_plots import draw_memory, require_plot
 from backend.commands.bench_served import (
     LABELS,
     SCENE_SIZE,
@@ -29,10 +29,8 @@ from backend.commands.bench_served import (
 )
 from ebseg.data.drawn.synthetic import PHRASES
 from ebseg.errors import ConfigError
-from ebseg.files import require_writable
 from ebseg.label_studio.kinds import KINDS, Kind
 from ebseg.photo_sizes import photo_size
-from ebseg.plots import require_matplotlib
 from ebseg.progress import doing
 from ebseg.vocabulary import Vocabulary
 from training.settings import load_settings
@@ -110,9 +108,7 @@ def throughput(
     """
     if unknown := set(kinds) - WRITTEN.keys():
         raise ConfigError(f"no kind of regions {sorted(unknown)}; known: {', '.join(WRITTEN)}")
-    if plot is not None:
-        require_matplotlib("--plot")
-        require_writable(plot)
+    require_plot(plot)
     size = SCENE_SIZE if megapixels is None else photo_size(megapixels)
     done: list[Throughput] = []
     with tempfile.TemporaryDirectory() as name:

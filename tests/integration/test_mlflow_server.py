@@ -15,14 +15,13 @@ from ebseg.loading import version_name
 from ebseg.runs.mlflow_store import default_tracking_uri
 from ebseg.runs.tracking import MlflowRun
 from tests.integration.training.test_registry import DECISION, home, model_file
-from tests.unit.conftest import folders, own_cache_folder, random_tiny
 from tests.unit.test_container_files import SERVICES
 from tests.unit.test_tracking import CONFIG, SAMPLE, Photos, points, progress, recorded, root
 from tests.unit.training.conftest import mlflow_environment
 from training.registry.registry import Registry
 from training.settings import Settings
 
-__all__ = ["folders", "home", "mlflow_environment", "model_file", "own_cache_folder", "random_tiny", "root"]
+__all__ = ["home", "mlflow_environment", "model_file", "root"]
 
 
 @pytest.fixture

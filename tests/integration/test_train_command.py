@@ -16,9 +16,6 @@ from ebseg import cli
 from ebseg.checkpoint import load_checkpoint
 from ebseg.loading import checkpoint_path
 from ebseg.vocabulary import Vocabulary
-from tests.unit.conftest import folders, own_cache_folder
-
-__all__ = ["folders", "own_cache_folder"]
 
 SMALL = ("--batch", "2", "--crop", "64", "--workers", "0", "--seed", "3")
 

@@ -7,11 +7,8 @@ from PIL import Image
 import ebseg
 from ebseg.cli import main
 from ebseg.errors import DataError
-from tests.unit.conftest import folders, own_cache_folder
 from training.commands.finetune_request import Request
 from training.commands.finetune_work import validate
-
-__all__ = ["folders", "own_cache_folder"]
 
 DESCRIPTION = """
 labels = ["kerb", "robot|android"]
