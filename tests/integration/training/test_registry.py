@@ -18,8 +18,8 @@ from ebseg.errors import CheckpointError, ConfigError, MlflowUnavailable
 from ebseg.loading import version_name
 from ebseg.runs.mlflow_store import connect, default_tracking_uri, disconnect
 from ebseg.vocabulary import Vocabulary
-from tests.unit.training.conftest import copy_home
-from tests.unit.training.loop_world import write_model
+from tests.integration.loop.conftest import copy_home
+from tests.integration.loop.loop_world import write_model
 from training.registry.decision import Decision, Verdict
 from training.registry.history import LONGEST_TAG, predecessors, succeed
 from training.registry.opened import Opened

@@ -8,7 +8,7 @@ import pytest
 from ebseg.ask import Memory
 from ebseg.label_studio.version import model_of, without_memory
 from ebseg.predictor import Predictor
-from tests.unit.training.loop_world import LEFT, RIGHT
+from tests.integration.loop.loop_world import LEFT, RIGHT
 from training.jobs import remembering
 from training.memory import files
 from training.memory.files import Header, StoredMemory, Worth

@@ -5,7 +5,7 @@ from pydantic import SecretStr
 from rq import Retry
 
 from ebseg.errors import ConfigError
-from tests.unit.training.loop_world import LEFT, RIGHT
+from tests.integration.loop.loop_world import LEFT, RIGHT
 from training.finetuning import parent
 from training.queue import orders
 from training.queue.outcomes import Topic, newest

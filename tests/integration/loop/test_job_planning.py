@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from ebseg.errors import Refused, TrainingError
-from tests.unit.training.loop_world import LEFT
+from tests.integration.loop.loop_world import LEFT
 from training.jobs.job import job
 from training.queue import orders
 from training.queue.orders import Which

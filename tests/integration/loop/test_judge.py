@@ -7,7 +7,7 @@ import pytest
 
 from ebseg.errors import TrainingError
 from ebseg.vocabulary import Vocabulary
-from tests.unit.training.loop_world import Halves, Model
+from tests.integration.loop.loop_world import Halves, Model
 from training.annotations.manifest import store
 from training.finetuning.finetune import General
 from training.judging import judge as judging
