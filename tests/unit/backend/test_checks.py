@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import threading
 import time
 from urllib.parse import parse_qs, urlsplit
@@ -17,7 +16,7 @@ from typer.testing import CliRunner
 from backend import loop_checks
 from backend.checks import examine
 from backend.commands.doctor import app
-from backend.loop_checks import check_registry, free_memory
+from backend.loop_checks import free_memory
 from tests.unit.backend.conftest import label_config, png, upload
 from tests.unit.label_studio.http_server import Server, redirect, reply
 from training.annotations.snapshot import is_held_out
@@ -25,7 +24,6 @@ from training.queue.embedded_redis import stop_embedded_redis
 from training.queue.pause import pause
 from training.queue.queues import connect
 from training.queue.triggers import Triggers
-from training.registry.registry import Registry
 from training.settings import Settings
 
 TOKEN = "personal-7f3a"
@@ -560,19 +558,3 @@ def test_the_command_says_it_in_lines_and_by_its_exit_status(world, monkeypatch,
     assert len(found) == len(lines)
     assert all(set(finding) == {"ok", "check", "detail", "remedy"} for finding in found)
     assert all(finding["ok"] for finding in found) == (not status)
-
-
-def test_the_registrys_base_and_projects_champions_are_named(mlflow_database, tmp_path, checkpoint):
-    settings = Settings(home=tmp_path / "home", model="ebseg-tiny")
-    settings.make_home()
-    shutil.copy(mlflow_database, settings.home)
-    registry = Registry(settings)
-    base = registry.ensure_base()
-    assert check_registry(settings).detail == f"version 1 is the base ({base.name})"
-    for project in (12, 7):
-        own = registry.register(checkpoint, key=f"train-{project}", run_id=None, tags={}, project=project)
-        registry.promote(own, "better", project=project)
-    assert check_registry(settings).detail == (
-        f"version 1 is the base ({base.name}); champions of their own: project 7: version 3, "
-        "project 12: version 2"
-    )

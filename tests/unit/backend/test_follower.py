@@ -1,7 +1,6 @@
 """Following the champion: which model is loaded first, which replaces it, and what a broken one costs."""
 
 import logging
-import shutil
 import threading
 import time
 from dataclasses import dataclass
@@ -10,9 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import training.registry.registry
 from backend import follower as follower_module
-from backend.app import create_app
 from backend.follower import ChampionFollower, registry_champions
 from backend.metrics import Metrics, Swap
 from backend.model_holder import ModelHolder
@@ -310,30 +307,7 @@ def test_no_champion_is_followed_where_the_settings_say_so(make_client):
     assert "Base of" not in client.get("/").get_data(as_text=True)
 
 
-# With MLflow's own registry
-
-
 def test_looking_for_a_champion_makes_no_store(tmp_path):
     home = tmp_path / "home"
     assert registry_champions(Settings(home=home)) == {}
     assert not home.exists()
-
-
-def test_the_registrys_champion_is_served_and_so_is_the_one_before_after_a_rollback(
-    tmp_path, checkpoint, successor, mlflow_database
-):
-    settings = Settings(home=tmp_path / "home", model=str(checkpoint), follow_seconds=0.05)
-    settings.home.mkdir()
-    shutil.copy(mlflow_database, settings.home)
-    registry = training.registry.registry.Registry(settings)
-    base = registry.ensure_base()
-    client = create_app(settings, connect=lambda: 1 / 0).test_client()
-    until(lambda: client.get("/versions").json == {"versions": [base.name]}, "the base is served")
-    trained = tmp_path / "trained.safetensors"
-    save_checkpoint(successor.net, trained)
-    candidate = registry.register(trained, key="train-1", run_id=None, tags={})
-    registry.promote(candidate, "better")
-    until(lambda: client.get("/versions").json == {"versions": [candidate.name]}, "the candidate is served")
-    registry.rollback("worse after all")
-    until(lambda: client.get("/versions").json == {"versions": [base.name]}, "the base is served again")
-    service_of(client).stop()

@@ -1,7 +1,6 @@
 """Projects with their own champion: which model answers whom, what is kept, and what a broken one costs."""
 
 import gc
-import shutil
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import training.registry.registry
 from backend import own_models
-from backend.app import create_app
 from backend.metrics import Metrics
 from backend.own_models import OwnModels
 from ebseg.ask import Ask
@@ -20,7 +17,6 @@ from ebseg.vocabulary import Vocabulary
 from tests.unit.backend.conftest import label_config, named, results, task, until, upload
 from tests.unit.backend.test_follower import Loader, Ref, served
 from tests.unit.backend.test_swap import masks, service_of
-from training.settings import Settings
 
 ASK = Ask(np.zeros((4, 4, 3), np.uint8), Vocabulary(["sky", "road"]))
 
@@ -241,27 +237,3 @@ def test_the_page_names_projects_champions_and_why_one_is_not_served(make_client
     assert "<th>7</th>\n      <td>one</td>" in page
     assert '<th>8</th>\n      <td>bad<p class="failed">the model bad could not be loaded: ' in page
     assert 'ebseg_model_swaps_total{outcome="failed"} 1.0' in client.get("/metrics").get_data(as_text=True)
-
-
-def test_what_one_project_promotes_in_the_registry_is_served_to_it_alone(
-    tmp_path, checkpoint, heads, mlflow_database
-):
-    (tmp_path / "home").mkdir()
-    shutil.copy(mlflow_database, tmp_path / "home")
-    settings = Settings(home=tmp_path / "home", model=str(checkpoint), follow_seconds=0.05, min_area=0.0)
-    registry = training.registry.registry.Registry(settings)
-    base = registry.ensure_base()
-    client = create_app(settings, connect=lambda: 1 / 0).test_client()
-
-    def is_served(project, version):
-        body = {"schema": label_config(), "project": project}
-        return client.post("/setup", json=body).json == {"model_version": named(version)}
-
-    until(lambda: is_served(7, base.name), "the base is served")
-    candidate = registry.register(heads["one"], key="train-1", run_id=None, tags={}, project=7)
-    registry.promote(candidate, "better", project=7)
-    until(lambda: is_served(7, "one"), "the candidate is served")
-    assert is_served(8, base.name)
-    registry.rollback("worse after all", project=7)
-    until(lambda: is_served(7, base.name), "the base is served again")
-    service_of(client).stop()

@@ -135,7 +135,7 @@ def test_a_workers_prediction_of_a_task_is_the_same_byte_for_byte(
     config = label_config(control=control).replace('model_score_threshold="0"', own)
     settings = {"label_studio_url": label_studio.url, "label_studio_api_key": "key", **settings}
     studio = FakeLabelStudio()
-    tasks = [studio.add_task(image=upload(number)) for number in range(3)]
+    tasks = [studio.add_task(image=upload(number)) for number in range(2)]
     worker = Settings(**{"min_area": 0.0, **settings})
     label(
         LabelStudioClient(worker, http=studio.http),
