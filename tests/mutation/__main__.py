@@ -1,7 +1,7 @@
 """Mutation testing of what decides a promotion: ``make mutants``, or ``python -m tests.mutation``.
 
 Small faults are put into a copy of the tree, one at a time: a comparison or its boundary, a number, ``not``,
-``and``, an argument, a statement, a returned value. The unit files that belong to the module should then
+``and``, an argument, a statement, a returned value. The test files that belong to the module should then
 fail. A mutant that survives is printed as a diff: it wants a test, or, where it is the same program in other
 words or one whose difference nobody should rely on, an entry with its reason in explained.json.
 
@@ -23,7 +23,8 @@ from tests.mutation.changes import Mutant, mutants
 from tests.mutation.running import ROOT, Job, run_all
 
 EXPLAINED = Path(__file__).with_name("explained.json")
-UNIT, LOOP = "tests/unit", "tests/unit/training"
+FOLDERS = ("tests/unit/training", "tests/integration/loop", "tests/unit", "tests/integration/training")
+"""Where a target's test files are looked for, by their names."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,12 @@ class Target:
     chosen: str | None = None
 
 
-def _target(file: str, *names: str, folder: str = LOOP, **more: Any) -> Target:
-    return Target(file, tuple(f"{folder}/test_{name}.py" for name in names), **more)
+def _target(file: str, *names: str, **more: Any) -> Target:
+    return Target(file, tuple(_find(f"test_{name}.py") for name in names), **more)
+
+
+def _find(name: str) -> str:
+    return next(path for folder in FOLDERS if (ROOT / (path := f"{folder}/{name}")).is_file())
 
 
 TARGETS = (
@@ -50,7 +55,7 @@ TARGETS = (
     _target("training/judging/cross_validation.py", "parts", "job_finetuning", "cross_validation"),
     _target("training/judging/reasons.py", "reasons"),
     _target("training/judging/seen.py", "judge"),
-    _target("ebseg/evaluation/metrics.py", "metrics", folder=UNIT),
+    _target("ebseg/evaluation/metrics.py", "metrics"),
     _target("training/annotations/snapshot.py", "snapshot", "one_task"),
     _target("training/annotations/manifest.py", "reasons", "snapshot"),
     _target("training/annotations/parts.py", "parts"),
@@ -61,11 +66,11 @@ TARGETS = (
     _target("training/jobs/reading.py", "job_reading"),
     _target("training/jobs/finetuning.py", "job_finetuning"),
     _target("training/jobs/judging.py", "judge"),
-    _target("training/jobs/planning.py", "job_planning"),
+    _target("training/jobs/planning.py", "job_planning", "selecting", "job_remembering"),
     _target("training/jobs/labelling.py", "labelling", "job_planning", "one_task"),
-    _target("training/jobs/sweeping.py", "job_planning"),
+    _target("training/jobs/sweeping.py", "job_planning", "job_remembering"),
     _target(
-        "training/finetuning/finetune.py", "finetune", folder="tests/integration/training",
+        "training/finetuning/finetune.py", "finetune",
         only=frozenset({"_choose", "_end_if_done", "interpolate"}),
         chosen="choice or mix or interpolation or ends_early or resuming",
     ),
