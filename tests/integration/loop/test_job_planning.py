@@ -12,6 +12,7 @@ from training.queue.orders import Which
 from training.queue.plans import close_plan, is_open, open_plan, submit_plan
 from training.queue.projects import PROJECTS_KEY, known_projects
 from training.queue.queues import find, queues
+from training.queue.remembering import is_requested
 
 
 @pytest.fixture
@@ -216,6 +217,13 @@ def test_the_schedule_looks_at_every_project_and_sees_to_the_next_time(served):
     assert sweep(served) == {"outcome": "3 projects are looked at", "projects": [1, 2, 9]}
     assert served.waiting() == ["snapshot-1-0", "snapshot-2-0", "snapshot-9-0"]
     assert [key for key in served.connection.keys("rq:job:sweep-*") if b"20261125T0300" not in key]
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_the_schedule_has_memories_brought_up_to_date(served, memory):
+    served.change(projects=(9,), memory=memory)
+    sweep(served)
+    assert is_requested(served.connection, 9) == memory
 
 
 def test_a_round_that_waits_is_not_waited_for(served):
