@@ -108,6 +108,14 @@ def test_a_box_is_clipped_and_follows_the_photo():
     assert sure[found].min() > 0
 
 
+def test_what_a_box_is_around_fills_it():
+    halves = box(0, 0, 96, 64)
+    found, _ = find(boxes=(halves,))  # the model takes the upper half alone for the label
+    assert iou(found, QUARTERS[0] | QUARTERS[2]) > 0.95
+    found, _ = find(boxes=(box(0, 0, 53, 70),))  # a tenth wider
+    assert iou(found, QUARTERS[0]) > 0.9
+
+
 def test_grabcut_is_given_no_flat_colours(monkeypatch):
     """It would take two seconds for this photo."""
     given = []
