@@ -67,6 +67,7 @@ mutants: $(READY)
 screenshot: $(READY) $(LABEL_STUDIO_READY) browser
 	EBSEG_SCREENSHOT=docs/images/label-studio.png EBSEG_POLYGONS_SCREENSHOT=docs/images/polygons.png \
 		$(BIN)/pytest tests/e2e/test_browser.py
+	EBSEG_POINTING_SCREENSHOT=docs/images/pointing.png $(BIN)/pytest tests/e2e/test_smart_tools.py -k real_photo
 	EBSEG_MEMORY_PICTURE=docs/images/memory.png $(BIN)/pytest tests/e2e/test_memory.py
 	EBSEG_FINETUNE_STEPS=150 EBSEG_LOOP_PICTURE=docs/images/loop.png $(BIN)/pytest tests/e2e/test_loop.py -k corrections
 

@@ -234,10 +234,10 @@ def _refined(rough: Mask, box: Mask, pixels: npt.NDArray[np.uint8]) -> Mask:
     cv2.setRNGSeed(0)  # the same question has the same answer
     colours = np.zeros((2, 1, 65))
     cv2.grabCut(photo, small, (0, 0, 0, 0), colours[0], colours[1], 1, cv2.GC_INIT_WITH_MASK)
-    inside = np.isin(small, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
-    full = cv2.resize(inside, guess.shape[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+    inside = np.isin(small, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
+    full = cv2.resize(inside, guess.shape[::-1], interpolation=cv2.INTER_LINEAR)
     refined = np.zeros_like(box)
-    refined[around] = full & box[around]
+    refined[around] = (full >= 0.5) & box[around]
     return refined
 
 

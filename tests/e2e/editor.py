@@ -68,3 +68,11 @@ def keep_picture(page: Page, name: str) -> None:
     if folder := os.environ.get("EBSEG_CONTROL_PICTURES"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         page.screenshot(path=Path(folder, f"{name}.png"))
+
+
+def keep_window(page: Page, variable: str) -> None:
+    """Keep the window where an environment variable names a file, in 256 colours."""
+    if screenshot := os.environ.get(variable):
+        Path(screenshot).parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(io.BytesIO(page.screenshot())) as image:
+            image.convert("RGB").quantize(256).save(screenshot, optimize=True)

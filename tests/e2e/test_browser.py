@@ -4,20 +4,16 @@ EBSEG_SCREENSHOT=file keeps the whole window as a picture, EBSEG_POLYGONS_SCREEN
 polygons (``make screenshot``).
 """
 
-import io
-import os
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageColor
+from PIL import ImageColor
 from playwright.sync_api import Page
 
 from backend.demo.label_studio_server import Project
 from backend.demo.project import label_config
 from backend.processes import ServerProcess
 from ebseg.label_studio.label_config import parse
-from tests.e2e.editor import PICTURE, VIEW, box, open_task
+from tests.e2e.editor import PICTURE, VIEW, box, keep_window, open_task
 from tests.e2e.projects import Annotated
 
 LabelMap = npt.NDArray[np.int16]
@@ -32,14 +28,6 @@ def seen(page: Page, label_map: LabelMap) -> LabelMap:
     rows = (y / picture["height"] * height).astype(int)
     columns = (x / picture["width"] * width).astype(int)
     return label_map[rows[:, None], columns]
-
-
-def keep_window(page: Page, variable: str) -> None:
-    """Keep the window where an environment variable names a file, in 256 colours."""
-    if screenshot := os.environ.get(variable):
-        Path(screenshot).parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(io.BytesIO(page.screenshot())) as image:
-            image.convert("RGB").quantize(256).save(screenshot, optimize=True)
 
 
 def test_masks_are_seen_on_the_picture(page: Page, drawn: Annotated) -> None:

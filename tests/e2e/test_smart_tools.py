@@ -1,8 +1,10 @@
 """Smart tools in a real browser: a click and a box each give regions on the photo.
 
-EBSEG_CONTROL_PICTURES=folder keeps a picture of each.
+EBSEG_CONTROL_PICTURES=folder keeps a picture of each, EBSEG_POINTING_SCREENSHOT=file that of the window
+with a flower (``make screenshot``).
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +16,14 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 from playwright.sync_api import Page
+from sklearn.datasets import load_sample_image
 
 from backend.demo.label_studio_server import LabelStudioServer, Project
 from backend.processes import ServerProcess
 from ebseg.data.drawn.synthetic import PHRASES, Scene
 from ebseg.label_studio.annotations import paint
 from ebseg.label_studio.label_config import parse
-from tests.e2e.editor import PICTURE, VIEW, box, keep_picture
+from tests.e2e.editor import PICTURE, VIEW, box, keep_picture, keep_window
 from tests.e2e.team import CAMVID_LABELS, camvid
 
 Mask = npt.NDArray[np.bool_]
@@ -71,6 +74,17 @@ def camvid_photo() -> Photo:
     return Photo(file, list(CAMVID_LABELS), truth)
 
 
+@pytest.fixture(scope="module")
+def flower(tmp_path_factory: pytest.TempPathFactory) -> Photo:
+    """A dahlia, nearly round, before dark leaves: a real photo, and what the model was never trained on."""
+    file = tmp_path_factory.mktemp("smart") / "flower.png"
+    photo = load_sample_image("flower.jpg")
+    Image.fromarray(photo).save(file)
+    truth = np.zeros(photo.shape[:2], np.uint8)
+    cv2.ellipse(truth, (307, 221), (138, 137), 0, 0, 360, 1, cv2.FILLED)
+    return Photo(file, ["leaves", "flower"], truth.astype(np.int16))
+
+
 @pytest.fixture
 def automatic(page: Page) -> Iterator[None]:
     """Both switches are on: Label Studio asks for a mask at each prompt, and takes it."""
@@ -81,7 +95,10 @@ def automatic(page: Page) -> Iterator[None]:
 
 def config(mask: str, names: Sequence[str]) -> str:
     """A control that gets the masks, and smart tools of the same labels."""
-    labels = "".join(f'<Label value="{name}"/>' for name in names)
+    colours = itertools.cycle(("#0050ff", "#e000c0"))
+    labels = "".join(
+        f'<Label value="{name}" background="{colour}"/>' for name, colour in zip(names, colours, strict=False)
+    )
     return "".join(
         [
             '<View><Image name="image" value="$image"/>',
@@ -155,6 +172,22 @@ def around(mask: Mask) -> tuple[Place, Place]:
     return (float(columns.min()), float(rows.min())), (float(columns.max() + 1), float(rows.max() + 1))
 
 
+def open_editor(
+    page: Page, server: LabelStudioServer, backend: ServerProcess, photo: Photo, tag: str
+) -> Editor:
+    """Open the only task of a new project, which has no regions."""
+    label_config = config(tag, photo.names)
+    project = Project(server, f"Smart tools and {tag}", label_config)
+    server.client.projects.update(project.id, show_collab_predictions=False)  # nothing to begin with
+    [task] = project.upload([photo.file])
+    server.client.ml.create(project=project.id, url=backend.url, title="EBSeg", is_interactive=True)
+    page.goto(f"{project.url}?task={task}")
+    page.wait_for_selector(PICTURE)
+    editor = Editor(page, photo, label_config)
+    assert not editor.results()
+    return editor
+
+
 @pytest.mark.parametrize("tag", ["BrushLabels", "PolygonLabels"])
 @pytest.mark.parametrize(
     ("photo", "clicked", "boxed", "least_iou"),
@@ -173,15 +206,7 @@ def test_a_click_and_a_box_give_regions(
     least_iou: float,
 ) -> None:
     shown: Photo = request.getfixturevalue(photo)
-    label_config = config(tag, shown.names)
-    project = Project(server, f"Smart tools and {tag}", label_config)
-    server.client.projects.update(project.id, show_collab_predictions=False)  # nothing to begin with
-    [task] = project.upload([shown.file])
-    server.client.ml.create(project=project.id, url=backend.url, title="EBSeg", is_interactive=True)
-    page.goto(f"{project.url}?task={task}")
-    page.wait_for_selector(PICTURE)
-    editor = Editor(page, shown, label_config)
-    assert not editor.results()
+    editor = open_editor(page, server, backend, shown, tag)
 
     part = shown.object(clicked)
     editor.choose("key-point-tool", "click", clicked)
@@ -201,3 +226,18 @@ def test_a_click_and_a_box_give_regions(
     assert {each["from_name"] for each in editor.results()} == {"mask"}  # the prompts themselves are gone
     page.wait_for_timeout(500)
     keep_picture(page, f"smart tools, {photo}, {tag}")
+
+
+@pytest.mark.usefixtures("automatic")
+def test_a_box_around_a_thing_on_a_real_photo_gives_its_outline(
+    server: LabelStudioServer, backend: ServerProcess, page: Page, flower: Photo
+) -> None:
+    editor = open_editor(page, server, backend, flower, "PolygonLabels")
+    part = flower.object("flower")
+    editor.choose("rectangle-tool", "box", "flower")
+    editor.point(*around(part))
+    [region] = editor.results()
+    assert region["type"] == "polygonlabels" and len(region["value"]["points"]) <= 200
+    assert iou(editor.mask("flower"), part) >= 0.9
+    page.wait_for_timeout(500)
+    keep_window(page, "EBSEG_POINTING_SCREENSHOT")
