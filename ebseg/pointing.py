@@ -30,7 +30,7 @@ LEAST_IN_A_BOX = (0.3, 0.1)
 LEAST_SPAN = 0.6
 """Of the box's area, what the largest part spans: boxes are drawn around things, give or take a tenth."""
 
-MOST_REFINED = 20_000
+MOST_REFINED = 14_000
 """Pixels of a box's surroundings that grabCut looks at: a larger one is made smaller for it."""
 
 MOST_PIXELS = 1_000_000
@@ -198,12 +198,15 @@ def _distance(seed: Mask) -> npt.NDArray[np.float32]:
 
 def _inside(likely: npt.NDArray[np.float32], box: Mask, pixels: npt.NDArray[np.uint8]) -> Mask:
     """Find what a box is around: along the photo's edges where that fills the box, else what is likely."""
-    for least in LEAST_IN_A_BOX:
-        rough = np.asarray(box & (likely > least))
+    least_span = LEAST_SPAN * _span(box)
+    roughs = [np.asarray(box & (likely > least)) for least in LEAST_IN_A_BOX]
+    while len(roughs) > 1 and _span(roughs[0]) < least_span:
+        del roughs[0]
+    for rough in roughs:
         refined = _refined(rough, box, pixels)
-        if _span(refined) >= LEAST_SPAN * _span(box):
+        if _span(refined) >= least_span:
             return refined
-    return rough if rough.any() else box
+    return roughs[0] if roughs[0].any() else box
 
 
 def _span(mask: Mask) -> int:
