@@ -1,13 +1,14 @@
 """Label Studio as the learning loop sees it: every call has a time limit, and waits out a short absence."""
 
 import json
+import ssl
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -108,6 +109,12 @@ class LabelStudioBackend:
     version: str
 
 
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Read the system's certificates once: it takes as long as a call, and each job has its own client."""
+    return httpx.create_ssl_context()
+
+
 class LabelStudioClient:
     """A Label Studio server.
 
@@ -128,7 +135,7 @@ class LabelStudioClient:
         self._key = settings.label_studio_api_key
         self._patience = settings.patience
         if http is None:
-            http = httpx.Client(timeout=TIMEOUT)
+            http = httpx.Client(timeout=TIMEOUT, verify=_certificates())
             weakref.finalize(self, http.close)
         http.event_hooks = {"response": [Server(server).require_no_redirect]}
         self._http = http

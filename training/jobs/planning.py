@@ -32,7 +32,8 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
     if whole:
         files.plan_with_newest(loop.storage, project)
     try:
-        version = pipeline_of(loop, studio, studio.project(project)).version(model)
+        found = studio.project(project)
+        version = pipeline_of(loop, studio, found).version(model)
         without = version if kind is Which.MISSING and _may_leave_out(loop, model) else None
         listed = studio.unlabelled(project, predicted=PREDICTED.get(kind), without=without)
         tasks = [task.id for task in listed]
@@ -46,7 +47,10 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
     chunks = submit_chunks(
         loop.connection, loop.settings, project, tasks, version, plan=loop.job_id, which=kind
     )
-    end_part(loop, studio, project, version, plan=loop.job_id)
+    if chunks:
+        end_part(loop, studio, project, version, plan=loop.job_id)
+    elif close_plan(loop.connection, loop.job_id, loop.job_id):  # nothing took time in which it could change
+        show_scores(studio, found, version, loop.registry.names, whole=True)
     return {"outcome": f"{len(tasks)} unlabelled tasks in {len(chunks)} jobs", "chunks": chunks}
 
 

@@ -65,7 +65,7 @@ def test_a_plan_leaves_out_what_is_predicted_already_and_only_shows_it(served):
     done = served.ask(orders.plan(1, "base-0"))
     assert done == {"outcome": "0 unlabelled tasks in 0 jobs", "chunks": []}
     assert served.fake.model_version == version
-    assert served.fake.requests("/api/tasks/") == 1
+    assert served.fake.requests("/api/tasks/") == served.fake.requests("/api/projects/1/") == 1
     served.register("my-base-0", 5)  # whose predictions Label Studio's search cannot tell from base-0's
     assert len(served.ask(orders.plan(1, "base-0"))["chunks"]) == 2
 
