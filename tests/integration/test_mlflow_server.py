@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from werkzeug.serving import make_server
@@ -14,9 +15,9 @@ from ebseg.errors import ConfigError
 from ebseg.loading import version_name
 from ebseg.runs.mlflow_store import default_tracking_uri
 from ebseg.runs.tracking import MlflowRun
+from tests.integration.test_tracking import CONFIG, SAMPLE, Photos, points, progress, recorded, root
 from tests.integration.training.test_registry import DECISION, home, model_file
-from tests.unit.test_container_files import SERVICES
-from tests.unit.test_tracking import CONFIG, SAMPLE, Photos, points, progress, recorded, root
+from tests.unit.test_container_files import OURS, SERVICES
 from tests.unit.training.conftest import mlflow_environment
 from training.registry.registry import Registry
 from training.settings import Settings
@@ -118,3 +119,12 @@ def test_mlflow_is_started_with_options_and_variables_that_it_has():
     known = {option for parameter in cli.commands[server].params for option in parameter.opts}
     assert {option.split("=")[0] for option in options} - known == set()
     assert set(SERVICES["mlflow"]["environment"]) - set(vars(environment_variables)) == set()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_mlflow_answers_to_the_name_that_our_services_call_it_by(name):
+    from mlflow.server.security_utils import is_allowed_host_header
+
+    option = next(option for option in SERVICES["mlflow"]["command"] if option.startswith("--allowed-hosts="))
+    host = urlsplit(SERVICES[name]["environment"]["MLFLOW_TRACKING_URI"]).netloc
+    assert is_allowed_host_header(option.partition("=")[2].split(","), host)
