@@ -18,11 +18,10 @@ from ebseg.runs.tracking import MlflowRun
 from tests.integration.test_tracking import CONFIG, SAMPLE, Photos, points, progress, recorded, root
 from tests.integration.training.test_registry import DECISION, home, model_file
 from tests.unit.test_container_files import OURS, SERVICES
-from tests.unit.training.conftest import mlflow_environment
 from training.registry.registry import Registry
 from training.settings import Settings
 
-__all__ = ["home", "mlflow_environment", "model_file", "root"]
+__all__ = ["home", "model_file", "root"]
 
 
 @pytest.fixture

@@ -8,16 +8,15 @@ import pytest
 
 from ebseg.errors import ConfigError
 from ebseg.evaluation.report import log_to_mlflow, write_html
-from ebseg.runs.mlflow_store import ENVIRONMENT, connect, default_tracking_uri, disconnect
+from ebseg.runs.mlflow_store import connect, default_tracking_uri, disconnect
 from tests.unit.test_report import evaluation
 
 
 @pytest.fixture
-def store(mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def store(
+    mlflow_database: Path, mlflow_environment: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """Give the address of the store below runs/ in the current folder."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for variable, value in ENVIRONMENT.items():
-        monkeypatch.setenv(variable, value)
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     shutil.copy(mlflow_database, "runs")

@@ -15,7 +15,7 @@ import ebseg.runs.tracking
 from ebseg.config import TrainConfig
 from ebseg.data.samples import Sample
 from ebseg.errors import ConfigError
-from ebseg.runs.mlflow_store import ENVIRONMENT, TRANSFER_SECONDS, default_tracking_uri, patient
+from ebseg.runs.mlflow_store import TRANSFER_SECONDS, default_tracking_uri, patient
 from ebseg.runs.tracking import MlflowRun
 from ebseg.runs.watch import StepReport
 from ebseg.vocabulary import Vocabulary
@@ -55,11 +55,8 @@ def progress(step, **changed):
 
 
 @pytest.fixture
-def root(mlflow_database, tmp_path, monkeypatch) -> Path:
+def root(mlflow_database, mlflow_environment, tmp_path, monkeypatch) -> Path:
     """Give a folder with MLflow's database; the process runs elsewhere."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for variable, value in ENVIRONMENT.items():
-        monkeypatch.setenv(variable, value)
     root, elsewhere = tmp_path / "all runs", tmp_path / "elsewhere"
     for folder in (root / "one", elsewhere):
         folder.mkdir(parents=True)

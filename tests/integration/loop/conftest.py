@@ -7,11 +7,11 @@ import pytest
 import redis
 
 from tests.integration.loop.loop_world import World, put_in_place, write_model
-from tests.unit.training.conftest import connection, mlflow_environment, redis_url
+from tests.unit.training.conftest import connection, redis_url
 from training.registry.registry import Registry
 from training.settings import Settings
 
-__all__ = ["connection", "mlflow_environment", "redis_url"]
+__all__ = ["connection", "redis_url"]
 
 
 @pytest.fixture(scope="session")

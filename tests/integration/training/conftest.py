@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.unit.training.conftest import mlflow_environment
 from training.queue.embedded_redis import embedded_redis, stop_embedded_redis
 from training.settings import Settings
-
-__all__ = ["mlflow_environment"]
 
 SECONDS = 120
 

@@ -7,7 +7,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ebseg.cli import main
-from ebseg.runs.mlflow_store import ENVIRONMENT
 from training.annotations.corrections import Live
 from training.queue.embedded_redis import stop_embedded_redis
 from training.registry.decision import Decision, Verdict
@@ -32,10 +31,7 @@ DECISION = Decision(
 
 
 @pytest.fixture
-def home(mlflow_database, tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for variable, value in ENVIRONMENT.items():
-        monkeypatch.setenv(variable, value)
+def home(mlflow_database, mlflow_environment, tmp_path, monkeypatch):
     monkeypatch.setenv("EBSEG_HOME", str(tmp_path / "my home"))
     monkeypatch.setenv("COLUMNS", "160")
     (tmp_path / "my home").mkdir()

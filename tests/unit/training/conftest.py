@@ -3,7 +3,6 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from ebseg.runs.mlflow_store import ENVIRONMENT
 from training.queue.embedded_redis import embedded_redis, stop_embedded_redis
 
 
@@ -21,11 +20,3 @@ def connection(redis_url: str) -> Iterator[redis.Redis]:
     connection.flushall()
     yield connection
     connection.close()
-
-
-@pytest.fixture
-def mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the registry in its home, and MLflow quiet."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for variable, value in ENVIRONMENT.items():
-        monkeypatch.setenv(variable, value)
