@@ -165,6 +165,11 @@ class Project:
             task_ids += answer.json()["task_ids"]
         return task_ids
 
+    def change_label_config(self, label_config: str) -> None:
+        """Replace the project's label config."""
+        with _reported("change the label config"):
+            self._client.projects.update(self.id, label_config=label_config)
+
     def connect(self, backend_url: str) -> None:
         """Make a machine learning backend the project's own."""
         with _reported(f"connect the backend {backend_url}"):

@@ -62,6 +62,8 @@ def measure_relabelling(
 ) -> Relabelling:
     """Have a worker predict drawn photos twice, the model alone in between; the second time counts.
 
+    For that the label config is changed, as a promotion changes the model: predictions are of another
+    version then.
     ``label_studio``: its command; ``folder``: for all that this writes. Raises LabelStudioError,
     ServerProcessError, and TrainingError where a job fails.
     """
@@ -76,13 +78,14 @@ def measure_relabelling(
         start_label_studio(label_studio, folder) as server,
         start_worker(server, model, folder, variables) as worker,
     ):
-        project = Project(server, "Relabelling", label_config([[label] for label in labels]))
+        config = label_config([[label] for label in labels])
+        project = Project(server, "Relabelling", config)
         project.upload(files)
         version = Registry(settings).ensure_base().name
         connection = connect(settings)
 
         def relabel() -> None:
-            _wait(connection, submit_plan(connection, project.id, version, Which.ALL), worker)
+            _wait(connection, submit_plan(connection, project.id, version, Which.MISSING), worker)
 
         with doing("The worker predicts all photos for the first time"):
             relabel()
@@ -90,8 +93,9 @@ def measure_relabelling(
             doing("The model alone predicts them"),
             ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh,
         ):
-            alone = fresh.submit(_model_alone, model, labels, files).result()
+            alone = fresh.submit(_model_alone, model, labels, files, settings.precision).result()
         before = _cpu_of(server.process)
+        project.change_label_config(config.replace(" toName", ' model_score_threshold="0.31" toName'))
         with doing("The worker predicts all photos anew"):
             relabelled = _cost(relabel, photos, lambda: _cpu_of(worker))
         return Relabelling(photos, alone, relabelled, (_cpu_of(server.process) - before) / photos)
@@ -103,8 +107,8 @@ def _cost(call: Callable[[], None], photos: int, cpu: Callable[[], float]) -> Co
     return Cost((time.monotonic() - begun) / photos, (cpu() - used) / photos)
 
 
-def _model_alone(model: str, labels: list[str], files: list[Path]) -> Cost:
-    predictor, vocabulary = load(model), Vocabulary(labels)
+def _model_alone(model: str, labels: list[str], files: list[Path], precision: str) -> Cost:
+    predictor, vocabulary = load(model, precision=precision), Vocabulary(labels)
     photos = [read_image(file) for file in files]
     predictor.predict(photos[0], vocabulary)  # the labels' embeddings are kept from then on
 

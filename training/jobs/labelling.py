@@ -8,8 +8,9 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from ebseg.engine import Engine
@@ -17,6 +18,7 @@ from ebseg.errors import FetchError, TokenRefused
 from ebseg.label_studio.pipeline import Fetcher, Model, Pipeline
 from ebseg.label_studio.version import model_of
 from training.annotations.label_studio import (
+    PAGE_SIZE,
     LabelStudioClient,
     LabelStudioPrediction,
     LabelStudioTask,
@@ -68,6 +70,11 @@ class Anew:
     which: Which
     ours: Collection[str]
 
+    @property
+    def drops(self) -> bool:
+        """Whether predictions are dropped for new ones."""
+        return self.which in (Which.EMPTY, Which.ALL)
+
     def is_needed(self, found: Sequence[LabelStudioPrediction], wanted: str) -> bool:
         """Tell whether a task with these predictions needs one of the wanted version."""
         there = [each for each in found if each.version == wanted]
@@ -79,7 +86,7 @@ class Anew:
 
     def stale(self, found: Sequence[LabelStudioPrediction], wanted: str) -> list[int]:
         """List the ids of the predictions that a new one replaces."""
-        if self.which not in (Which.EMPTY, Which.ALL):
+        if not self.drops:
             return []
         whole = self.which is Which.ALL
         return [
@@ -149,7 +156,9 @@ def label(
     # One thread talks with Label Studio while this one has the model work: of the next task and the last.
     other = ThreadPoolExecutor(1, thread_name_prefix="label-studio")
     try:
+        listing = other.submit(work.look_ahead, tasks)  # before all reads, which look into it
         reads = deque(other.submit(work.read, task_id) for task_id in tasks[:1])
+        listing.result()
         stores: deque[Future[None]] = deque()
         for number in range(len(tasks)):
             found = reads.popleft().result()
@@ -193,11 +202,22 @@ class _Labelling:
     anew: Anew
     predicted: Predict
     done: Pushed = field(default_factory=Pushed)
+    listed: dict[int, LabelStudioTask] = field(default_factory=dict)
+    """Tasks that were read ahead, which have no prediction of the wanted version."""
 
     @property
     def wanted(self) -> str:
         """The version of the predictions."""
         return self.pipeline.version(self.model.version)
+
+    def look_ahead(self, tasks: Sequence[int]) -> None:
+        """Read at once what surely needs a prediction and drops none; one page of it at most."""
+        if not tasks or self.anew.drops:
+            return
+        with suppress(NotInLabelStudio):  # reading one by one says so of each
+            within = (min(tasks), max(tasks))
+            found = self.studio.unlabelled(self.project, without=self.wanted, within=within)
+            self.listed.update({task.id: task for task in islice(found, PAGE_SIZE)})
 
     def read(self, task_id: int) -> _Found | None:
         """Look whether a task needs a prediction, and fetch its photo; None where it is not to be done."""
@@ -205,6 +225,8 @@ class _Labelling:
             self.done.left_out[task_id] = "another job is at it"
             return None
         with self._one(task_id):
+            if (listed := self.listed.get(task_id)) is not None:
+                return _Found(task_id, [], listed, _ahead(self.pipeline, listed))
             found, fetcher = self.studio.predictions_of(task_id), self.pipeline.fetcher
             if not self.anew.is_needed(found, self.wanted):
                 return _Found(task_id, found, None, fetcher)

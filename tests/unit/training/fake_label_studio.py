@@ -128,9 +128,10 @@ class FakeLabelStudio:
         tasks = [self._row(task) for _, task in sorted(self.tasks.items())]
         for each in query["filters"]["items"]:
             name = each["filter"].removeprefix("filter:tasks:")
-            keep = {"greater": int.__gt__, "equal": int.__eq__, "not_contains": _has_none_of}[
-                each["operator"]
-            ]
+            keep = {
+                "greater": int.__gt__, "equal": int.__eq__, "less_or_equal": int.__le__,
+                "not_contains": _has_none_of,
+            }[each["operator"]]  # fmt: skip
             tasks = [task for task in tasks if keep(task[name], each["value"])]
         size = min(int(asked["page_size"]), self.largest_page)
         return _ok({"tasks": tasks[:size], "total": len(tasks)})

@@ -14,6 +14,7 @@ from tests.unit.training.fake_label_studio import CONFIG, FakeLabelStudio
 from tests.unit.training.test_snapshot import Photos
 from training.annotations.label_studio import LabelStudioClient, LabelStudioUnavailable
 from training.annotations.photos import PatientFetcher
+from training.jobs import labelling
 from training.jobs.labelling import Anew, label
 from training.queue.orders import Which
 from training.settings import Settings
@@ -79,6 +80,27 @@ def test_no_task_is_predicted_twice_by_a_version(world):
     again = world.label([task])
     assert (again.pushed, again.there) == ([], [task])
     assert len(world.fake.predictions) == 2
+
+
+def test_tasks_of_a_job_are_read_at_once_and_looked_at_again_before_each_push(world):
+    tasks = [world.fake.add_task(image="/a.png") for _ in range(4)]
+    world.fake.predict(tasks[0], [], "model-1")
+    world.fake.annotate(tasks[1], [])  # since the job was made, and it is predicted all the same
+    world.fake.predict(tasks[2], [], VERSION)
+    world.fake.predict(tasks[3], [], f"{VERSION}+more")  # of which the version's text is a part
+    done = world.label(tasks)
+    assert (done.pushed, done.there) == ([tasks[0], tasks[1], tasks[3]], [tasks[2]])
+    listings = 1 + 2  # the second and the last by themselves, as they are in doubt
+    assert world.fake.requests("/api/tasks/") == listings
+    assert world.fake.requests("/api/predictions/") == 3 + 3  # in doubt; before each push
+
+
+def test_a_job_of_tasks_far_apart_reads_no_more_than_a_page_ahead(world, monkeypatch):
+    monkeypatch.setattr(labelling, "PAGE_SIZE", 2)
+    world.fake.largest_page = 2
+    tasks = [world.fake.add_task(image="/a.png") for _ in range(6)]
+    assert world.label([tasks[0], tasks[5]]).pushed == [tasks[0], tasks[5]]
+    assert world.fake.requests("/api/tasks/") == 1 + 1  # the page, and the last by itself
 
 
 @pytest.mark.parametrize(("which", "pushed"), [(Which.MISSING, False), (Which.ALL, True)])
