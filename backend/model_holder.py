@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -63,6 +63,11 @@ class PinnedModel:
         return self.loaded.done() and self.loaded.exception() is None
 
     @property
+    def photos_at_once(self) -> int:
+        """How many questions it answers together."""
+        return self.loaded.result().photos_at_once if self.ready else 1
+
+    @property
     def failure(self) -> str | None:
         """Why loading failed, or None."""
         return str(self.loaded.exception()) if self.loaded.done() and not self.ready else None
@@ -88,6 +93,8 @@ Questions = queue.SimpleQueue[_Question]
 
 class ModelHolder:
     """Loads a model in a thread of its own, which answers there what callers ask, in the order they come in.
+
+    On a GPU questions that wait already are answered together, up to ``photos_at_once`` of the model.
 
     One thread, rather than a lock that the callers share: it is fair, a caller can stop waiting while the
     model works, and PyTorch keeps one team of CPU threads instead of one for each caller.
@@ -166,7 +173,30 @@ class ModelHolder:
     def _work(self) -> None:
         self._load_first()
         while True:
-            self._answer(self._questions.get())  # in no variable: it would keep a model until the next one
+            self._answer_all(self._gathered())  # in no variable: it would keep a model until the next one
+
+    def _gathered(self) -> list[_Question]:
+        """Wait for a question, and take as many of those that wait already as its model answers at once."""
+        questions = [self._questions.get()]
+        with suppress(queue.Empty):
+            while len(questions) < questions[0].model.photos_at_once:
+                questions.append(self._questions.get_nowait())
+        return questions
+
+    def _answer_all(self, questions: list[_Question]) -> None:
+        """Answer questions, those to one model together."""
+        by_model: dict[PinnedModel, list[_Question]] = {}
+        while questions:
+            question = questions.pop(0)
+            if not question.answer.set_running_or_notify_cancel():
+                continue
+            if self._stopped or time.monotonic() >= question.deadline:
+                question.answer.set_exception(TimeoutError())
+            else:
+                by_model.setdefault(question.model, []).append(question)
+        del question  # as in PinnedModel.answer: here, too, an error's frames must hold no question
+        while by_model:
+            self._answer(by_model.pop(next(iter(by_model))))
 
     def _load_first(self) -> None:
         first, self._first = self._first, None  # nothing but its requests keeps a model that another replaces
@@ -176,20 +206,21 @@ class ModelHolder:
             except ModelUnavailable as error:  # raised again where an answer is asked for
                 first.loaded.set_exception(error)
 
-    def _answer(self, question: _Question) -> None:
-        """Pass on what the model answers or raises; the thread lives on."""
-        if not question.answer.set_running_or_notify_cancel():
-            return
+    def _answer(self, questions: list[_Question]) -> None:
+        """Pass on what the model answers or raises; the thread lives on. A bad question costs no other."""
         try:
-            if self._stopped or time.monotonic() >= question.deadline:
-                raise TimeoutError
             with self._timed():
-                [found] = question.model.loaded.result().predict_many([question.ask])
-            question.answer.set_result(found)
+                found = questions[0].model.loaded.result().predict_many([each.ask for each in questions])
+            for question, answer in list(zip(questions, found, strict=True)):
+                question.answer.set_result(answer)
         except Exception as error:  # raised again where the answer is asked for
-            question.answer.set_exception(error)
+            if len(questions) == 1:
+                questions[0].answer.set_exception(error)
+            else:
+                for each in questions:
+                    self._answer([each])
         finally:
-            del question  # as in PinnedModel.answer
+            questions.clear()  # as in PinnedModel.answer
 
 
 def load_warm(load: Callable[[], Model], name: str) -> Model:

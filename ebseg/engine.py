@@ -73,18 +73,30 @@ class Engine:
         """The model's version."""
         return self._predictor.version
 
+    @property
+    def photos_at_once(self) -> int:
+        """How many questions are best asked together; see ``Predictor.photos_at_once``."""
+        return self._predictor.photos_at_once
+
     def predict_many(self, asks: Sequence[Ask]) -> list[Segmentation]:
         """Answer questions, in their order; see ``Predictor.predict_many``."""
-        return [self._answer(ask) for ask in asks]
+        step = self.photos_at_once
+        return [
+            answer
+            for first in range(0, len(asks), step)
+            for answer in self._answers(asks[first : first + step])
+        ]
 
-    def _answer(self, ask: Ask) -> Segmentation:
-        pixels = as_array(ask.photo)
-        key = _key(self.version, pixels)
-        encoded = self._encoded.get(key)
-        if encoded is None:
-            encoded = self._predictor.encode(pixels)
-            self._encoded.put(key, encoded)
-        return self._predictor.answer(ask, encoded, pixels)
+    def _answers(self, asks: Sequence[Ask]) -> list[Segmentation]:
+        pixels = [as_array(ask.photo) for ask in asks]
+        keys = [_key(self.version, each) for each in pixels]
+        encoded = {key: kept for key in keys if (kept := self._encoded.get(key)) is not None}
+        new = {key: photo for key, photo in zip(keys, pixels, strict=True) if key not in encoded}
+        for key, photo in zip(new, self._predictor.encode_many(list(new.values())), strict=True):
+            self._encoded.put(key, photo)
+            encoded[key] = photo
+        answer = self._predictor.answer
+        return [answer(ask, encoded[key], each) for ask, key, each in zip(asks, keys, pixels, strict=True)]
 
 
 def _key(version: str, pixels: npt.NDArray[np.uint8]) -> bytes:

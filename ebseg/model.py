@@ -10,9 +10,9 @@ height x width: the photo at test size; padded: up to multiples of 32; stride 4:
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +73,18 @@ class Encoded:
             sizes=self.sizes[one],
             padded=self.padded,
         )
+
+    def apart(self) -> list["Encoded"]:
+        """Give each photo as a batch of one with memory of its own: one may be kept longer than another."""
+        if len(self.sizes) == 1:
+            return [self]
+        photos = (self.photo(index) for index in range(len(self.sizes)))
+        return [photo._copied() for photo in photos]
+
+    def _copied(self) -> "Encoded":
+        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
+        own: dict[str, Any] = {name: tensor.clone() for name, tensor in tensors.items()}
+        return replace(self, **own)
 
     def resizable(self, index: int = 0) -> Masks:
         """Give one photo's masks, to be resized to its test size and its own."""

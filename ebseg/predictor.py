@@ -55,6 +55,10 @@ class EncodedPhoto:
         return self.encoded.nbytes
 
 
+PHOTOS_AT_ONCE = 4
+"""That a GPU encodes together. No GPU was at hand to choose it by: ``ebseg bench batches`` tries others."""
+
+
 class Predictor:
     """A model ready to label photos; one call at a time uses all cores.
 
@@ -126,16 +130,43 @@ class Predictor:
             return self.decide(encoded, ask.vocabulary, ask.threshold, ask.measures, ask.memory)
         return self.point(encoded, pixels, ask.vocabulary, ask.pointed)
 
+    @property
+    def photos_at_once(self) -> int:
+        """Photos of one size that are encoded together: on a CPU that takes as long as one by one."""
+        return PHOTOS_AT_ONCE if self.device.type == "cuda" else 1
+
     def encode(self, photo: Photo) -> EncodedPhoto:
         """Do all for a photo that does not depend on labels, which is most of the work.
 
         Raises ImageError for a photo that cannot be read.
         """
-        pixels = as_array(photo)
+        return self.encode_many([photo])[0]
+
+    def encode_many(self, photos: Sequence[Photo]) -> list[EncodedPhoto]:
+        """Encode photos, in their order; those of one size at test size ``photos_at_once`` together.
+
+        Raises ImageError for a photo that cannot be read.
+        """
+        pixels = [as_array(photo) for photo in photos]
         with stage(Stage.PREPROCESSING):
-            resized = resize_shortest_edge(pixels, self.config.test_size, self.config.test_max_size)
-            image = torch.from_numpy(resized).to(self.device).permute(2, 0, 1).float()  # (3, h, w)
-        return EncodedPhoto(self.encode_batch([image]), (pixels.shape[0], pixels.shape[1]))
+            images = [self._at_test_size(each) for each in pixels]
+        alike: dict[torch.Size, list[int]] = {}
+        for number, image in enumerate(images):
+            alike.setdefault(image.shape, []).append(number)
+        found: dict[int, Encoded] = {}
+        for numbers in alike.values():
+            for first in range(0, len(numbers), self.photos_at_once):
+                together = numbers[first : first + self.photos_at_once]
+                encoded = self.encode_batch([images[number] for number in together])
+                found.update(zip(together, encoded.apart(), strict=True))
+        return [
+            EncodedPhoto(found[number], (each.shape[0], each.shape[1])) for number, each in enumerate(pixels)
+        ]
+
+    def _at_test_size(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """Give a photo (H, W, 3) as (3, h, w), 0..255, where the model is."""
+        resized = resize_shortest_edge(pixels, self.config.test_size, self.config.test_max_size)
+        return torch.from_numpy(resized).to(self.device).permute(2, 0, 1).float()
 
     def encode_batch(self, images: Sequence[Tensor]) -> Encoded:
         """Encode photos at test size in the predictor's precision; see ``EBSeg.encode``."""

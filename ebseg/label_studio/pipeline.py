@@ -58,6 +58,10 @@ class Model(Protocol):
     def version(self) -> str:
         """Changes whenever predictions may change."""
 
+    @property
+    def photos_at_once(self) -> int:
+        """How many questions are best asked together."""
+
     def predict_many(self, asks: Sequence[Ask]) -> Sequence[Segmentation]:
         """Segment photos, in their order."""
 

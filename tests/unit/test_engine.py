@@ -16,9 +16,9 @@ class Counting(Predictor):
 
     encoded = 0
 
-    def encode(self, photo):
-        self.encoded += 1
-        return super().encode(photo)
+    def encode_many(self, photos):
+        self.encoded += len(photos)
+        return super().encode_many(photos)
 
 
 @pytest.fixture
@@ -59,6 +59,35 @@ def test_answers_come_in_the_order_of_the_questions(predictor, photos):
         same(answer, predictor.predict(ask.photo, ask.vocabulary))
         for answer, ask in zip(found, asks, strict=True)
     )
+
+
+def test_photos_of_one_size_are_encoded_together_where_that_pays(predictor, photos, monkeypatch):
+    batches = []
+    encode = predictor.encode_batch
+
+    def counted(images):
+        batches.append(len(images))
+        return encode(images)
+
+    monkeypatch.setattr(type(predictor), "photos_at_once", 2)
+    monkeypatch.setattr(predictor, "encode_batch", counted)
+    wide = photos[0][: photos[0].shape[0] // 2]
+    different = [photos[0], wide, photos[1], 255 - photos[0], photos[0]]
+    engine = Engine(predictor)
+    found = engine.predict_many([Ask(photo, SKY) for photo in different])
+    assert batches == [1, 1, 2]  # two questions at a time: of two sizes; of one; and a photo that is known
+    one_by_one = [predictor.predict(photo, SKY) for photo in different]
+    for together, alone in zip(found, one_by_one, strict=True):
+        assert together.label_map.shape == alone.label_map.shape
+        np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)
+        assert (together.label_map == alone.label_map).mean() > 0.999
+
+
+def test_a_photo_of_a_batch_keeps_no_memory_of_the_others(predictor, photos, monkeypatch):
+    monkeypatch.setattr(type(predictor), "photos_at_once", 2)
+    for encoded in predictor.encode_many(photos[:2]):
+        masks = encoded.encoded.masks
+        assert masks.untyped_storage().nbytes() == masks.nbytes
 
 
 def test_a_photo_of_other_pixels_or_another_shape_is_another(predictor, photos):

@@ -21,6 +21,8 @@ ASK = Ask(np.zeros((4, 4, 3), np.uint8), Vocabulary(["sky", "road"]))
 class Model:
     """Finds the same everywhere; ``shape`` and ``score`` are its answers', ``meanwhile`` is called first."""
 
+    photos_at_once = 1
+
     def __init__(self, version="v2", score=0.5, shape=None, meanwhile=lambda ask: None) -> None:
         self.version, self._score, self._shape, self._meanwhile = version, score, shape, meanwhile
 
@@ -88,6 +90,91 @@ def test_questions_are_answered_one_after_the_other_in_their_order():
     for thread in threads:
         thread.join()
     assert order == [0.0, 0.1, 0.2, 0.3, 0.4]
+
+
+class Together(Model):
+    """Answers three questions at once; ``asked``: what it was asked for together."""
+
+    photos_at_once = 3
+
+    def __init__(self, **settings) -> None:
+        super().__init__(**settings)
+        self.asked = []
+
+    def predict_many(self, asks):
+        self.asked.append([ask.threshold for ask in asks])
+        return super().predict_many(asks)
+
+
+def test_questions_that_wait_are_answered_together_and_a_bad_one_fails_alone():
+    begun, release = threading.Event(), threading.Event()
+
+    def meanwhile(ask):
+        if ask is ASK:
+            begun.set()
+            assert release.wait(10)
+        assert ask.threshold != 0.1, "not this one"
+
+    model = Together(meanwhile=meanwhile)
+    holder = started(lambda: model)
+    until(lambda: holder.ready, "the model loads")
+    answers, threads = {}, []
+
+    def ask_for(ask):
+        try:
+            answers[ask.threshold] = holder.current().answer(ask, timeout=10).by
+        except AssertionError as error:
+            answers[ask.threshold] = str(error)[:12]
+
+    for number in range(-1, 5):
+        waiting = holder._questions.qsize()
+        ask = ASK if number < 0 else Ask(ASK.photo, ASK.vocabulary, number / 10)
+        threads.append(threading.Thread(target=ask_for, args=(ask,)))
+        threads[-1].start()
+        if ask is ASK:
+            assert begun.wait(10)
+        else:
+            until(lambda: holder._questions.qsize() > waiting, "it asks")  # noqa: B023 (called at once)
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert model.asked == [[None], [0.0, 0.1, 0.2], [0.0], [0.1], [0.2], [0.3, 0.4]]
+    assert answers == {None: "v2", 0.0: "v2", 0.1: "not this one", 0.2: "v2", 0.3: "v2", 0.4: "v2"}
+
+
+def test_questions_to_two_models_are_answered_each_by_its_own():
+    begun, release = threading.Event(), threading.Event()
+
+    def meanwhile(ask):
+        if ask is ASK:
+            begun.set()
+            assert release.wait(10)
+
+    first, second = Together(version="v1", meanwhile=meanwhile), Together(version="v2")
+    holder = started(lambda: first)
+    until(lambda: holder.ready, "the model loads")
+    other = holder.pin("other")
+    other.loaded.set_result(second)
+    answers, threads = {}, []
+    models = [holder.current(), holder.current(), other, holder.current()]
+    for number, model in enumerate(models):
+        waiting = holder._questions.qsize()
+        ask = Ask(ASK.photo, ASK.vocabulary, number / 10) if number else ASK
+
+        def ask_for(model=model, ask=ask):
+            answers[ask.threshold] = model.answer(ask, timeout=10).by
+
+        threads.append(threading.Thread(target=ask_for))
+        threads[-1].start()
+        if ask is ASK:
+            assert begun.wait(10)
+        else:
+            until(lambda: holder._questions.qsize() > waiting, "it asks")  # noqa: B023 (called at once)
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert answers == {None: "v1", 0.1: "v1", 0.2: "v2", 0.3: "v1"}
+    assert (first.asked, second.asked) == ([[None], [0.1, 0.3]], [[0.2]])
 
 
 def test_a_question_that_waited_too_long_is_not_answered():
