@@ -4,17 +4,13 @@ import numpy as np
 import torch.nn.functional as F
 
 from ebseg.model import Encoded
-from training.selection.strategies import Embedding
-
-GRID = 4
-"""Rows and columns of the parts of a photo whose mean features are its embedding.
-
-What is where tells more than what there is: with the mean of the whole photo replays of CamVid gained less.
-"""
+from training.selection.strategies import GRID, Embedding
 
 
 def embedding(encoded: Encoded) -> Embedding:
-    """Say what is where in a photo, by the pixel decoder's features of width D: (``GRID`` ** 2 * D,).
+    """Say what is where in a photo, by the pixel decoder's features of width D: (D * ``GRID`` ** 2,).
+
+    What is where tells more than what there is: replays of CamVid gained less by the mean of the whole photo.
 
     ``encoded``: of one photo.
     """

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 
 from training.selection import files
-from training.selection.strategies import ahead, is_by_diversity, most_typical
+from training.selection.strategies import ahead, is_by_diversity, most_telling
 from training.settings import Select
 from training.storage import Storage
 
@@ -23,5 +23,5 @@ def plan_order(
     tasks, waiting = list(known), set(unlabelled)
     annotated = [place for place, task in enumerate(tasks) if task not in waiting]
     count = ahead(select, len(annotated))
-    chosen = most_typical(np.stack(list(known.values())), annotated, count) if known and count else []
+    chosen = most_telling(np.stack(list(known.values())), annotated, count) if known and count else []
     files.put_in_front(storage, project, model, [tasks[place] for place in chosen])

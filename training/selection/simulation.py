@@ -23,7 +23,7 @@ from training.memory.fitting import answered, fit
 from training.memory.samples import Samples
 from training.memory.sampling import sample
 from training.selection.embeddings import embedding
-from training.selection.strategies import Embedding, ahead, most_typical, score
+from training.selection.strategies import Embedding, ahead, most_telling, score
 from training.settings import Select
 
 Labels = npt.NDArray[np.int16]
@@ -102,7 +102,7 @@ class Simulation:
         if select is Select.RANDOM:
             return list(left)
         embeddings = np.stack([photo.embedding for photo in self.pool])
-        front = most_typical(embeddings, annotated, ahead(select, len(annotated)))
+        front = most_telling(embeddings, annotated, ahead(select, len(annotated)))
         certainties = {index: self._certainty(self.pool[index], memory) for index in left}
         return sorted(left, key=lambda index: score(select, index, certainties[index], front))
 

@@ -75,6 +75,7 @@ class Model:
     """
 
     trained_on: Vocabulary | None = None
+    photos_at_once = 1
 
     def __init__(self, version: str, rows: int) -> None:
         self.version, self.rows = version, rows
@@ -83,6 +84,9 @@ class Model:
 
     def encode(self, photo):
         return SimpleNamespace(photo=photo, nbytes=photo.nbytes)
+
+    def encode_many(self, photos):
+        return [self.encode(photo) for photo in photos]
 
     def answer(self, ask, encoded, pixels):
         return self.predict(pixels, ask.vocabulary, ask.threshold)

@@ -15,7 +15,7 @@ from training.memory.samples import Samples
 from training.selection import files
 from training.selection.embeddings import embedding
 from training.selection.simulation import Photo, Simulation
-from training.selection.strategies import FEW, ahead, most_typical, score
+from training.selection.strategies import FEW, GRID, ahead, most_telling, most_typical, score
 from training.settings import Select
 from training.storage import Storage
 
@@ -33,6 +33,30 @@ def test_what_stands_for_most_comes_first_and_what_is_like_an_annotated_photo_la
     assert most_typical(places, [1, 5], 20)[0] == 8
     assert sorted([1, 5, *most_typical(places, [1, 5], 20)]) == list(range(9))
     assert most_typical(places, range(9), 3) == []
+
+
+def looking_like(*parts):
+    """Make a photo's embedding: its parts by turns look like these directions, of three."""
+    directions = np.eye(3)[[parts[number % len(parts)] for number in range(GRID**2)]]
+    return directions.T.flatten()
+
+
+def test_what_few_annotated_photos_show_comes_first():
+    meadow, road, sea = 0, 1, 2
+    photos = np.stack([
+        looking_like(meadow), looking_like(meadow), looking_like(meadow), looking_like(meadow, road),
+        looking_like(road), looking_like(road, sea, sea, sea), looking_like(meadow, meadow, meadow, sea),
+    ])  # fmt: skip
+    assert most_telling(photos, [0, 1], 2) == [5, 4]  # by what is new, though photo 2 is more typical
+    assert most_telling(photos, [], 1) == most_typical(photos, [], 1) == [0]  # groups tell little yet
+    assert most_telling(photos, [0, 4, 5], 9)[-1] == 2
+    assert sorted(most_telling(photos, [3], 9)) == [0, 1, 2, 4, 5, 6]
+    assert most_telling(photos, range(7), 3) == []
+
+
+def test_photos_alike_and_those_without_features_are_ordered_too():
+    assert sorted(most_telling(np.zeros((3, GRID**2)), [0], 5)) == [1, 2]
+    assert most_telling(np.ones((1, 2 * GRID**2)), [], 5) == [0]
 
 
 def test_the_padding_is_no_part_of_an_embedding():
@@ -100,7 +124,7 @@ def simulated(count=12):
         text = np.zeros((40, 2), np.float16)
         text[np.arange(40), 1 - truth] = 0.9
         samples = Samples(features, truth, np.full(40, 1 / 40, np.float32), text)
-        photos.append(Photo(samples, rng.normal(size=5).astype(np.float16), 1000))
+        photos.append(Photo(samples, rng.normal(size=2 * GRID**2).astype(np.float16), 1000))
     return Simulation(photos[:-2], photos[-2:], ("sky", "road"), "model", 0.3)
 
 
