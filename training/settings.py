@@ -203,7 +203,7 @@ class Settings(BaseSettings):
     )
     label_chunk: int = Field(default=8, ge=1, description="tasks that one labelling job predicts")
     select: Select = Field(
-        default=Select.UNCERTAIN, description="which unlabelled task comes first by the scores of predictions"
+        default=Select.DIVERSE, description="which unlabelled task comes first by the scores of predictions"
     )
     patience: float = Field(
         default=15.0,

@@ -12,7 +12,6 @@ from training.queue.orders import Which
 from training.queue.plans import close_plan, open_plan, submit_chunks
 from training.queue.projects import Project, forget_project
 from training.selection.planning import plan_order
-from training.selection.strategies import is_by_diversity
 
 PREDICTED = {Which.NEW: False, Which.EMPTY: True}
 """Whether the tasks of a plan have predictions, where that matters."""
@@ -37,13 +36,19 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
         without = version if kind is Which.MISSING and _may_leave_out(loop, model) else None
         listed = studio.unlabelled(project, predicted=PREDICTED.get(kind), without=without)
         tasks = [task.id for task in listed]
+        done(len(tasks))
+        if whole:
+            state.version = version
+            plan_order(
+                loop.storage,
+                project,
+                model,
+                loop.settings.select,
+                lambda: tasks if without is None else [task.id for task in studio.unlabelled(project)],
+            )
     except NotInLabelStudio:
         forget_project(loop.connection, project)
         return {"outcome": f"project {project} is not in Label Studio (any more)"}
-    done(len(tasks))
-    if whole:
-        state.version = version
-        plan_order(loop.storage, project, model, loop.settings.select, tasks)
     chunks = submit_chunks(
         loop.connection, loop.settings, project, tasks, version, plan=loop.job_id, which=kind
     )
@@ -57,11 +62,8 @@ def plan(loop: Loop, project: int, model: str, which: str = Which.MISSING) -> Re
 def _may_leave_out(loop: Loop, model: str) -> bool:
     """Tell whether the tasks that a model has predicted need not be listed, and can be told apart.
 
-    An order by diversity is made of all that is unlabelled. Label Studio tells versions apart by their text:
-    a model's name must be part of no other's.
+    Label Studio tells versions apart by their text: a model's name must be part of no other's.
     """
-    if is_by_diversity(loop.settings.select):
-        return False
     return sum(model.lower() in name.lower() for name in loop.registry.names()) == 1
 
 

@@ -1,11 +1,7 @@
 """Plans put typical photos in front of the tasks to annotate."""
 
-from types import SimpleNamespace
-
 import pytest
-import torch
 
-from tests.integration.loop.loop_world import Model
 from training.queue import orders
 from training.queue.orders import Which
 from training.selection import files, strategies
@@ -13,15 +9,8 @@ from training.settings import Select
 
 
 @pytest.fixture
-def seen(world, monkeypatch):
-    """Have the model see the first colour of a photo's places."""
-
-    def encode(self, photo):
-        features = torch.from_numpy(photo[..., 0].copy())[None, None].half() / 255
-        sizes = ((4 * photo.shape[0], 4 * photo.shape[1]),)
-        return SimpleNamespace(encoded=SimpleNamespace(features=features, sizes=sizes), nbytes=1)
-
-    monkeypatch.setattr(Model, "encode", encode)
+def seen(world):
+    """Have a base; its photos' embeddings are the first colour of their places."""
     world.registry.ensure_base()
     return world
 
@@ -43,7 +32,21 @@ def test_a_plan_puts_typical_tasks_in_front_once_their_photos_were_seen(seen, mo
     assert {scores[task] for task in tasks[1:] if task not in front} == {1.0}
 
 
+def test_an_order_is_made_of_all_tasks_and_those_with_a_prediction_get_no_job(seen):
+    tasks = [seen.add_task() for _ in range(3)]
+    seen.ask(orders.plan(1, "base-0"))
+    seen.work()
+    seen.fake.annotate(tasks[0], [])
+    new = seen.add_task()
+    planned = seen.ask(orders.plan(1, "base-0"))
+    seen.work()
+    assert sorted(files.front(seen.loop().storage, 1, "base-0")) == tasks[1:]
+    assert planned["outcome"] == "1 unlabelled tasks in 1 jobs"
+    assert [each["task"] for each in seen.fake.predictions.values()] == [*tasks, new]
+
+
 def test_nothing_is_kept_for_an_order_that_needs_nothing(seen):
+    seen.change(select=Select.UNCERTAIN)
     seen.add_task()
     seen.ask(orders.plan(1, "base-0"))
     seen.work()
