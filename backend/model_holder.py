@@ -217,6 +217,7 @@ class ModelHolder:
             if len(questions) == 1:
                 questions[0].answer.set_exception(error)
             else:
+                logger.warning("%d photos together: %r; they are answered one by one", len(questions), error)
                 for each in questions:
                     self._answer([each])
         finally:
