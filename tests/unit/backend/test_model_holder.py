@@ -66,36 +66,44 @@ def test_a_loaded_model_answers():
     assert (holder.ready, holder.failure, holder.version) == (True, None, "v1")
 
 
-def test_questions_are_answered_one_after_the_other_in_their_order():
-    begun, release, order = threading.Event(), threading.Event(), []
+class Gate:
+    """Keeps a model at work on ASK until other questions wait; ``hold`` is the model's ``meanwhile``."""
 
-    def meanwhile(ask):
+    def __init__(self) -> None:
+        self._begun, self._release = threading.Event(), threading.Event()
+
+    def hold(self, ask):
         if ask is ASK:
-            begun.set()
-            assert release.wait(10)
-        else:
-            order.append(ask.threshold)
+            self._begun.set()
+            assert self._release.wait(10)
 
-    holder = started(lambda: Model(meanwhile=meanwhile))
-    threads = [threading.Thread(target=holder.current().answer, args=(ASK, 10))]
-    threads[0].start()
-    assert begun.wait(10)
-    for number in range(5):
-        asked = holder._questions.qsize()
-        ask = Ask(ASK.photo, ASK.vocabulary, number / 10)
-        threads.append(threading.Thread(target=holder.current().answer, args=(ask, 10)))
-        threads[-1].start()
-        until(lambda: holder._questions.qsize() > asked, "it asks")  # noqa: B023 (called at once)
-    release.set()
-    for thread in threads:
-        thread.join()
-    assert order == [0.0, 0.1, 0.2, 0.3, 0.4]
+    def answers(self, holder, questions) -> dict:
+        """Ask for ASK, and for (model, threshold) behind it; give each threshold's answer or error."""
+        found, threads = {}, []
+
+        def ask_for(model, ask):
+            try:
+                found[ask.threshold] = model.answer(ask, timeout=10).by
+            except AssertionError as error:
+                found[ask.threshold] = str(error).partition("\n")[0]
+
+        def begin(model, ask):
+            threads.append(threading.Thread(target=ask_for, args=(model, ask)))
+            threads[-1].start()
+
+        begin(holder.current(), ASK)
+        assert self._begun.wait(10)
+        for number, (model, threshold) in enumerate(questions, start=1):
+            begin(model, Ask(ASK.photo, ASK.vocabulary, threshold))
+            until(lambda number=number: holder._questions.qsize() == number, "it asks")
+        self._release.set()
+        for thread in threads:
+            thread.join()
+        return found
 
 
-class Together(Model):
-    """Answers three questions at once; ``asked``: what it was asked for together."""
-
-    photos_at_once = 3
+class Recording(Model):
+    """``asked``: the thresholds of what it was asked for, together."""
 
     def __init__(self, **settings) -> None:
         super().__init__(**settings)
@@ -106,73 +114,39 @@ class Together(Model):
         return super().predict_many(asks)
 
 
+class Together(Recording):
+    photos_at_once = 3
+
+
+def test_questions_are_answered_one_after_the_other_in_their_order():
+    gate = Gate()
+    model = Recording(meanwhile=gate.hold)
+    holder = started(lambda: model)
+    gate.answers(holder, [(holder.current(), number / 10) for number in range(5)])
+    assert model.asked == [[None], [0.0], [0.1], [0.2], [0.3], [0.4]]
+
+
 def test_questions_that_wait_are_answered_together_and_a_bad_one_fails_alone():
-    begun, release = threading.Event(), threading.Event()
+    gate = Gate()
 
     def meanwhile(ask):
-        if ask is ASK:
-            begun.set()
-            assert release.wait(10)
+        gate.hold(ask)
         assert ask.threshold != 0.1, "not this one"
 
     model = Together(meanwhile=meanwhile)
     holder = started(lambda: model)
-    until(lambda: holder.ready, "the model loads")
-    answers, threads = {}, []
-
-    def ask_for(ask):
-        try:
-            answers[ask.threshold] = holder.current().answer(ask, timeout=10).by
-        except AssertionError as error:
-            answers[ask.threshold] = str(error)[:12]
-
-    for number in range(-1, 5):
-        waiting = holder._questions.qsize()
-        ask = ASK if number < 0 else Ask(ASK.photo, ASK.vocabulary, number / 10)
-        threads.append(threading.Thread(target=ask_for, args=(ask,)))
-        threads[-1].start()
-        if ask is ASK:
-            assert begun.wait(10)
-        else:
-            until(lambda: holder._questions.qsize() > waiting, "it asks")  # noqa: B023 (called at once)
-    release.set()
-    for thread in threads:
-        thread.join()
+    answers = gate.answers(holder, [(holder.current(), number / 10) for number in range(5)])
     assert model.asked == [[None], [0.0, 0.1, 0.2], [0.0], [0.1], [0.2], [0.3, 0.4]]
     assert answers == {None: "v2", 0.0: "v2", 0.1: "not this one", 0.2: "v2", 0.3: "v2", 0.4: "v2"}
 
 
 def test_questions_to_two_models_are_answered_each_by_its_own():
-    begun, release = threading.Event(), threading.Event()
-
-    def meanwhile(ask):
-        if ask is ASK:
-            begun.set()
-            assert release.wait(10)
-
-    first, second = Together(version="v1", meanwhile=meanwhile), Together(version="v2")
+    gate = Gate()
+    first, second = Together(version="v1", meanwhile=gate.hold), Together(version="v2")
     holder = started(lambda: first)
-    until(lambda: holder.ready, "the model loads")
     other = holder.pin("other")
     other.loaded.set_result(second)
-    answers, threads = {}, []
-    models = [holder.current(), holder.current(), other, holder.current()]
-    for number, model in enumerate(models):
-        waiting = holder._questions.qsize()
-        ask = Ask(ASK.photo, ASK.vocabulary, number / 10) if number else ASK
-
-        def ask_for(model=model, ask=ask):
-            answers[ask.threshold] = model.answer(ask, timeout=10).by
-
-        threads.append(threading.Thread(target=ask_for))
-        threads[-1].start()
-        if ask is ASK:
-            assert begun.wait(10)
-        else:
-            until(lambda: holder._questions.qsize() > waiting, "it asks")  # noqa: B023 (called at once)
-    release.set()
-    for thread in threads:
-        thread.join()
+    answers = gate.answers(holder, [(holder.current(), 0.1), (other, 0.2), (holder.current(), 0.3)])
     assert answers == {None: "v1", 0.1: "v1", 0.2: "v2", 0.3: "v1"}
     assert (first.asked, second.asked) == ([[None], [0.1, 0.3]], [[0.2]])
 
