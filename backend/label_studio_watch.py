@@ -25,7 +25,10 @@ TROUBLE_SECONDS = 5.0
 """... while something is wrong: who has mended it waits for that."""
 
 FIRST_PAUSE = 1.0
-"""Seconds until Label Studio has stored what it was answered, likely; each further pause is twice as long."""
+"""Seconds until Label Studio has stored what it was answered, likely; each further pause is twice as long.
+
+It calls amid what it stores: on SQLite, a change of the project then may fail that ("database is locked"),
+and a client that repeats a failed call connects the model twice."""
 
 MOST_TRIES = 8
 """For a version to be shown: four minutes. Then whoever calls next begins anew."""
@@ -43,7 +46,7 @@ class _Wish:
 
     version: str
     tries: int = 0
-    at: float = field(default_factory=lambda: time.monotonic())
+    at: float = field(default_factory=lambda: time.monotonic() + FIRST_PAUSE)
     settled: bool = False
 
 

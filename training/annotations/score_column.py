@@ -16,8 +16,9 @@ def show_scores(
 ) -> bool:
     """Have a project show a version's scores and masks, unless somebody chose those of another model.
 
-    Tells whether nothing is left to do: Label Studio takes no version of which it has no prediction yet, and
-    shows nothing of tasks that have none. So a version that differs from the one that is shown by its memory
+    Tells whether nothing is left to do: Label Studio takes no version of which it has no prediction yet. So a
+    project that has none at all is only read: to list its models Label Studio calls and stores each. And it
+    shows nothing of tasks that have no prediction. So a version that differs from the one shown by its memory
     alone, as each Submit makes one, is left to whoever has predicted the ``whole`` project with it.
     ``project``: as it is now. ``ours``: lists the versions of the model that learns. Raises what
     LabelStudioClient and ``ours`` raise.
@@ -25,6 +26,8 @@ def show_scores(
     now = project.model_version
     if now == version or (now and not whole and without_memory(now) == without_memory(version)):
         return True
+    if not project.predictions:
+        return False
     return not _is_ours(studio, project, version, ours) or studio.set_model_version(project.id, version)
 
 

@@ -53,6 +53,11 @@ def watch(fake):
     return LabelStudioWatch(lambda: LabelStudioClient(settings, http=fake.http), lambda: {"street-1"})
 
 
+def look_when_due(watch, clock):
+    clock.now += label_studio_watch.FIRST_PAUSE + 0.1
+    watch.look()
+
+
 def stored(fake, *versions):
     """Have Label Studio hold predictions of some versions."""
     number = fake.add_task(image="/a.png")
@@ -127,10 +132,10 @@ def test_without_a_token_nothing_is_asked_and_public_photos_are_served(tmp_path,
 # Whose scores a project shows
 
 
-def test_a_project_that_shows_nothing_shows_the_versions_scores(fake, watch):
+def test_a_project_that_shows_nothing_shows_the_versions_scores(fake, watch, clock):
     stored(fake, VERSION)
     watch.show(1, VERSION)
-    watch.look()
+    look_when_due(watch, clock)
     assert fake.model_version == VERSION
 
 
@@ -139,17 +144,26 @@ def test_a_project_that_shows_nothing_shows_the_versions_scores(fake, watch):
     [("EBSeg", VERSION), (OLDER, VERSION), ("street-1", VERSION), ("street-2", VERSION), (OTHERS, OTHERS)],
     ids=["the model's title", "an older version", "one of before there were digests", "the model", "chosen"],
 )
-def test_a_version_that_a_person_chose_is_left_alone(fake, watch, shown, expected):
+def test_a_version_that_a_person_chose_is_left_alone(fake, watch, clock, shown, expected):
     stored(fake, VERSION, OTHERS)
     fake.models, fake.model_version = ["EBSeg"], shown
     watch.show(1, VERSION)
-    watch.look()
+    look_when_due(watch, clock)
     assert fake.model_version == expected
+
+
+def test_label_studio_is_left_alone_while_it_stores_what_it_was_told(fake, watch, clock):
+    """It calls /setup, or /predict for another version, amid a request of its own that writes."""
+    stored(fake, VERSION)
+    watch.show(1, VERSION)
+    watch.look()
+    assert fake.model_version is None
+    assert fake.requests("/api/projects/1/", "GET") == fake.requests("/api/projects/1/", "PATCH") == 0
 
 
 def test_it_is_tried_until_label_studio_has_stored_a_prediction(fake, watch, clock):
     watch.show(1, VERSION)
-    watch.look()
+    look_when_due(watch, clock)
     assert fake.model_version is None
     stored(fake, VERSION)
     watch.look()
@@ -162,25 +176,34 @@ def test_it_is_tried_until_label_studio_has_stored_a_prediction(fake, watch, clo
     assert len(fake.seen) == before + 1  # the token alone
 
 
-def test_a_project_without_predictions_is_given_up_until_it_calls_again(fake, watch, clock):
+def test_a_project_without_predictions_is_only_read(fake, watch, clock):
+    """To list a project's models Label Studio calls and stores each one, beside what it stores just now."""
+    fake.models, fake.model_version = ["EBSeg"], "EBSeg"
+    watch.show(1, VERSION)
+    look_when_due(watch, clock)
+    assert fake.seen[1:] == [("GET", "/api/projects/1/")]  # after whose token it is
+
+
+def test_a_project_without_predictions_of_ours_is_given_up_until_it_calls_again(fake, watch, clock):
+    stored(fake, OTHERS)
     fake.models, fake.model_version = ["EBSeg"], "EBSeg"
     fake.calls_models = lambda: watch.show(1, VERSION)  # Label Studio calls /setup meanwhile
     watch.show(1, VERSION)
     for _ in range(3 * MOST_TRIES):
-        watch.look()
         clock.now += 200
+        watch.look()
     assert fake.requests("/api/projects/1/", "PATCH") == MOST_TRIES
     stored(fake, VERSION)
     watch.show(1, VERSION)
-    watch.look()
+    look_when_due(watch, clock)
     assert fake.model_version == VERSION
 
 
 def test_predictions_that_are_about_to_be_stored_are_reason_to_try_soon(fake, watch, clock):
     watch.show(1, VERSION)
     for _ in range(5):
-        watch.look()
         clock.now += 30
+        watch.look()
     watch.show(1, VERSION, stored=True)
     stored(fake, VERSION)
     clock.now += 1.1
@@ -191,14 +214,14 @@ def test_predictions_that_are_about_to_be_stored_are_reason_to_try_soon(fake, wa
 def test_a_project_that_is_connected_anew_is_looked_at_again(fake, watch, clock):
     stored(fake, VERSION)
     watch.show(1, VERSION)
-    watch.look()
+    look_when_due(watch, clock)
     fake.models, fake.model_version = ["EBSeg"], "EBSeg"
     watch.show(1, VERSION)
-    watch.look()
+    look_when_due(watch, clock)
     assert fake.model_version == "EBSeg"  # it was right a moment ago
     clock.now += 100
     watch.show(1, VERSION)
-    watch.look()
+    look_when_due(watch, clock)
     assert fake.model_version == VERSION
 
 
@@ -207,7 +230,7 @@ def test_one_project_costs_no_other_and_no_outage_loses_one(fake, watch, clock):
     watch.show(2, VERSION)  # not in Label Studio
     watch.show(1, VERSION)
     fake.trouble = [503]
-    watch.look()
+    look_when_due(watch, clock)
     assert watch.trouble and fake.model_version is None
     watch.look()
     assert watch.trouble is None and fake.model_version == VERSION
@@ -222,7 +245,7 @@ def test_while_the_registry_is_away_nobody_knows_what_was_chosen(fake, clock):
     stored(fake, VERSION)
     fake.model_version = OLDER
     watch.show(1, VERSION)
-    watch.look()
+    look_when_due(watch, clock)
     assert fake.model_version == OLDER
     watch._ours = lambda: {"street-1"}
     clock.now += 2

@@ -97,7 +97,8 @@ class FakeLabelStudio:
         if number != 1:
             return _missing()
         project = {"id": 1, "title": self.title, "label_config": self.config}
-        return httpx.Response(200, json=project | {"model_version": self.model_version})
+        counts = {"total_predictions_number": len(self.predictions)}
+        return httpx.Response(200, json=project | counts | {"model_version": self.model_version})
 
     def _change_project(self, request: httpx.Request, number: int) -> httpx.Response:
         version = json.loads(request.content)["model_version"]
