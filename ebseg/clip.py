@@ -22,10 +22,18 @@ from torch import Tensor, nn
 
 from ebseg.config import ClipConfig
 from ebseg.digest import Digest
+from ebseg.recompute import made_again
 from ebseg.vocabulary import TEMPLATES, Vocabulary
 
 TEXTS_PER_BATCH = 256
 """Texts encoded at once: bounds memory for vocabularies of a thousand labels."""
+
+
+class _QuickGELU(QuickGELU):  # type: ignore[misc]
+    """CLIP's activation, of which training keeps no sigmoid."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return made_again(super().forward, x)
 
 
 def build_image_tower(config: ClipConfig) -> VisionTransformer:
@@ -38,7 +46,7 @@ def build_image_tower(config: ClipConfig) -> VisionTransformer:
         heads=config.image_heads,
         mlp_ratio=4.0,
         output_dim=config.embed_dim,
-        act_layer=QuickGELU,
+        act_layer=_QuickGELU,
     )
 
 

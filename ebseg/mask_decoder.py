@@ -294,7 +294,7 @@ class LargestProducts(torch.autograd.Function):
                 strip.unflatten(2, (bottom - top, w)), (1, grid[1]), return_indices=True
             )  # (B, N, 1, G)
             values.append(value[:, :, 0])
-            places.append(place[:, :, 0] + top * w)
+            places.append(place[:, :, 0].int() + top * w)  # half the memory, and sorted faster
         ctx.save_for_backward(kernels, pixels, torch.cat(places, dim=2))
         return torch.cat(values, dim=2)
 
@@ -304,7 +304,8 @@ class LargestProducts(torch.autograd.Function):
         kernels, pixels, places = ctx.saved_tensors  # places: (B, N, g * G), 0..hw
         weights = gradient.to(pixels.dtype).flatten()
         cells = places.shape[2]
-        first = torch.arange(len(pixels), device=pixels.device)[:, None, None] * pixels.shape[1]
+        counted = torch.arange(pixels[..., 0].numel(), dtype=torch.int32, device=pixels.device)
+        first = counted[:: pixels.shape[1], None, None]
         places = (places + first).flatten()  # 0..B * hw
         of_kernels = F.embedding_bag(
             places.reshape(-1, cells),
@@ -313,7 +314,7 @@ class LargestProducts(torch.autograd.Function):
             mode="sum",
         )
         places, order = places.sort(stable=True)  # stable: equal runs give equal sums
-        offsets = torch.searchsorted(places, torch.arange(pixels[..., 0].numel(), device=pixels.device))
+        offsets = torch.searchsorted(places, counted)
         of_pixels = F.embedding_bag(
             order // cells, kernels.flatten(0, 1), offsets, per_sample_weights=weights[order], mode="sum"
         )

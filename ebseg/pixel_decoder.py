@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ebseg.config import DecoderConfig
+from ebseg.recompute import made_again
 
 _GROUPS = 32
 """Groups of GroupNorm."""
@@ -97,11 +97,19 @@ class PixelDecoder(nn.Module):
             for part, shape in zip(parts, shapes, strict=True)
         ]
         stride_4 = (2 * shapes[-1][0], 2 * shapes[-1][1])
+        finest = made_again(self._joined, maps[0], memories[-1], stride_4)
+        return made_again(self._mask_features, finest), memories
+
+    def _joined(self, shallow: Tensor, memory: Tensor, size: tuple[int, int]) -> Tensor:
+        """Join the shallowest map with the finest memory, at the size of masks."""
         # A 1x1 convolution without bias and a resizing commute: see SpatialEncoder.
-        finest = self.lateral_norm(_resized(self.lateral(maps[0]), stride_4))
-        finest = finest + _resized(memories[-1], stride_4)
-        finest = F.relu(self.output_norm(self.output(finest)))
-        return self.mask_features(finest), memories
+        finest = self.lateral_norm(_resized(self.lateral(shallow), size))
+        joined: Tensor = self.output(finest + _resized(memory, size))
+        return joined
+
+    def _mask_features(self, finest: Tensor) -> Tensor:
+        features: Tensor = self.mask_features(F.relu(self.output_norm(finest)))
+        return features
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -165,9 +173,13 @@ class DeformableLayer(nn.Module):
 
     def forward(self, tokens: Tensor, positions: Tensor, sampling: Sampling) -> Tensor:
         """Run on tokens (B, N, D) with positions (N, D)."""
-        attended = self.attention(tokens + positions, tokens, sampling)
+        attended = self.attention(tokens, positions, sampling)
         tokens = self.attention_norm(tokens + attended)
-        mixed: Tensor = self.mlp_norm(tokens + self.linear2(F.relu(self.linear1(tokens), inplace=True)))
+        mixed: Tensor = self.mlp_norm(tokens + made_again(self._mlp, tokens))
+        return mixed
+
+    def _mlp(self, tokens: Tensor) -> Tensor:
+        mixed: Tensor = self.linear2(F.relu(self.linear1(tokens), inplace=True))
         return mixed
 
 
@@ -199,14 +211,20 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, queries: Tensor, tokens: Tensor, sampling: Sampling) -> Tensor:
-        """Attend from queries (B, N, D) to values of tokens (B, N, D) around the queries' own places.
+    def forward(self, tokens: Tensor, positions: Tensor, sampling: Sampling) -> Tensor:
+        """Attend from tokens (B, N, D) with positions (N, D) to values of tokens around their own places.
 
         Bilinear sampling with zeros outside, as a weighted sum of table rows (``embedding_bag``):
         rows of one head lie side by side in memory, which is several times faster on a CPU than
         ``grid_sample`` with its one read a channel, and gives the same numbers.
         """
+        merged: Tensor = self.output(made_again(self._summed, tokens, positions, sampling))
+        return merged
+
+    def _summed(self, tokens: Tensor, positions: Tensor, sampling: Sampling) -> Tensor:
+        """Weighted sums (B, N, D) of what each token samples."""
         table = sampling.table(self.values(tokens))
+        queries = tokens + positions
         # The layer gives x and y in turns; apart, they are long runs of one kind.
         weight, bias = (
             p.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) for p in self.offsets.parameters()
@@ -216,13 +234,7 @@ class DeformableAttention(nn.Module):
         scores = self.weights(queries).unflatten(-1, (self.heads, -1))  # (B, N, H, S * P)
         shares = (scores - scores.detach().amax(dim=-1, keepdim=True)).exp()
         shares = (shares / shares.sum(dim=-1, keepdim=True)).flatten(2)  # (B, N, C)
-        # Rows and weights of all sampling points are large and quickly made: the backward pass makes
-        # them again rather than keep them (75 MiB a layer at 640x640).
-        summed: Tensor = checkpoint(
-            self._sampled, table, pixels, shares, sampling, use_reentrant=False, preserve_rng_state=False
-        )
-        merged: Tensor = self.output(summed)
-        return merged
+        return self._sampled(table, pixels, shares, sampling)
 
     def _sampled(self, table: Tensor, pixels: Tensor, shares: Tensor, sampling: Sampling) -> Tensor:
         """Weighted sums (B, N, D) of a table's rows at pixels (B, N, 2 C), x before y; shares: (B, N, C)."""

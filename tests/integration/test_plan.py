@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+from ebseg import clip, pixel_decoder
 from ebseg import plan as planning
 from ebseg.config import RECIPES, TrainConfig
 from ebseg.errors import ConfigError
 from ebseg.plan import activation_bytes, plan_training
+from ebseg.sam import STRIDES
 from ebseg.train import parameter_groups
 from ebseg.vocabulary import Vocabulary
 
@@ -91,7 +93,8 @@ def test_activations_are_those_of_a_real_step_but_for_the_losses(random_tiny, ph
 
 
 def test_half_precision_keeps_less(random_tiny):
-    whole, half = (activation_bytes(random_tiny, LABELS, 1, 96, p) for p in ("float32", "bf16"))
+    """Of a photo that is large beside the weights, of which half precision keeps copies."""
+    whole, half = (activation_bytes(random_tiny, LABELS, 1, 192, p) for p in ("float32", "bf16"))
     assert 0.5 * whole < half < whole
 
 
@@ -102,3 +105,14 @@ def test_an_estimate_leaves_the_model_as_it_was(random_tiny):
     assert torch.equal(torch.get_rng_state(), before)
     assert random_tiny.training and not random_tiny.text.background.is_inference()
     assert all(type(parameter) is torch.nn.Parameter for parameter in random_tiny.parameters())
+
+
+def test_what_is_quickly_made_is_not_kept(random_tiny, monkeypatch):
+    """Of each layer of the pixel decoder neither the hidden maps of its MLP nor what leads to its samples."""
+    crop, config = 192, random_tiny.config.decoder
+    kept = kept_bytes(random_tiny, 1, crop)
+    for module in (pixel_decoder, clip):
+        monkeypatch.setattr(module, "made_again", lambda make, *inputs: make(*inputs))
+    tokens = sum((crop // stride) ** 2 for stride in STRIDES)
+    spared = config.pixel_layers * tokens * (config.pixel_ffn + config.width) * torch.float32.itemsize
+    assert kept < kept_bytes(random_tiny, 1, crop) - spared
