@@ -21,6 +21,7 @@ from typer.main import get_command
 
 from ebseg.commands import COMMANDS, INTERRUPTED, Command
 from ebseg.errors import ConfigError, EBSegError
+from ebseg.lean import do_without
 
 PLUGIN_GROUP = "ebseg.commands"
 
@@ -118,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Ends the process: status 0, 1 for a failure (one line on standard error), 2 for bad usage.
     """
+    if arguments is None:
+        do_without()
     try:
         app(arguments, prog_name="ebseg")
     except (EBSegError, OSError) as error:  # an OSError here is a disk's or a port's answer and names it

@@ -7,21 +7,19 @@ regions are made of is a drawn scene, as random weights would answer with noise,
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
 from typing import Annotated, Self
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch.utils.flop_counter import FlopCounterMode
 
 from ebseg.clip import TextClassifier
 from ebseg.config import ModelConfig
 from ebseg.data.drawn.synthetic import PHRASES, draw_scene
 from ebseg.errors import ConfigError
+from ebseg.fresh_process import fresh_process
 from ebseg.label_studio.kinds import KINDS
 from ebseg.label_studio.label_config import Control, Label
 from ebseg.label_studio.regions import masks_to_regions
@@ -230,9 +228,7 @@ def measure_stages(variant: str, work: Work) -> Report:
     """Measure all that is planned for a variant, each table in a new process."""
     tables = {}
     for title, measure in work.items():
-        with ProcessPoolExecutor(
-            1, get_context("spawn"), torch.set_num_threads, (torch.get_num_threads(),)
-        ) as fresh:
+        with fresh_process() as fresh:
             tables[title] = fresh.submit(measure).result()
     return Report(variant=variant, device=str(choose_device(None)), machine=this_machine(), tables=tables)
 
@@ -246,6 +242,8 @@ def measure_photo(config: ModelConfig, megapixels: float, labels: int, rounds: i
         predictor.predict(photo, vocabulary)  # the labels' embeddings are kept from then on
     device = predictor.device
     peak = peak_bytes(device)  # of an answer; segment-anything's encoder would take more
+
+    from torch.utils.flop_counter import FlopCounterMode  # loads Triton, which no answer does
 
     def predict(read: Callable[[], float]) -> dict[str, float]:
         meter = StageMeter(read)

@@ -10,10 +10,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from ebseg.config import RECIPES, InferencePrecision, ModelConfig
 from ebseg.data.drawn.scenes import BENCHMARK_SEED
 from ebseg.data.drawn.synthetic import PHRASES, draw_scene
 from ebseg.evaluation.metrics import ConfusionMatrix
+from ebseg.fresh_process import fresh_process
 from ebseg.loading import load
 from ebseg.model import EBSeg
 from ebseg.predictor import Predictor
@@ -154,25 +153,23 @@ class TrainingCost:
 
 
 def time_training_step(
-    config: ModelConfig, vocabulary: Vocabulary, rounds: int, side: int = SIDE
+    config: ModelConfig, vocabulary: Vocabulary, rounds: int, side: int = SIDE, *, bf16: bool = False
 ) -> TrainingCost:
     """Time a training step on one photo of ``side`` pixels, taking turns with segment-anything's encoder.
 
-    A step is forward pass, losses, backward pass, clipping and AdamW's update, in float32; not the text
-    embeddings, which training computes once. All runs in a new process, whose largest resident memory is
+    A step is forward pass, losses, backward pass, clipping and AdamW's update; not the text embeddings, which
+    training computes once. ``bf16``: in the mixed precision that a training with it has; the encoder's turns
+    stay in float32. All runs in a new process, whose largest resident memory is
     the peak: Python and PyTorch, all weights (frozen ones and the text tower's too), the optimiser's state,
     and the encoder's turns, which keep no activations and so take less.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(
-            _training_cost, config, vocabulary, rounds, side, torch.get_num_threads()
-        ).result()
+    with fresh_process() as fresh:
+        return fresh.submit(_training_cost, config, vocabulary, rounds, side, bf16).result()
 
 
 def _training_cost(
-    config: ModelConfig, vocabulary: Vocabulary, rounds: int, side: int, threads: int
+    config: ModelConfig, vocabulary: Vocabulary, rounds: int, side: int, bf16: bool
 ) -> TrainingCost:
-    torch.set_num_threads(threads)
     with doing("A new model, and its labels' texts"):
         net = EBSeg(config).train()
         text = net.text.encode_labels(vocabulary)
@@ -183,7 +180,8 @@ def _training_cost(
     _, sam_images = net.preprocess(list(image))
 
     def train() -> None:
-        losses = net.losses(image, label_map, vocabulary, text=text, config=RECIPES[config.name].losses)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            losses = net.losses(image, label_map, vocabulary, text=text, config=RECIPES[config.name].losses)
         optimiser.zero_grad()
         sum(losses.values(), torch.zeros(())).backward()
         nn.utils.clip_grad_norm_(trained, max_norm=0.01)
@@ -224,9 +222,9 @@ def measure_projects(config: ModelConfig, vocabulary: Vocabulary, projects: int)
     """Load a model of random weights in a new process, and so many heads beside it, each from a file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        with fresh_process() as fresh:
             fresh.submit(_write_models, path, config, vocabulary).result()
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:  # without what wrote them
+        with fresh_process() as fresh:  # without what wrote them
             return fresh.submit(_projects_cost, path, projects).result()
 
 

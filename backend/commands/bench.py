@@ -12,10 +12,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from backend.commands.bench_plots import draw_batches, require_plot
 from backend.commands.bench_served import (
     LABELS,
     SCENE_SIZE,
@@ -193,36 +194,46 @@ def batches(
         InferencePrecision.FLOAT32
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw milliseconds a photo by photos at once (PNG; with matplotlib).")
+    ] = None,
 ) -> None:
     """Measure 640x640 photos that are encoded one, two or more at once, on a GPU where there is one.
 
-    Example: ebseg bench batches --size 1 --size 32 --precision bf16
+    Example: ebseg bench batches --size 1 --size 32 --precision bf16 --plot batches.png
     """
     config = find_variant(variant)
+    require_plot(plot)
     from ebseg.timing import time_batches  # as above
 
     seconds = time_batches(config, sizes, rounds, precision)
     if as_json:
         typer.echo(json.dumps(seconds))
-        return
-    for size, each in seconds.items():
-        typer.echo(f"EBSeg {variant}, {size} at once: {1000 * each:.1f} ms a photo")
+    else:
+        for size, each in seconds.items():
+            typer.echo(f"EBSeg {variant}, {size} at once: {1000 * each:.1f} ms a photo")
+    if plot is not None:
+        draw_batches(seconds, f"EBSeg {variant}, {precision}", plot)
 
 
 @app.command()
 def train(
     variant: Annotated[str, typer.Option(help="Size of the model; its weights are random.")] = "base",
+    precision: Annotated[Literal["float32", "bf16"], typer.Option(help="As --precision of ebseg train.")] = (
+        "float32"
+    ),
     rounds: Annotated[int, typer.Option(min=1, help="Steps to measure.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Measure a training step on a 640x640 photo, side by side with segment-anything's image encoder.
 
-    Example: ebseg bench train --variant base
+    Example: ebseg bench train --variant base --precision bf16
     """
     config = find_variant(variant)
     from ebseg.timing import time_training_step  # as above
 
-    cost = time_training_step(config, Vocabulary.from_dataset("coco-stuff-171"), rounds)
+    vocabulary = Vocabulary.from_dataset("coco-stuff-171")
+    cost = time_training_step(config, vocabulary, rounds, bf16=precision == "bf16")
     if as_json:
         typer.echo(json.dumps({**asdict(cost), "ratio": cost.ratio}))
         return

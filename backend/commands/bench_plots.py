@@ -44,6 +44,21 @@ def draw_photos(report: "Report", titles: Mapping[tuple[float, int], str], path:
     save(figure, path)
 
 
+def draw_batches(seconds: Mapping[int, float], name: str, path: Path) -> None:
+    """Plot the seconds a photo takes, by the number of photos that are encoded at once."""
+    figure, [axis] = axes_beside_each_other(1)
+    milliseconds = [1000 * each for each in seconds.values()]
+    axis.plot(list(seconds), milliseconds, ".-", label=name)
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_xlabel("photos at once")
+    axis.set_ylabel("milliseconds a photo")
+    axis.set_ylim(0, 1.1 * max(milliseconds))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
+    save(figure, path)
+
+
 def draw_memory(memory: Sequence[tuple[str, Sequence[int], Sequence[int]]], path: Path) -> None:
     """Plot a service's memory: lines of a name, numbers of photos, and bytes after so many."""
     figure, [axis] = axes_beside_each_other(1)

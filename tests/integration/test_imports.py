@@ -24,6 +24,25 @@ def test_help_and_bad_usage_of_a_command_need_no_pytorch() -> None:
     assert {"mlflow", "open_clip", "torch"} & _imported(code) == set()
 
 
+def test_a_command_loads_no_compiler_and_no_other_models() -> None:
+    """Predicting needs neither; the compiler is there when somebody wants it after all."""
+    predicts = (
+        "import sys\nsys.argv[1:] = ['predict', 'no.jpg', '--labels', 'sky']\nfrom ebseg.cli import main\n"
+    )
+    caught = f"{predicts}try: main()\nexcept SystemExit: import ebseg.loading"
+    found = _imported(caught)
+    assert {"torch", "open_clip", "torchvision"} <= found
+    assert {"torch._dynamo", "torch._inductor", "timm.layers", "sympy"} & found == set()
+
+    compiles = (
+        "import torch\nfrom torch._dynamo import utils\n"
+        "from torchvision.ops.roi_align import is_compile_supported\n"
+        "assert is_compile_supported('cpu') == utils.is_compile_supported('cpu')\n"
+        "assert torch.compile(lambda x: 2 * x, backend='eager')(torch.ones(1)) == 2"
+    )
+    assert {"torch._dynamo", "torch._inductor"} <= _imported(f"{caught}\n{compiles}")
+
+
 def _imported(code: str) -> set[str]:
     """Run a program in a process of its own; give the modules that it imports."""
     whole = f"import atexit, sys\natexit.register(lambda: print('\\n' + ' '.join(sys.modules)))\n{code}"

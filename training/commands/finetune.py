@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ebseg.commands import LARGEST_SEED
+from ebseg.config import Precision
 from training.commands.finetune_request import Request
 
 app = typer.Typer(add_completion=False)
@@ -30,6 +31,7 @@ def finetune(
         int | None, typer.Option(min=1, help="Updates at most; by default 600 to 1,800, by the photos.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0)] = None,
+    precision: Annotated[Precision, typer.Option(help="Auto: fp16 on a GPU, float32 on a CPU.")] = "auto",
     background: Annotated[bool, typer.Option(help="Unlabelled pixels are none of the labels.")] = False,
     data_root: Annotated[Path, typer.Option(envvar="EBSEG_DATA_ROOT", help="Where benchmarks are.")] = Path(
         "datasets"
@@ -46,7 +48,7 @@ def finetune(
     """
     settings = {
         "rehearsal": rehearsal, "keep": keep, "steps": steps, "learning_rate": learning_rate, "seed": seed,
-        "unlabelled": "background" if background else "ignored",
+        "precision": precision, "unlabelled": "background" if background else "ignored",
     }  # fmt: skip
     request = Request(
         model=model,

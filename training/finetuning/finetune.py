@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ebseg.checkpoint import load_checkpoint, save_checkpoint, save_head
-from ebseg.config import RECIPES, TrainConfig
+from ebseg.config import RECIPES, Precision, TrainConfig
 from ebseg.data.batches import check_shares
 from ebseg.data.samples import Source
 from ebseg.errors import ConfigError, DataError, RunNotWritten
@@ -73,6 +73,7 @@ class FinetuneConfig(BaseModel):
     measure_every: int = Field(default=50, gt=0, description="steps between looks at the held-out photos")
     patience: int = Field(default=6, gt=0, description="looks without a better mIoU before it ends early")
     general_photos: int = Field(default=40, gt=0, description="general photos that forgetting is measured on")
+    precision: Precision = Field(default="auto", description="as of ``config.TrainConfig``")
     seed: int = Field(default=0, ge=0)
 
 
@@ -218,6 +219,7 @@ def _recipe(net: EBSeg, config: FinetuneConfig, steps: int) -> TrainConfig:
             "steps": steps,
             "batch": config.batch,
             "learning_rate": config.learning_rate,
+            "precision": config.precision,
             "seed": config.seed,
             "checkpoint_every": config.measure_every,
         }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ebseg.children import environment, python
+from ebseg.config import InferencePrecision
 from ebseg.errors import Outage, TrainingError
 from ebseg.files import write_whole_json
 from training.finetuning.folder import RUNS, FinetuneFolder
@@ -53,6 +54,8 @@ def _config(settings: Settings) -> dict[str, Any]:
         "unlabelled": settings.unlabelled,
         "general_photos": settings.general_photos,
         "keep": 1 - settings.largest_forgetting,  # what the gate asks for
+        # Only what was asked for by name: "auto" may measure otherwise when a training goes on.
+        **({"precision": "bf16"} if settings.precision is InferencePrecision.BF16 else {}),
     }
 
 

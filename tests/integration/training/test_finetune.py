@@ -12,6 +12,7 @@ from ebseg.config import RECIPES
 from ebseg.data.drawn.scenes import SceneSource
 from ebseg.data.samples import Sample
 from ebseg.errors import ConfigError, DataError, TrainingError
+from ebseg.model import EBSeg
 from ebseg.runs.folder import RunFolder
 from ebseg.runs.watch import StopTraining
 from ebseg.train import train
@@ -114,6 +115,22 @@ def test_without_a_number_of_steps_the_photos_say_it(looks, steps, random_checkp
         monkeypatch.setattr(training.finetuning.finetune, name, value)
     config = SHORT.model_copy(update={"steps": None})
     assert _finetune(random_checkpoint, tmp_path, config).steps == steps
+
+
+def test_mixed_precision_is_trained_in_where_it_is_asked_for(random_checkpoint, tmp_path, monkeypatch):
+    seen = []
+    losses = EBSeg.losses
+
+    def noting(*arguments, **more):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return losses(*arguments, **more)
+
+    monkeypatch.setattr(EBSeg, "losses", noting)
+    for precision, mixed in (("auto", False), ("bf16", True)):
+        seen.clear()
+        config = SHORT.model_copy(update={"precision": precision})
+        _finetune(random_checkpoint, tmp_path / precision, config)
+        assert seen == [mixed] * 4
 
 
 def test_without_general_data_the_fine_tuned_weights_are_taken(random_checkpoint, tmp_path):

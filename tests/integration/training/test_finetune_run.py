@@ -28,6 +28,7 @@ from training.annotations.entry import Entry, LabelEntry
 from training.annotations.manifest import Manifest, folder, store
 from training.finetuning import parent
 from training.finetuning.parent import Interrupted
+from training.settings import Settings
 from training.storage import Storage
 
 PATIENCE = 600
@@ -207,6 +208,15 @@ def test_it_ends_in_order_when_it_is_told_to(here, tmp_path):
     run = client.get_run(json.loads((out / "training" / "mlflow.json").read_text())["run_id"])
     disconnect(client)
     assert run.info.status == "KILLED"
+
+
+def test_a_loop_trains_in_bf16_where_that_is_named():
+    """Not where a measurement chose it for photos: a training that goes on might find otherwise."""
+
+    def name(precision):
+        return parent.name(Settings(precision=precision), 1, "fingerprint", 1)
+
+    assert name("auto") == name("float32") == name("int8") != name("bf16")
 
 
 def test_it_is_alone_in_its_folder_and_does_not_outlive_its_job(here, whole, tmp_path):
