@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ebseg.config import LossConfig
@@ -128,6 +127,8 @@ def match(
     prediction: Prediction, targets: Sequence[Target], config: LossConfig, generators: Generators
 ) -> Matching:
     """Assign queries to targets at the least total cost, by the decoder's own class logits (A)."""
+    from scipy.optimize import linear_sum_assignment  # slow to import, and no answer needs it
+
     matching = []
     for masks, logits, target, generator in zip(
         prediction.masks, prediction.a, targets, generators, strict=True

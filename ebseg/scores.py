@@ -101,18 +101,20 @@ def contests(masks: Masks, classes: Tensor, size: tuple[int, int], best: int = 1
     from, nor less than the smallest; that bounds each label's score, and one that is less at its most than
     another is at its least wins nowhere in the tile.
     """
-    labels = classes.shape[1]
+    queries, labels = classes.shape
+    if labels <= max(FEW_LABELS, best):
+        yield from map(Contest.of_all, score_strips(masks, classes, size))
+        return
     whole = classes.sum(dim=1, keepdim=True)  # (Q, 1)
     # What all labels have of a mask makes none of them better than another: bounds are of how a label differs
     # from the mean one, and so are close where labels are alike.
     own = (classes - whole / labels).T  # (K, Q)
     slack = _ROUNDING * classes.sum(dim=0).max()
-    for top, bottom in strips(size, 2 * len(classes) + labels):
-        shares = masks.resized(top, bottom, size).sigmoid_()
-        if labels <= max(FEW_LABELS, best):
-            yield Contest.of_all(scores_of(classes, shares))
-        else:
-            chosen = _contenders(masks.source(top, bottom, size[0]), own, best, slack)
+    for top, bottom in strips(size, 2 * queries + FEW_LABELS):
+        chosen = _contenders(masks.source(top, bottom, size[0]), own, best, slack)
+        # Of labels that are alike many may be chosen: too many for so high a strip.
+        for above, below in strips((bottom - top, size[1]), 2 * queries + len(chosen)):
+            shares = masks.resized(top + above, top + below, size).sigmoid_()
             yield Contest(scores_of(classes[:, chosen], shares), chosen, scores_of(whole, shares)[0])
 
 

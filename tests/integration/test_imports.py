@@ -32,7 +32,7 @@ def test_a_command_loads_no_compiler_and_no_other_models() -> None:
     caught = f"{predicts}try: main()\nexcept SystemExit: import ebseg.loading"
     found = _imported(caught)
     assert {"torch", "open_clip", "torchvision"} <= found
-    assert {"torch._dynamo", "torch._inductor", "timm.layers", "sympy"} & found == set()
+    assert {"torch._dynamo", "torch._inductor", "timm.layers", "sympy", "scipy.optimize"} & found == set()
 
     compiles = (
         "import torch\nfrom torch._dynamo import utils\n"

@@ -125,6 +125,19 @@ def test_few_of_many_labels_are_scored() -> None:
     assert {len(contest.labels) for contest in contests} == {800}
 
 
+def test_a_strip_is_as_high_as_of_few_labels_where_few_are_scored() -> None:
+    """Each strip has a cost of its own, above all to find out which labels these are."""
+    size = (96, 4000)
+    masks, few = drawn((24, 1000), scores.FEW_LABELS, 0)
+    heights = [contest.total.shape[0] for contest in scores.contests(masks, few, size)]
+    sure = torch.zeros(few.shape[0], 800)
+    sure[:, :20] = few[:, :20]  # and 780 labels that no mask is of
+    assert [contest.total.shape[0] for contest in scores.contests(masks, sure, size)] == heights
+    alike = torch.full_like(sure, 1 / 800)
+    for contest in scores.contests(masks, alike, size):
+        assert len(contest.labels) == 800 and contest.scores.numel() <= scores.STRIP_VALUES
+
+
 def test_few_labels_are_all_scored() -> None:
     masks, classes = drawn((16, 20), scores.FEW_LABELS, 0)
     [contest] = scores.contests(masks, classes, (16, 20))
