@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ebseg.files import require_writable
 from ebseg.plots import axes_beside_each_other, require_matplotlib, save
@@ -34,9 +34,7 @@ def draw_photos(report: "Report", titles: Mapping[tuple[float, int], str], path:
         seconds = [tables[size, number].whole for number in numbers]
         by_labels.plot(numbers, seconds, ".-", label=f"{size:g} megapixels")
     for axis, what in ((by_size, "megapixels"), (by_labels, "labels")):
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.set_xlabel(what)
+        _by_doublings(axis, what)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
@@ -49,9 +47,7 @@ def draw_batches(seconds: Mapping[int, float], name: str, path: Path) -> None:
     figure, [axis] = axes_beside_each_other(1)
     milliseconds = [1000 * each for each in seconds.values()]
     axis.plot(list(seconds), milliseconds, ".-", label=name)
-    axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.set_xlabel("photos at once")
+    _by_doublings(axis, "photos at once")
     axis.set_ylabel("milliseconds a photo")
     axis.set_ylim(0, 1.1 * max(milliseconds))
     axis.grid(alpha=0.3)
@@ -70,3 +66,10 @@ def draw_memory(memory: Sequence[tuple[str, Sequence[int], Sequence[int]]], path
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
     save(figure, path)
+
+
+def _by_doublings(axis: Any, what: str) -> None:
+    """Let each doubling of what is counted take as much of the x axis."""
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_xlabel(what)
