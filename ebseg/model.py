@@ -26,7 +26,7 @@ from ebseg.errors import ImageError
 from ebseg.losses import Generators, Prediction, Totals, criterion, targets_of
 from ebseg.mask_decoder import MaskDecoder
 from ebseg.pixel_decoder import ClipFusion, PixelDecoder
-from ebseg.precision import Int8Products, encoders_weights
+from ebseg.precision import Bf16Products, Int8Products, encoders_weights
 from ebseg.sam import SpatialEncoder
 from ebseg.scores import Masks, score_strips
 from ebseg.stages import Stage, stage
@@ -116,6 +116,11 @@ class Backbone:
     def int8(self) -> Int8Products:
         """The encoders' products in 8-bit integers: a context, which all models on this backbone share."""
         return Int8Products(encoders_weights(self.tensors))
+
+    @cached_property
+    def bf16(self) -> Bf16Products:
+        """The encoders' products in bfloat16: a context, which all models on this backbone share."""
+        return Bf16Products(encoders_weights(self.tensors))
 
 
 class EBSeg(nn.Module):

@@ -20,6 +20,9 @@ from ebseg.recompute import made_again
 _GROUPS = 32
 """Groups of GroupNorm."""
 
+_TOKENS_AT_ONCE = 2048
+"""Tokens whose samples a CPU works out together: what more of them need would not stay in its caches."""
+
 
 class ClipFusion(nn.Module):
     """Adds CLIP's features to the spatial encoder's maps at strides 8, 16 and 32."""
@@ -223,24 +226,31 @@ class DeformableAttention(nn.Module):
 
     def _summed(self, tokens: Tensor, positions: Tensor, sampling: Sampling) -> Tensor:
         """Weighted sums (B, N, D) of what each token samples."""
-        table = sampling.table(self.values(tokens))
-        queries = tokens + positions
+        queries, centres = tokens + positions, sampling.centres
+        # In the queries' precision, which autocast leaves at float32: it is also what is summed up fastest.
+        table = sampling.table(self.values(tokens)).to(queries.dtype)
+        if torch.is_grad_enabled() or queries.device.type != "cpu":
+            return self._summed_at(table, queries, centres, sampling)
+        pieces = zip(queries.split(_TOKENS_AT_ONCE, dim=1), centres.split(_TOKENS_AT_ONCE), strict=True)
+        return torch.cat([self._summed_at(table, *piece, sampling) for piece in pieces], dim=1)
+
+    def _summed_at(self, table: Tensor, queries: Tensor, centres: Tensor, sampling: Sampling) -> Tensor:
+        """As ``_summed``, of some tokens: by their queries (B, n, D) and ``Sampling.centres`` (n, 2 C)."""
         # The layer gives x and y in turns; apart, they are long runs of one kind.
         weight, bias = (
             p.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) for p in self.offsets.parameters()
         )
-        pixels = F.linear(queries, weight, bias) + sampling.centres  # (B, N, 2 C)
+        pixels = F.linear(queries, weight, bias) + centres  # (B, n, 2 C)
         # PyTorch's softmax of so short rows takes several times as long on a CPU.
-        scores = self.weights(queries).unflatten(-1, (self.heads, -1))  # (B, N, H, S * P)
+        scores = self.weights(queries).unflatten(-1, (self.heads, -1))  # (B, n, H, S * P)
         shares = (scores - scores.detach().amax(dim=-1, keepdim=True)).exp()
-        shares = (shares / shares.sum(dim=-1, keepdim=True)).flatten(2)  # (B, N, C)
+        shares = (shares / shares.sum(dim=-1, keepdim=True)).flatten(2)  # (B, n, C)
         return self._sampled(table, pixels, shares, sampling)
 
     def _sampled(self, table: Tensor, pixels: Tensor, shares: Tensor, sampling: Sampling) -> Tensor:
         """Weighted sums (B, N, D) of a table's rows at pixels (B, N, 2 C), x before y; shares: (B, N, C)."""
         rows, weights = self._bilinear(pixels, shares, sampling)
-        # In the weights' precision, which autocast leaves at float32: it is also what is summed up fastest.
-        heads = table.to(weights.dtype).unflatten(2, (self.heads, -1)).flatten(0, 2)  # (B * rows * H, D / H)
+        heads = table.unflatten(2, (self.heads, -1)).flatten(0, 2)  # (B * rows * H, D / H)
         summed = F.embedding_bag(
             rows.flatten(0, 2), heads, per_sample_weights=weights.flatten(0, 2), mode="sum"
         )

@@ -7,6 +7,7 @@ import functools
 import statistics
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -58,17 +59,17 @@ def bf16_speed() -> float:
     return whole / half
 
 
-class Int8Products(TorchFunctionMode):
-    """A context in which linear layers of some weights multiply 8-bit integers: dynamic quantisation.
+class Products(TorchFunctionMode, ABC):
+    """A context in which linear layers of some weights multiply numbers of fewer bits.
 
-    Weights have a scale a row, inputs one a call; sums have 32 bits, results are float32. ``weights``:
-    matrices that never change. Other layers stay as they are. Threads may share one.
+    ``weights``: matrices that never change; a copy of each in fewer bits, in the order that suits the CPU, is
+    kept once it was used. Other layers stay as they are. Threads may share one.
     """
 
     def __init__(self, weights: Sequence[nn.Parameter]) -> None:
         super().__init__()
         self._weights = {id(weight): weight for weight in weights}
-        self._packed: dict[int, Any] = {}  # PyTorch's own form of a weight and its bias
+        self._packed: dict[int, Any] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -80,20 +81,68 @@ class Int8Products(TorchFunctionMode):
 
     def _linear(self, x: Tensor, weight: nn.Parameter, bias: Tensor | None = None) -> Tensor:
         if id(weight) not in self._packed:
-            self._packed[id(weight)] = _packed(weight.detach(), bias)
+            self._packed[id(weight)] = self._pack(weight.detach(), bias)
+        return self._product(x, self._packed[id(weight)])
+
+    @staticmethod
+    @abstractmethod
+    def _pack(weight: Tensor, bias: Tensor | None) -> Any:
+        """Give a weight and its bias in PyTorch's own form for ``_product``."""
+
+    @staticmethod
+    @abstractmethod
+    def _product(x: Tensor, packed: Any) -> Tensor:
+        """Multiply inputs (..., n) by what was packed."""
+
+
+class Int8Products(Products):
+    """Products of 8-bit integers: dynamic quantisation.
+
+    Weights have a scale a row, inputs one a call; sums have 32 bits, results are float32.
+    """
+
+    @staticmethod
+    def _pack(weight: Tensor, bias: Tensor | None) -> Any:
+        scales = weight.abs().amax(dim=1).clamp(min=torch.finfo().tiny).double() / _LARGEST_INT8
+        with warnings.catch_warnings():
+            # PyTorch wants to drop its quantised tensors one day; its own prepacking takes nothing else yet.
+            warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
+            zeros = torch.zeros(len(weight), dtype=torch.long)
+            quantised = torch.quantize_per_channel(weight, scales, zeros, axis=0, dtype=torch.qint8)
+        return torch.ops.quantized.linear_prepack(quantised, bias)
+
+    @staticmethod
+    def _product(x: Tensor, packed: Any) -> Tensor:
         # Inputs of 7 bits: without VNNI, pairs of products of 8 bits overflow in a CPU's 16-bit sums.
-        product: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed[id(weight)], reduce_range=True)
+        product: Tensor = torch.ops.quantized.linear_dynamic(x, packed, reduce_range=True)
         return product
 
 
-def _packed(weight: Tensor, bias: Tensor | None) -> Any:
-    scales = weight.abs().amax(dim=1).clamp(min=torch.finfo().tiny).double() / _LARGEST_INT8
-    with warnings.catch_warnings():
-        # PyTorch wants to drop its quantised tensors one day; its own prepacking takes nothing else yet.
-        warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
-        zeros = torch.zeros(len(weight), dtype=torch.long)
-        quantised = torch.quantize_per_channel(weight, scales, zeros, axis=0, dtype=torch.qint8)
-    return torch.ops.quantized.linear_prepack(quantised, bias)
+class Bf16Products(Products):
+    """Products of bfloat16 numbers, summed up in float32; results are bfloat16, as under autocast.
+
+    Autocast converts weights anew in each call, and a bias is first copied to each row of a result. These are
+    the operations of which PyTorch's compiler makes linear layers.
+    """
+
+    @staticmethod
+    def are_known(device: torch.device) -> bool:
+        """Tell whether this PyTorch and this CPU have them."""
+        return (
+            device.type == "cpu"
+            and torch.backends.mkldnn.is_available()
+            and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        )
+
+    @staticmethod
+    def _pack(weight: Tensor, bias: Tensor | None) -> Any:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16())
+        return packed, None if bias is None else bias.detach().bfloat16()
+
+    @staticmethod
+    def _product(x: Tensor, packed: Any) -> Tensor:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), *packed, "none", [], "")
+        return product
 
 
 def encoders_weights(tensors: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:

@@ -4,7 +4,7 @@ Q masks, K labels; H x W: the photo's own size; h x w: the masks'.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ebseg.images import read_image
 from ebseg.memory import join
 from ebseg.model import EBSeg, Encoded
 from ebseg.pointing import point
-from ebseg.precision import choose_precision
+from ebseg.precision import Bf16Products, choose_precision
 from ebseg.resize import shortest_edge_size
 from ebseg.scores import Contest, contests, score_strips
 from ebseg.segmentation import Segmentation
@@ -170,14 +170,19 @@ class Predictor:
 
     def encode_batch(self, images: Sequence[Tensor]) -> Encoded:
         """Encode photos at test size in the predictor's precision; see ``EBSeg.encode``."""
-        with self._computing():
+        with ExitStack() as computing:
+            for context in self._contexts():
+                computing.enter_context(context)
             return self.net.encode(images)
 
-    def _computing(self) -> AbstractContextManager[object]:
-        """Give the context in which the model computes in the predictor's precision."""
+    def _contexts(self) -> Iterator[AbstractContextManager[object]]:
+        """Give the contexts in which the model computes in the predictor's precision."""
         if self.precision is InferencePrecision.BF16:
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return self.net.backbone.int8 if self.precision is InferencePrecision.INT8 else nullcontext()
+            yield torch.autocast(self.device.type, torch.bfloat16)
+            if Bf16Products.are_known(self.device):
+                yield self.net.backbone.bf16
+        elif self.precision is InferencePrecision.INT8:
+            yield self.net.backbone.int8
 
     @torch.inference_mode()
     @stage(Stage.SCORES)
