@@ -26,7 +26,7 @@ from ebseg.errors import ImageError
 from ebseg.losses import Generators, Prediction, Totals, criterion, targets_of
 from ebseg.mask_decoder import MaskDecoder
 from ebseg.pixel_decoder import ClipFusion, PixelDecoder
-from ebseg.precision import Bf16Products, Int8Products, encoders_weights
+from ebseg.precision import Bf16Weights, Int8Weights, encoders_weights
 from ebseg.sam import SpatialEncoder
 from ebseg.scores import Masks, score_strips
 from ebseg.stages import Stage, stage
@@ -113,14 +113,14 @@ class Backbone:
         return self._digest.of(self.tensors)
 
     @cached_property
-    def int8(self) -> Int8Products:
-        """The encoders' products in 8-bit integers: a context, which all models on this backbone share."""
-        return Int8Products(encoders_weights(self.tensors))
+    def int8(self) -> Int8Weights:
+        """The encoders' weights in 8-bit integers, which all models on this backbone share."""
+        return Int8Weights(encoders_weights(self.tensors))
 
     @cached_property
-    def bf16(self) -> Bf16Products:
-        """The encoders' products in bfloat16: a context, which all models on this backbone share."""
-        return Bf16Products(encoders_weights(self.tensors))
+    def bf16(self) -> Bf16Weights:
+        """The encoders' weights in bfloat16, which all models on this backbone share."""
+        return Bf16Weights(encoders_weights(self.tensors))
 
 
 class EBSeg(nn.Module):

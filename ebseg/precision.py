@@ -8,7 +8,7 @@ import statistics
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,29 +59,24 @@ def bf16_speed() -> float:
     return whole / half
 
 
-class Products(TorchFunctionMode, ABC):
-    """A context in which linear layers of some weights multiply numbers of fewer bits.
+class PackedWeights(ABC):
+    """Weights of linear layers in fewer bits, in the CPU's own order, each made when it is first used.
 
-    ``weights``: matrices that never change; a copy of each in fewer bits, in the order that suits the CPU, is
-    kept once it was used. Other layers stay as they are. Threads may share one.
+    ``weights``: matrices that never change. Threads may share one.
     """
 
-    def __init__(self, weights: Sequence[nn.Parameter]) -> None:
-        super().__init__()
+    def __init__(self, weights: Iterable[nn.Parameter]) -> None:
         self._weights = {id(weight): weight for weight in weights}
         self._packed: dict[int, Any] = {}
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        """Stand in for ``F.linear`` of one of the weights; PyTorch calls it for each of its functions."""
-        if func is F.linear and len(args) > 1 and id(args[1]) in self._weights:
-            return self._linear(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    def __contains__(self, weight: Tensor) -> bool:
+        """Tell whether this very tensor is one of the weights."""
+        return id(weight) in self._weights
 
-    def _linear(self, x: Tensor, weight: nn.Parameter, bias: Tensor | None = None) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Give what ``F.linear`` does of inputs (..., n) and one of the weights (m, n), nearly: (..., m)."""
         if id(weight) not in self._packed:
-            self._packed[id(weight)] = self._pack(weight.detach(), bias)
+            self._packed[id(weight)] = self._pack(weight.detach(), None if bias is None else bias.detach())
         return self._product(x, self._packed[id(weight)])
 
     @staticmethod
@@ -95,8 +90,26 @@ class Products(TorchFunctionMode, ABC):
         """Multiply inputs (..., n) by what was packed."""
 
 
-class Int8Products(Products):
-    """Products of 8-bit integers: dynamic quantisation.
+class Packed(TorchFunctionMode):
+    """A context in which linear layers of some weights multiply the packed ones; others stay as they are."""
+
+    def __init__(self, *weights: PackedWeights) -> None:
+        super().__init__()
+        self._weights = weights
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Stand in for ``F.linear`` of one of the weights; PyTorch calls it for each of its functions."""
+        if func is F.linear and len(args) > 1:
+            for weights in self._weights:
+                if args[1] in weights:
+                    return weights.linear(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class Int8Weights(PackedWeights):
+    """8-bit integers: dynamic quantisation.
 
     Weights have a scale a row, inputs one a call; sums have 32 bits, results are float32.
     """
@@ -118,8 +131,8 @@ class Int8Products(Products):
         return product
 
 
-class Bf16Products(Products):
-    """Products of bfloat16 numbers, summed up in float32; results are bfloat16, as under autocast.
+class Bf16Weights(PackedWeights):
+    """bfloat16; products are summed up in float32, results are bfloat16, as under autocast.
 
     Autocast converts weights anew in each call, and a bias is first copied to each row of a result. These are
     the operations of which PyTorch's compiler makes linear layers.
@@ -137,7 +150,7 @@ class Bf16Products(Products):
     @staticmethod
     def _pack(weight: Tensor, bias: Tensor | None) -> Any:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16())
-        return packed, None if bias is None else bias.detach().bfloat16()
+        return packed, None if bias is None else bias.bfloat16()
 
     @staticmethod
     def _product(x: Tensor, packed: Any) -> Tensor:
@@ -147,4 +160,9 @@ class Bf16Products(Products):
 
 def encoders_weights(tensors: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
     """Choose, of a backbone's tensors by name, the matrices of both image encoders."""
-    return [p for name, p in tensors.items() if name.startswith(("clip.", "sam.")) and p.dim() == 2]
+    return matrices({name: p for name, p in tensors.items() if name.startswith(("clip.", "sam."))})
+
+
+def matrices(tensors: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
+    """Choose, of a model's tensors by name, those that a linear layer's weight may be."""
+    return [p for p in tensors.values() if p.dim() == 2]

@@ -4,7 +4,7 @@ Q masks, K labels; H x W: the photo's own size; h x w: the masks'.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ebseg.images import read_image
 from ebseg.memory import join
 from ebseg.model import EBSeg, Encoded
 from ebseg.pointing import point
-from ebseg.precision import Bf16Products, choose_precision
+from ebseg.precision import Bf16Weights, Packed, choose_precision, matrices
 from ebseg.resize import shortest_edge_size
 from ebseg.scores import Contest, contests, score_strips
 from ebseg.segmentation import Segmentation
@@ -83,6 +83,7 @@ class Predictor:
         self.precision = choose_precision(precision, self.device)
         self.threshold = _checked_threshold(threshold)
         self.net = net.to(self.device).eval()
+        self._packed = self._packed_weights()
         self.texts = TextEncoder(net.text, text_cache)
 
     @property
@@ -170,19 +171,21 @@ class Predictor:
 
     def encode_batch(self, images: Sequence[Tensor]) -> Encoded:
         """Encode photos at test size in the predictor's precision; see ``EBSeg.encode``."""
-        with ExitStack() as computing:
-            for context in self._contexts():
-                computing.enter_context(context)
+        with self._autocast(), self._packed:
             return self.net.encode(images)
 
-    def _contexts(self) -> Iterator[AbstractContextManager[object]]:
-        """Give the contexts in which the model computes in the predictor's precision."""
-        if self.precision is InferencePrecision.BF16:
-            yield torch.autocast(self.device.type, torch.bfloat16)
-            if Bf16Products.are_known(self.device):
-                yield self.net.backbone.bf16
-        elif self.precision is InferencePrecision.INT8:
-            yield self.net.backbone.int8
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision is not InferencePrecision.BF16:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def _packed_weights(self) -> AbstractContextManager[object]:
+        """Give the context in which linear layers multiply numbers of the predictor's precision."""
+        if self.precision is InferencePrecision.INT8:
+            return Packed(self.net.backbone.int8)
+        if self.precision is InferencePrecision.BF16 and Bf16Weights.are_known(self.device):
+            return Packed(self.net.backbone.bf16, Bf16Weights(matrices(self.net.head)))
+        return nullcontext()
 
     @torch.inference_mode()
     @stage(Stage.SCORES)

@@ -10,7 +10,7 @@ from ebseg import precision
 from ebseg.config import InferencePrecision
 from ebseg.errors import ConfigError
 from ebseg.model import EBSeg
-from ebseg.precision import Int8Products, choose_precision
+from ebseg.precision import Bf16Weights, Int8Weights, Packed, choose_precision
 from ebseg.predictor import Predictor
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
@@ -63,28 +63,55 @@ def test_int8_is_for_cpus():
         choose_precision(InferencePrecision.INT8, torch.device("meta"))
 
 
+bf16_packs = pytest.mark.skipif(not Bf16Weights.are_known(CPU), reason="this CPU packs no bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("kind", "apart"), [(Int8Weights, 0.03), pytest.param(Bf16Weights, 0.01, marks=bf16_packs)]
+)
 @torch.inference_mode()
-def test_only_the_given_weights_are_multiplied_in_8_bits():
+def test_only_the_given_weights_are_multiplied_in_fewer_bits(kind, apart):
     torch.manual_seed(0)
     one, other = torch.nn.Linear(64, 48), torch.nn.Linear(64, 48, bias=False)
     x = torch.randn(2, 5, 64)
-    with Int8Products([one.weight, other.weight]):
+    with Packed(kind([one.weight, other.weight])):
         found, without_bias = one(x), other(x)
         assert torch.equal(F.linear(x, one.weight + 0), x @ one.weight.T)  # another tensor: as ever
     for close, layer in ((found, one), (without_bias, other)):
-        assert 0 < (close - layer(x)).norm() < 0.03 * layer(x).norm()
-    with Int8Products([one.weight]):
+        assert 0 < (close - layer(x)).norm() < apart * layer(x).norm()
+    with Packed(kind([one.weight])):
         assert torch.equal(other(x), x @ other.weight.T)
+    with Packed(kind([one.weight]), kind([other.weight])):
+        assert torch.equal(other(x), without_bias)
 
 
-def test_models_on_one_backbone_share_its_8_bit_weights(random_tiny):
+def test_models_on_one_backbone_share_its_weights_in_fewer_bits(random_tiny):
     own = random_tiny.with_own_head(random_tiny.config, None)
     assert own.backbone.int8 is random_tiny.backbone.int8
+    assert own.backbone.bf16 is random_tiny.backbone.bf16
 
 
-def test_weights_without_range_are_multiplied(random_tiny):
+@bf16_packs
+def test_each_model_multiplies_its_own_head_in_bf16(random_tiny):
+    own = random_tiny.with_own_head(random_tiny.config, None)
+    with torch.no_grad():
+        own.mask_decoder.mask_embedding.pool_linear.weight.mul_(2)
+    shared, found = (
+        predictor(net, InferencePrecision.BF16).encode(PHOTO).encoded for net in (random_tiny, own)
+    )
+    assert torch.equal(shared.masks, found.masks) and not torch.equal(shared.a, found.a)
+
+
+def test_a_cpu_that_packs_no_bf16_casts_weights_anew(monkeypatch, random_tiny):
+    packed = predictor(random_tiny, InferencePrecision.BF16).encode(PHOTO).encoded
+    monkeypatch.setattr(Bf16Weights, "are_known", lambda device: False)
+    cast = predictor(random_tiny, InferencePrecision.BF16).encode(PHOTO).encoded
+    assert (packed.masks - cast.masks).norm() < 0.02 * cast.masks.norm()
+
+
+def test_weights_without_range_are_multiplied():
     """A row of zeros has no scale of its own."""
     layer = torch.nn.Linear(16, 8)
     torch.nn.init.zeros_(layer.weight)
-    with torch.inference_mode(), Int8Products([layer.weight]):
+    with torch.inference_mode(), Packed(Int8Weights([layer.weight])):
         torch.testing.assert_close(layer(torch.randn(3, 16)), layer.bias.expand(3, 8))
