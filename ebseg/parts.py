@@ -53,13 +53,18 @@ def connected(mask: Mask, *, least: float, most: int) -> list[Part]:
     Left out are those of fewer than ``least`` pixels, and all but the ``most`` largest.
     """
     height, width = mask.shape
-    _, numbers, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    x, y, across, down = cv2.boundingRect(mask.view(np.uint8))
+    if not across:
+        return []
+    around = mask[y : y + down, x : x + across]
+    _, numbers, boxes, _ = cv2.connectedComponentsWithStats(around.view(np.uint8), connectivity=8)
     areas = boxes[1:, cv2.CC_STAT_AREA]
     order = np.argsort(-areas, kind="stable")[:most] + 1
     parts = []
     for number in order[areas[order - 1] >= least].tolist():
         left, top, w, h, _ = boxes[number].tolist()
-        parts.append(Part(numbers[top : top + h, left : left + w] == number, top, left, (height, width)))
+        part = numbers[top : top + h, left : left + w] == number
+        parts.append(Part(part, y + top, x + left, (height, width)))
     return parts
 
 

@@ -59,7 +59,7 @@ def masks_to_regions(
     if kind is None or kind.write is None:
         raise AnnotationError(f'{control.kind} "{control.name}" cannot show a mask; choose another control')
     (how, _), least = style(control), min_area * label_map.size
-    areas = np.bincount(label_map[label_map >= 0])
+    areas = np.bincount(label_map.ravel() + 1)[1:]
     in_parts = kind.connected or how.parts
     confidences = dict(how.confidences)
     labels: list[list[Region]] = []
