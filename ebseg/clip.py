@@ -8,7 +8,6 @@ B batch, L tokens (1 class token + N patches), N = h * w patches, C width, H hea
 Q copies of the class token (one a mask), E joint embedding size, K labels.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -206,12 +205,6 @@ def _steered_block(block: Any, copies: Tensor, k: Tensor, v: Tensor, bias: Tenso
     return copies
 
 
-@functools.cache
-def _tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
-    """Read CLIP's table of word parts once a process, and not for each model."""
-    return open_clip.SimpleTokenizer(context_length=context_length)
-
-
 class TextClassifier(nn.Module):
     """CLIP's text tower with prompt templates and a learned background class.
 
@@ -225,7 +218,7 @@ class TextClassifier(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.background = nn.Parameter(torch.empty(1, config.embed_dim))
         nn.init.normal_(self.background, std=0.02)
-        self.tokenizer = _tokenizer(config.context_length)
+        self._context_length = config.context_length
         self._digest = Digest()
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -250,6 +243,11 @@ class TextClassifier(nn.Module):
         """Name the text tower's weights: equal for equal weights, for caches of text embeddings."""
         return self._digest.of(self.tower.state_dict())
 
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """Give the numbers of texts' word parts, (len(texts), context), zeros behind the end token."""
+        tokens: Tensor = open_clip.tokenize(list(texts), self._context_length)
+        return tokens
+
     def encode_texts(self, texts: Sequence[str], beginnings: Sequence[str] | None = None) -> Tensor:
         """Encode texts: embeddings (T, E), not normalised.
 
@@ -263,7 +261,7 @@ class TextClassifier(nn.Module):
         places = {beginning: place for place, beginning in enumerate(dict.fromkeys(beginnings))}
         begun = self._begin(list(places))
         of = torch.tensor([places[beginning] for beginning in beginnings], device=device)  # (T,)
-        tokens = self.tokenizer(list(texts)).to(device)  # (T, context)
+        tokens = self.tokens(texts).to(device)  # (T, context)
         ends = tokens.argmax(dim=-1)  # (T,)
         # A word may be cut otherwise than its beginning alone: what is equal counts.
         equal = tokens[:, : begun.tokens.shape[1]] == begun.tokens[of]
@@ -277,7 +275,7 @@ class TextClassifier(nn.Module):
 
     def _begin(self, beginnings: list[str]) -> "_Begun":
         """Run the tower on the beginnings of texts."""
-        tokens = self.tokenizer(beginnings).to(self.tower.positional_embedding.device)
+        tokens = self.tokens(beginnings).to(self.tower.positional_embedding.device)
         length = int(tokens.argmax(dim=-1).max())  # of the longest, without its end token
         tokens = tokens[:, :length]
         x = self.tower.token_embedding(tokens) + self.tower.positional_embedding[:length]

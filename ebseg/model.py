@@ -341,7 +341,7 @@ class EBSeg(nn.Module):
 
         ``config``: of the same layers. Both stay on one device: moving one moves the backbone of both.
         """
-        shared = [*self.backbone.tensors.values(), *self.buffers(), self.backbone, self.text.tokenizer]
+        shared = [*self.backbone.tensors.values(), *self.buffers(), self.backbone]
         other = copy.deepcopy(self, {id(part): part for part in shared})
         other.config, other._training_vocabulary = config, training_vocabulary
         return other

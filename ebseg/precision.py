@@ -22,7 +22,7 @@ from ebseg.errors import ConfigError
 WORTH = 1.5
 """How many times faster bfloat16 has to multiply than float32 for ``InferencePrecision.AUTO`` to take it."""
 
-_TOKENS, _WIDTH = 512, 768
+_TOKENS, _WIDTH = 256, 768
 _ROUNDS = 5
 _LARGEST_INT8 = 127
 

@@ -1,6 +1,7 @@
 """``ebseg bench throughput``: what the service costs beside its model, by kinds of regions and by callers."""
 
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -42,8 +43,11 @@ WRITTEN = {kind.tag.lower(): kind for kind in KINDS if kind.write}
 """The kinds of regions that are predicted, by name."""
 
 MOST_CALLERS = 32
-MOST_ALONE = 40
-"""Photos that the model predicts alone: its time does not change."""
+ROUND = 24
+"""Photos over HTTP at a stretch; the model predicts some before them: machines change by the minute."""
+
+ALONE = 12
+"""Photos of a round that the model predicts alone."""
 
 LOOK_EVERY = 50
 """Photos after which the service's memory is read."""
@@ -51,7 +55,7 @@ LOOK_EVERY = 50
 
 @dataclass(frozen=True)
 class Throughput:
-    """Seconds a photo over HTTP, and of the model alone on such photos, right before.
+    """Seconds a photo over HTTP, and of the model alone on some of these photos: medians of their turns.
 
     ``memory``: the service's bytes at the beginning, after each LOOK_EVERY photos, and at the end.
     """
@@ -92,7 +96,7 @@ def throughput(
             show_default="1, 8",
         ),
     ],
-    photos: Annotated[int, typer.Option(min=1, help="Photos of each measurement, one a call.")] = 24,
+    photos: Annotated[int, typer.Option(min=1, help="Photos of each measurement, one a call.")] = 48,
     megapixels: Annotated[
         float | None, typer.Option(help="Size of a photo, 4 wide to 3 high; by default 480x360.")
     ] = None,
@@ -161,26 +165,43 @@ def _measure(
 ) -> Throughput:
     with doing("Drawing photos"):
         files = draw(folder, scenes, size)
-    with doing("The model alone"):
-        alone = fresh.submit(_alone, files[:MOST_ALONE]).result()
-    with doing(f"The service, {kind}, {callers} at a time"):
-        seconds, memory = _over_http(service, WRITTEN[kind], callers, files)
+    alone, over_http = [], []
+    memory = _Memory(service.process.pid)
+    with doing(f"The service, {kind}, {callers} at a time, and the model alone, in turns"):
+        for first in range(0, len(files), ROUND):
+            some = files[first : first + ROUND]
+            alone.append(fresh.submit(_alone, some[:ALONE]).result())
+            over_http.append(_over_http(service, WRITTEN[kind], callers, some, memory))
     for file in files:
         file.unlink()
-    return Throughput(kind, callers, len(files), alone, seconds, memory)
+    seconds = statistics.median(over_http)
+    return Throughput(kind, callers, len(files), statistics.median(alone), seconds, memory.all())
 
 
-def _over_http(service: Service, kind: Kind, callers: int, files: list[Path]) -> tuple[float, list[int]]:
-    process = psutil.Process(service.process.pid)
-    memory = [process.memory_info().rss]
+class _Memory:
+    """A process's bytes of memory: at first, after each LOOK_EVERY photos, and now."""
+
+    def __init__(self, process: int) -> None:
+        self._process = psutil.Process(process)
+        self._done, self._used = 0, [self._process.memory_info().rss]
+
+    def photo_done(self) -> None:
+        self._done += 1
+        if self._done % LOOK_EVERY == 0:
+            self._used.append(self._process.memory_info().rss)
+
+    def all(self) -> list[int]:
+        return [*self._used, self._process.memory_info().rss]
+
+
+def _over_http(service: Service, kind: Kind, callers: int, files: list[Path], memory: _Memory) -> float:
+    """Have photos predicted over HTTP; give the seconds of each."""
     predict = partial(_predict, service, label_config(kind))
     begun = time.perf_counter()
     with ThreadPoolExecutor(callers) as pool:
-        for done, _ in enumerate(pool.map(predict, files), 1):
-            if done % LOOK_EVERY == 0:
-                memory.append(process.memory_info().rss)
-    seconds = (time.perf_counter() - begun) / len(files)
-    return seconds, [*memory, process.memory_info().rss]
+        for _ in pool.map(predict, files):
+            memory.photo_done()
+    return (time.perf_counter() - begun) / len(files)
 
 
 def _predict(service: Service, config: str, file: Path) -> None:

@@ -245,7 +245,7 @@ def test_texts_that_share_beginnings_are_encoded_as_whole_ones():
         begin + "dog" * 200, "a photo of a dog.", "dog", "",
     ]  # fmt: skip
     beginnings = [begin] * 5 + ["a photo of a ", "", ""]
-    tokens = text.tokenizer(texts)
+    tokens = text.tokens(texts)
     with torch.no_grad():
         expected = text.tower(tokens)  # OpenCLIP's own forward, all columns of all texts
         torch.testing.assert_close(text.encode_texts(texts, beginnings), expected)
