@@ -12,7 +12,7 @@ from ebseg.ask import Mask
 Ring = npt.NDArray[np.float64]
 """(points, 2): x and y in pixels from the upper left corner of the mask; the last joins the first."""
 
-Number = TypeVar("Number", bound=np.generic)
+_Number = TypeVar("_Number", bound=np.generic)
 
 DEFAULT_TOLERANCE = 0.6
 """Pixels; measured in docs/backend.md."""
@@ -74,12 +74,12 @@ def _corners(ring: npt.NDArray[np.int32]) -> Ring:
     return np.asarray(ring[turns], dtype=np.float64)
 
 
-def _from_second(ring: npt.NDArray[Number]) -> npt.NDArray[Number]:
+def _from_second(ring: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
     """Give a ring's items from the second on, the first last; NumPy's roll takes several times as long."""
     return np.concatenate([ring[1:], ring[:1]])
 
 
-def _from_last(ring: npt.NDArray[Number]) -> npt.NDArray[Number]:
+def _from_last(ring: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
     return np.concatenate([ring[-1:], ring[:-1]])
 
 

@@ -25,6 +25,7 @@ WORTH = 1.5
 _TOKENS, _WIDTH = 256, 768
 _ROUNDS = 5
 _LARGEST_INT8 = 127
+_BF16_OPERATIONS = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
 
 
 def choose_precision(asked: InferencePrecision, device: torch.device) -> InferencePrecision:
@@ -140,12 +141,9 @@ class Bf16Weights(PackedWeights):
 
     @staticmethod
     def are_known(device: torch.device) -> bool:
-        """Tell whether this PyTorch and this CPU have them."""
-        return (
-            device.type == "cpu"
-            and torch.backends.mkldnn.is_available()
-            and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-        )
+        """Tell whether this PyTorch and this CPU have what they need: for PyTorch it is internal."""
+        here = device.type == "cpu" and all(hasattr(torch.ops.mkldnn, name) for name in _BF16_OPERATIONS)
+        return here and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
     @staticmethod
     def _pack(weight: Tensor, bias: Tensor | None) -> Any:

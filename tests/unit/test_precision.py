@@ -109,6 +109,11 @@ def test_a_cpu_that_packs_no_bf16_casts_weights_anew(monkeypatch, random_tiny):
     assert (packed.masks - cast.masks).norm() < 0.02 * cast.masks.norm()
 
 
+def test_operations_that_this_pytorch_lacks_are_not_used(monkeypatch):
+    monkeypatch.setattr(precision, "_BF16_OPERATIONS", ("_linear_pointwise", "of_another_release"))
+    assert not Bf16Weights.are_known(CPU)
+
+
 def test_weights_without_range_are_multiplied():
     """A row of zeros has no scale of its own."""
     layer = torch.nn.Linear(16, 8)
