@@ -6,7 +6,7 @@ regions are made of is a drawn scene, as random weights would answer with noise,
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Self
@@ -93,7 +93,7 @@ class Report(BaseModel):
     tables: dict[str, Table]
 
     @classmethod
-    def read(cls, content: str, name: str, variant: str, titles: Iterable[str]) -> Self:
+    def read(cls, content: str, name: str, variant: str, titles: Collection[str]) -> Self:
         """Take the tables of these titles from what ``model_dump_json`` wrote of this variant.
 
         Raises ConfigError, which calls it ``name``, where it is something else or has no such tables.
@@ -194,8 +194,8 @@ class StageMeter:
         return self._gained
 
 
-Work = dict[str, Callable[[], Table]]
-"""What is measured: tables by their titles."""
+Work = dict[tuple[str, ...], Callable[[], list[Table]]]
+"""What is measured: titles of tables that are measured together, and how."""
 
 
 def photo_title(megapixels: float, labels: int) -> str:
@@ -215,63 +215,73 @@ def plan(config: ModelConfig, megapixels: Sequence[float], labels: Sequence[int]
             raise ConfigError(f"{number} labels are not measured; choose from 1 to {MAX_LABELS}")
     work: Work = {}
     for size in megapixels:
-        for number in labels:
-            work[photo_title(size, number)] = partial(measure_photo, config, size, number, rounds)
+        titles = tuple(photo_title(size, number) for number in labels)
+        work[titles] = partial(measure_photo, config, size, labels, rounds)
     for number in labels:
-        work[f"text of {_named(number)}"] = partial(measure_text, config, number, rounds)
+        work[(f"text of {_named(number)}",)] = partial(measure_text, config, number, rounds)
     for size in megapixels:
-        work[f"regions at {size:g} megapixels"] = partial(measure_regions, size, rounds)
+        work[(f"regions at {size:g} megapixels",)] = partial(measure_regions, size, rounds)
     return work
 
 
 def measure_stages(variant: str, work: Work) -> Report:
-    """Measure all that is planned for a variant, each table in a new process."""
-    tables = {}
-    for title, measure in work.items():
+    """Measure all that is planned for a variant, what is measured together in a new process."""
+    tables: dict[str, Table] = {}
+    for titles, measure in work.items():
         with fresh_process() as fresh:
-            tables[title] = fresh.submit(measure).result()
+            tables |= zip(titles, fresh.submit(measure).result(), strict=True)
     return Report(variant=variant, device=str(choose_device(None)), machine=this_machine(), tables=tables)
 
 
-def measure_photo(config: ModelConfig, megapixels: float, labels: int, rounds: int) -> Table:
-    """Measure the stages of a photo in turns with segment-anything's own encoder, on the same size."""
-    vocabulary = some_labels(labels)
+def measure_photo(config: ModelConfig, megapixels: float, labels: Sequence[int], rounds: int) -> list[Table]:
+    """Measure a photo with so many labels each, and segment-anything's own encoder, in turns."""
     photo = np.random.default_rng(0).integers(256, size=(*photo_size(megapixels), 3), dtype=np.uint8)
-    with doing("A first photo of a new model"):
-        predictor = Predictor(EBSeg(config).requires_grad_(False), version="random")  # for FlopCounterMode
-        predictor.predict(photo, vocabulary)  # the labels' embeddings are kept from then on
+    predictor = Predictor(EBSeg(config).requires_grad_(False), version="random")  # for FlopCounterMode
     device = predictor.device
-    peak = peak_bytes(device)  # of an answer; segment-anything's encoder would take more
+    vocabularies = {number: some_labels(number) for number in sorted(labels)}
+    peaks = {}
+    for number, vocabulary in vocabularies.items():  # the fewest first: what takes more memory comes later
+        with doing(f"A first photo with {_named(number)}"):
+            predictor.predict(photo, vocabulary)  # the labels' embeddings are kept from then on
+        peaks[number] = peak_bytes(device)  # of an answer; segment-anything's encoder would take more
 
     from torch.utils.flop_counter import FlopCounterMode  # loads Triton, which no answer does
 
-    def predict(read: Callable[[], float]) -> dict[str, float]:
+    def predict(vocabulary: Vocabulary, read: Callable[[], float]) -> dict[str, float]:
         meter = StageMeter(read)
         with observed(meter):
             predictor.predict(photo, vocabulary)
             return meter.gained()
 
-    with doing("Counting its operations"), FlopCounterMode(display=False) as counter:
-        flops = predict(counter.get_total_flops)
+    flops = {}
+    for number, vocabulary in vocabularies.items():
+        with doing("Counting its operations"), FlopCounterMode(display=False) as counter:
+            flops[number] = predict(vocabulary, counter.get_total_flops)
     clock = partial(_clock, device)
     images = torch.rand(1, 3, *predictor.encode(photo).encoded.padded, device=device)
     original_encoder(predictor.net, images)  # warm-up, as the first photo was
-    seconds: dict[str, list[float]] = {step: [] for step in (*Stage, OTHER, PHOTO, ENCODER)}
-    for _ in count(rounds, f"Photos of {megapixels:g} megapixels, {_named(labels)}"):
+    steps = (*Stage, OTHER, PHOTO, ENCODER)
+    seconds: dict[int, dict[str, list[float]]] = {number: {step: [] for step in steps} for number in labels}
+    for _ in count(rounds, f"Photos of {megapixels:g} megapixels"):
         begun = clock()
         original_encoder(predictor.net, images)
-        gained = {ENCODER: clock() - begun} | predict(clock)
-        gained[PHOTO] = sum(gained[step] for step in (*Stage, OTHER))
-        for step, values in seconds.items():
-            values.append(gained[step])
-    return Table(
-        seconds=seconds,
-        flops={step: int(gained) for step, gained in flops.items()},
-        peak_bytes=peak,
-    )
+        encoder = clock() - begun
+        for number, vocabulary in vocabularies.items():
+            gained = {ENCODER: encoder} | predict(vocabulary, clock)
+            gained[PHOTO] = sum(gained[step] for step in (*Stage, OTHER))
+            for step, values in seconds[number].items():
+                values.append(gained[step])
+    return [
+        Table(
+            seconds=seconds[number],
+            flops={step: int(gained) for step, gained in flops[number].items()},
+            peak_bytes=peaks[number],
+        )
+        for number in labels
+    ]
 
 
-def measure_text(config: ModelConfig, labels: int, rounds: int) -> Table:
+def measure_text(config: ModelConfig, labels: int, rounds: int) -> list[Table]:
     """Measure the embedding of labels that no cache has, and then of one more."""
     device = choose_device(None)
     text = TextClassifier(config.clip).to(device).eval()
@@ -286,10 +296,10 @@ def measure_text(config: ModelConfig, labels: int, rounds: int) -> Table:
             times.append(clock())
         seconds[ALL_LABELS].append(times[1] - times[0])
         seconds[ONE_MORE].append(times[2] - times[1])
-    return Table(seconds=seconds, peak_bytes=peak_bytes(device))
+    return [Table(seconds=seconds, peak_bytes=peak_bytes(device))]
 
 
-def measure_regions(megapixels: float, rounds: int) -> Table:
+def measure_regions(megapixels: float, rounds: int) -> list[Table]:
     """Measure the writing of a drawn scene's regions, for each kind that predictions have."""
     with doing("Drawing a scene"):
         drawn = draw_scene(0, 0, size=photo_size(megapixels)).label_map
@@ -306,7 +316,7 @@ def measure_regions(megapixels: float, rounds: int) -> Table:
             took = seconds_of(partial(masks_to_regions, drawn, scores, control))
             if number:  # the first is a warm-up
                 seconds[control.name].append(took)
-    return Table(seconds=seconds)  # drawing took more memory
+    return [Table(seconds=seconds)]  # drawing took more memory
 
 
 def some_labels(number: int) -> Vocabulary:

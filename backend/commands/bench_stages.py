@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,7 @@ def stages(
     from ebseg.stage_timing import Comparison, Report, measure_stages, photo_title, plan  # as above
 
     work = plan(config, megapixels, labels, rounds)
+    tables = list(chain(*work))
     titles = {(size, number): photo_title(size, number) for size in megapixels for number in labels}
     if against is None:
         report = measure_stages(variant, work)
@@ -81,10 +83,10 @@ def stages(
         for turn in count(2 * TURNS, f"{against} and {HERE} in turns"):
             checkout = (against.resolve(), HERE)[turn % 2]
             content = _printed_by(checkout, options)
-            reports[turn % 2].append(Report.read(content, str(checkout), variant, work))
+            reports[turn % 2].append(Report.read(content, str(checkout), variant, tables))
         before, after = map(Report.joined, reports)
     else:
-        before = Report.read(_content(against), str(against), variant, work)
+        before = Report.read(_content(against), str(against), variant, tables)
         after = measure_stages(variant, work)
     compared = Comparison.of(before, after, in_turns=against.is_dir())
     typer.echo(compared.model_dump_json()) if as_json else _print_comparison(compared)
