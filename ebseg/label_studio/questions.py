@@ -101,16 +101,11 @@ class Question(Labelled):
 
     def parts(self, label_map: npt.NDArray[np.int16]) -> Iterator[tuple[Served, npt.NDArray[np.int16]]]:
         """Give each control that has a part in a label map (H, W) a label map of the control's own labels."""
-        if len(self.controls) == 1:
-            if (label_map >= 0).any():
-                yield self.controls[0], label_map
-            return
-        counts = np.bincount(label_map.ravel() + 1, minlength=len(self.labels) + 1)[1:]
         first = 0
         for served in self.controls:
             after = first + len(served.control.labels)
-            if counts[first:after].any():
-                own = (label_map >= first) & (label_map < after)
+            own = (label_map >= first) & (label_map < after)
+            if own.any():
                 yield served, np.where(own, label_map - np.int16(first), np.int16(-1))
             first = after
 
