@@ -184,7 +184,7 @@ class Predictor:
         if self.precision is InferencePrecision.INT8:
             return Packed(self.net.backbone.int8)
         if self.precision is InferencePrecision.BF16 and Bf16Weights.are_known(self.device):
-            # The rest of a head multiplies little: packed, too, it would take four times the memory, and as long.
+            # Of a head no more gains: all its matrices would take four times the memory.
             decoder = Bf16Weights(matrices(dict(self.net.pixel_decoder.named_parameters())))
             return Packed(self.net.backbone.bf16, decoder)
         return nullcontext()
